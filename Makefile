@@ -1,0 +1,58 @@
+# Stor. `make help` lists what there is; all it needs is Python 3.11 or later, git and make.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+ARGS   ?=
+
+# What must be installed before a target runs. Empty means: $(VENV) has everything already.
+SERVED ?= $(VENV)/.installed
+TESTED ?= $(VENV)/.installed-dev
+
+PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+serve: $(SERVED) ## install into .venv and serve ./stor-data on http://127.0.0.1:8080 (ARGS="--port 9000")
+	@exec $(BIN)/stor serve $(ARGS)
+
+test: $(TESTED) ## run every test, with branch coverage of all processes
+	@tests/install-packages
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -m "not perf" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/python -m pytest -m perf
+
+check: $(TESTED) ## format, lint, strict types and import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(TESTED) ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(TESTED) ## compare GET of small blobs with nginx on this machine
+	@tests/install-packages
+	$(BIN)/python -m bench.get $(ARGS)
+
+clean: ## remove .venv and everything that can be made again (never ./stor-data)
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

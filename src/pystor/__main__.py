@@ -1,0 +1,8 @@
+"""`python -m pystor` is the command `stor`."""
+
+import sys
+
+from pystor.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One technology a file or a package, each behind a small protocol."""

@@ -1,0 +1,262 @@
+"""The blobs that are asked for, told to RabbitMQ, so that others may see what is in use.
+
+An event is put into a bounded queue, and that is all it costs. A task of its own connects, declares the exchange and
+publishes what is in the queue, many messages at a time; when the connection breaks it connects again. A message is
+published at most once: what was written when the connection broke is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeAlias
+
+import aio_pika
+import pamqp.frame
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import AbstractChannel, ChannelFrame
+from aiormq.abc import AbstractConnection as Transport
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from pystor.digest import Digest
+from pystor.errors import NeighbourError
+from pystor.events import BlobStored, Event, NeighbourFailed, Observer, RequestBegan
+
+_Told: TypeAlias = Digest | BlobStored
+
+_STORED: Final = "stored"
+_BATCH: Final = 500  # messages, 80 kB, and a heartbeat may go in between
+_LINGER_SECONDS: Final = 0.05  # what arrives within it is sent at once
+_PATIENCE_SECONDS: Final = 10.0
+_FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 0.9
+_REPORT_SECONDS: Final = 60.0
+
+
+class Amqp:
+    """Publishes the SHA of each blob that is asked for, in lower case, to a durable topic exchange.
+
+    With `publish_stored`, each blob that is stored is told as well, with the routing key `stored`, as JSON with `sha`,
+    `size` and `paths`. `published` counts the messages that were written to the broker's connection, `dropped` those
+    that were not: the oldest of more than `queue_size`, and what was on its way when a connection broke. `observe` gets
+    a `NeighbourFailed` at most once a minute.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 5672,
+        *,
+        observe: Observer,
+        user: str = "guest",
+        password: str = "guest",  # noqa: S107  RabbitMQ's own default
+        vhost: str = "/",
+        tls: bool = False,
+        exchange: str = "stor",
+        routing_key: str = "sha",
+        heartbeat: int = 60,
+        publish_stored: bool = False,
+        queue_size: int = 10_000,
+    ) -> None:
+        self.published = self.dropped = 0
+        self._host, self._port, self._tls = host, port, tls
+        self._user, self._password, self._vhost, self._heartbeat = user, password, vhost, heartbeat
+        self._exchange, self._routing_key = exchange, routing_key
+        self._publish_stored, self._observe = publish_stored, observe
+        self._queue: deque[_Told] = deque(maxlen=queue_size)
+        self._queued, self._stopping = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._quiet_until = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        """Queue what is to be told; an `Observer`."""
+        match event:
+            case RequestBegan("get", Digest() as digest):
+                self._enqueue(digest)
+            case BlobStored() if self._publish_stored:
+                self._enqueue(event)
+
+    def _enqueue(self, told: _Told) -> None:
+        if len(self._queue) == self._queue.maxlen:
+            self.dropped += 1  # the oldest one, by the deque
+        self._queue.append(told)
+        self._queued.set()
+
+    async def start(self) -> None:
+        """Begin to connect; what is observed until then waits, within bounds."""
+        # What goes wrong is told as an event, once a minute; the library would tell each attempt.
+        logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+        self._task = asyncio.create_task(self._keep_connected(), name="amqp: publish")
+
+    async def stop(self) -> None:
+        """Publish what is queued, if the broker takes it within a second, and end."""
+        self._stopping.set()
+        self._queued.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
+        self.dropped += len(self._queue)
+        self._queue.clear()
+
+    async def probe(self) -> str:
+        """Connect, declare the exchange, and leave; raises `NeighbourError` if the broker does not let us."""
+        try:
+            async with self._connected():
+                return f"connected to {self._place} as {self._user}, and declared the exchange {self._exchange}"
+        except Exception as error:
+            raise NeighbourError(f"{self._place}: {_why(error)}; check rabbitmq_uri, and that RabbitMQ runs") from error
+
+    @property
+    def _place(self) -> str:
+        return f"{self._host}:{self._port}, vhost {self._vhost}"
+
+    # The task
+
+    async def _keep_connected(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            await self._publish_while_connected()
+            if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS  # it was a connection that was good for some time
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause * random.uniform(0.5, 1)):  # noqa: S311  so that workers spread
+                    await self._stopping.wait()
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _publish_while_connected(self) -> None:
+        """Connect and publish until the connection breaks, and tell why it did."""
+        task = asyncio.current_task()
+        try:
+            async with self._connected() as (connection, channel):
+                await self._publish_until_broken(connection, channel)
+        except asyncio.CancelledError as error:
+            if task is None or task.cancelling():
+                raise
+            self._report(_why(error))  # the library means a connection by it, not us
+        except Exception as error:  # noqa: BLE001  whatever it is: it is told, and tried again
+            self._report(_why(error))
+
+    def _report(self, reason: str) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _REPORT_SECONDS
+            so_far = f" ({self.dropped} messages were dropped so far)" if self.dropped else ""
+            self._observe(NeighbourFailed("rabbitmq", f"{self._place}: {reason}{so_far}"))
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[Transport, AbstractChannel]]:
+        """Connect, open a channel and declare the exchange."""
+        connection = self._connection()
+        try:
+            await connection.connect(timeout=_PATIENCE_SECONDS)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                # Without confirmations: they would cost more than all the rest, and nothing is sent twice.
+                channel = await connection.channel(publisher_confirms=False)
+                await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+            assert connection.transport is not None  # it was, a moment ago
+            yield connection.transport.connection, await channel.get_underlay_channel()
+        finally:
+            with contextlib.suppress(Exception):  # a broker that hangs does not say good-bye
+                async with asyncio.timeout(_STOP_SECONDS / 2):
+                    await connection.close()
+
+    def _connection(self) -> AbstractConnection:
+        """Make a connection that is to be closed even if it never connects: left to the collector, it would do that."""
+        url = aio_pika.connection.make_url(
+            host=self._host,
+            port=self._port,
+            login=self._user,
+            password=self._password,
+            virtualhost=self._vhost,
+            ssl=self._tls,
+            heartbeat=self._heartbeat,
+        )
+        return aio_pika.Connection(url)
+
+    async def _publish_until_broken(self, connection: Transport, channel: AbstractChannel) -> None:
+        publisher = asyncio.create_task(self._publish(connection, channel))
+        closing = connection.closing, channel.closing
+        try:
+            done, _ = await asyncio.wait({publisher, *closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            publisher.cancel()
+            await asyncio.wait({publisher})
+        ended = (done - {publisher}) or done
+        await ended.pop()  # raises why it broke
+
+    async def _publish(self, connection: Transport, channel: AbstractChannel) -> None:
+        """Publish what is queued, forever, or when stopping until nothing is left."""
+        pack = _packer(channel.number, self._exchange, self._routing_key)
+        while self._queue or not self._stopping.is_set():
+            await self._queued.wait()
+            await connection.ready()  # a broker that lacks memory or disk space takes nothing for a while
+            if len(self._queue) < _BATCH and not self._stopping.is_set():
+                await asyncio.sleep(_LINGER_SECONDS)
+            if self._queue:
+                await self._send(connection, pack)
+
+    async def _send(self, connection: Transport, pack: Callable[[_Told], bytes]) -> None:
+        """Write one batch; returns when the socket took it, up to what its buffer holds."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+        if not self._queue:
+            self._queued.clear()
+        written = asyncio.get_running_loop().create_future()
+        try:
+            payload = b"".join(map(pack, batch))
+            # What basic_publish does, for many messages at once: one by one, they cost 80 us each.
+            await connection.write_queue.put(ChannelFrame(payload, should_close=False, drain_future=written))
+            await written
+        except BaseException:
+            self.dropped += len(batch)
+            raise
+        self.published += len(batch)
+
+
+def _packer(channel: int, exchange: str, routing_key: str) -> Callable[[_Told], bytes]:
+    """Make the function that writes a message in the frames of AMQP."""
+    nothing = "0" * 64
+    # All messages with a SHA are alike, but for it.
+    before, _, after = _frames(channel, exchange, routing_key, nothing.encode()).rpartition(nothing.encode())
+
+    def pack(told: _Told) -> bytes:
+        if isinstance(told, Digest):
+            return before + told.hex.encode() + after
+        text = json.dumps({"sha": told.digest.hex, "size": told.size, "paths": told.paths})
+        return _frames(channel, exchange, _STORED, text.encode())
+
+    return pack
+
+
+def _frames(channel: int, exchange: str, routing_key: str, body: bytes) -> bytes:
+    """Write one message that need not outlive the broker; `body` must fit into one frame, 4 kB at the very least."""
+    frames = (
+        Basic.Publish(exchange=exchange, routing_key=routing_key),
+        ContentHeader(body_size=len(body), properties=Basic.Properties(delivery_mode=1)),
+        ContentBody(body),
+    )
+    return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
+
+
+def _why(error: BaseException) -> str:
+    """Say in one line what went wrong; the library hides what the system said in the cause."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_PATIENCE_SECONDS:.0f} s"
+    if isinstance(error.__cause__, OSError):
+        return error.__cause__.strerror or " ".join(str(error.__cause__).split())
+    if isinstance(error, asyncio.CancelledError):
+        return "the broker was silent for three heartbeats"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "Connection.OpenOk" in text:  # was expected, and Connection.Close came, of which the library hides the reason
+        return "the virtual host does not exist, or the user may not use it"
+    return text

@@ -1,0 +1,136 @@
+"""Where entries go by a socket: syslog, and Graylog by UDP and TCP."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pystor.adapters.logs.entries import Entry
+from pystor.adapters.logs.formats import as_gelf, one_line
+from pystor.adapters.logs.levels import rank
+
+_CONNECT_SECONDS: Final = 3.0
+_LONGEST_LINE: Final = 8192
+
+
+class _Socket(ABC):
+    """What syslog and GELF have in common."""
+
+    name: str
+    _socket: socket.socket | None = None
+
+    @abstractmethod
+    def _connect(self) -> socket.socket: ...
+
+    def open(self) -> None:
+        """Connect."""
+        if self._socket is None:
+            self._socket = self._connect()
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    @property
+    def connected(self) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionError("not connected")
+        return self._socket
+
+
+class Syslog(_Socket):
+    """The log of the machine."""
+
+    def __init__(self, path: str, ident: str, facility: int) -> None:
+        self.name = f"Syslog {path}"
+        self._path = path
+        self._ident = ident
+        self._facility = facility
+
+    def _connect(self) -> socket.socket:
+        return _datagrams(socket.AF_UNIX, self._path, _CONNECT_SECONDS)
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Send a datagram each."""
+        for entry in entries:
+            priority = 8 * self._facility + 7 - rank(entry.level)
+            when = time.strftime("%b %e %H:%M:%S", time.localtime(entry.time))
+            line = f"<{priority}>{when} {self._ident}[{os.getpid()}]: {one_line(entry.message())}"
+            self.connected.send(line.encode("utf-8", "backslashreplace")[:_LONGEST_LINE])
+
+
+class GelfUdp(_Socket):
+    """A Graylog by UDP; what is too long for a datagram is sent in chunks."""
+
+    def __init__(self, address: tuple[str, int], fields: Mapping[str, object], datagram: int, compress: bool) -> None:
+        self.name = f"Gelf udp {address[0]}:{address[1]}"
+        self._address = address
+        self._fields = fields
+        self._datagram = datagram
+        self._compress = compress
+        self._host = socket.gethostname()
+
+    def _connect(self) -> socket.socket:
+        family, _, _, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
+        return _datagrams(family, address, None)
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Send a message each."""
+        for entry in entries:
+            message = as_gelf(entry, self._host, self._fields)
+            for chunk in chunks(gzip.compress(message) if self._compress else message, self._datagram):
+                self.connected.send(chunk)
+
+
+def _datagrams(family: int, address: str | tuple[Any, ...], timeout: float | None) -> socket.socket:
+    """Connect a socket for datagrams."""
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        made.settimeout(timeout)
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def chunks(message: bytes, datagram: int) -> Iterator[bytes]:
+    """Cut a message into datagrams of at most that size; 128 are the most that GELF allows."""
+    if len(message) <= datagram:
+        yield message
+        return
+    size = max(datagram - 12, -(-len(message) // 128))
+    pieces = [message[start : start + size] for start in range(0, len(message), size)]
+    name = secrets.token_bytes(8)
+    for number, piece in enumerate(pieces):
+        yield struct.pack("!2s8sBB", b"\x1e\x0f", name, number, len(pieces)) + piece
+
+
+class GelfTcp(_Socket):
+    """A Graylog by TCP; a NUL ends each message."""
+
+    def __init__(self, address: tuple[str, int], fields: Mapping[str, object]) -> None:
+        self.name = f"Gelf tcp {address[0]}:{address[1]}"
+        self._address = address
+        self._fields = fields
+        self._host = socket.gethostname()
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(self._address, timeout=_CONNECT_SECONDS)
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Send messages; one that hung up would take them and lose them, so look first."""
+        if select.select([self.connected], [], [], 0)[0] and not self.connected.recv(65536):
+            raise ConnectionResetError("Connection closed by the log server")
+        messages = (as_gelf(entry, self._host, self._fields) for entry in entries)
+        self.connected.sendall(b"".join(message.replace(b"\0", b"") + b"\0" for message in messages))

@@ -1,0 +1,271 @@
+"""The level of the location cache that all workers on all machines share: memcached.
+
+It is asked for a bounded time, and left alone while it does not answer: a breaker for each server opens after a few
+failures in a row, and a task in the background, never a request, finds out whether it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import emcache
+from emcache.protocol import MemcacheAsciiProtocol
+
+from pystor.digest import Digest
+from pystor.errors import NeighbourError
+from pystor.events import NeighbourFailed, Observer
+
+NAME: Final = "memcached"
+"""What this neighbour is called in `NeighbourFailed`."""
+
+FAILURES: Final = 5
+"""So many failures in a row open the breaker of a server."""
+
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 8.0
+"""Seconds until a server that failed is tried again; doubled each time, and short enough to be back within 10 s."""
+
+TRIAL: Final = 1.0
+"""Seconds that a server has to show that it is there; no request waits for that."""
+
+MAX_CONNECTIONS: Final = 8
+"""Connections of one worker to one server; requests share them."""
+
+MAX_PUTS: Final = 64
+"""Values on their way to one server; more are not sent."""
+
+MAX_PATH: Final = 4096
+
+_KEY_OF_TRIAL: Final = b"stor"
+
+T = TypeVar("T")
+
+
+class Memcached:
+    """Where blobs were found, as told by several servers; each digest has its server, by rendezvous hashing.
+
+    The key is the digest in lower-case hexadecimal digits, the value is the path.
+    """
+
+    def __init__(self, servers: Sequence[tuple[str, int]], *, timeout: float = 0.020, observe: Observer) -> None:
+        """`timeout` is in seconds and bounds a `get`."""
+        self._servers: Final = [_Server(host, port, timeout, observe) for host, port in servers]
+
+    async def start(self) -> None:
+        """Begin to connect, in the background."""
+        logging.getLogger("emcache").setLevel(logging.CRITICAL)  # the events say it, once
+        _hush(asyncio.get_running_loop())
+        for server in self._servers:
+            server.start()
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+    async def get(self, digest: Digest) -> str | None:
+        """Tell the path that was noted for a blob, or None: there is none, or no good answer in time."""
+        item = await self._server_of(digest).ask(lambda client: client.get(digest.hex.encode()))
+        return None if item is None else _path(item.value)
+
+    def put(self, digest: Digest, path: str) -> None:
+        """Note a path; it is sent in the background, or not at all."""
+        value = path.encode("utf-8", "surrogateescape")
+        if _path(value) is not None:
+            self._server_of(digest).send(lambda client: client.set(digest.hex.encode(), value))
+
+    async def probe(self) -> str:
+        """Have each server keep a value; raises `NeighbourError` for the first that does not."""
+        logging.getLogger("emcache").setLevel(logging.CRITICAL)
+        _hush(asyncio.get_running_loop())
+        for server in self._servers:
+            await server.probe()
+        names = ", ".join(server.name for server in self._servers)
+        return f"stored a value and got it back: {names}"
+
+    def _server_of(self, digest: Digest) -> _Server:
+        return max(self._servers, key=lambda server: server.score(digest))
+
+
+class _Server:
+    """One memcached and its breaker: asked while it answers, left alone while it does not."""
+
+    def __init__(self, host: str, port: int, timeout: float, observe: Observer) -> None:
+        self.name: Final = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._host: Final = host
+        self._port: Final = port
+        self._timeout: Final = timeout
+        self._observe: Final = observe
+        self._seed: Final = self.name.encode()
+        self._client: emcache.Client | None = None
+        self._failures = 0
+        self._broken: Final = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._puts: Final[set[asyncio.Task[Any]]] = set()
+
+    def score(self, digest: Digest) -> bytes:
+        """The server with the highest score has the digest."""
+        return hashlib.blake2b(self._seed + digest.hex.encode(), digest_size=8).digest()
+
+    def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        tasks = [*self._puts, *([] if self._keeper is None else [self._keeper])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def ask(self, command: Callable[[emcache.Client], Awaitable[T]]) -> T | None:
+        """Run a command; None if the server is left alone, or fails."""
+        client = self._client
+        if client is None:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await command(client)
+        except Exception as error:  # noqa: BLE001  whatever the server says, and the library makes of it
+            self._failed(client, error)
+            return None
+        self._failures = 0
+        return answer
+
+    def send(self, command: Callable[[emcache.Client], Awaitable[object]]) -> None:
+        """Run a command in the background, unless many are under way."""
+        if self._client is None or len(self._puts) >= MAX_PUTS:
+            return
+        task = asyncio.create_task(self.ask(command))
+        self._puts.add(task)
+        task.add_done_callback(self._puts.discard)
+
+    def _failed(self, client: emcache.Client, error: Exception) -> None:
+        if client is not self._client:
+            return  # one of many that failed together: told already
+        self._failures += 1
+        self._report(error, self._timeout)
+        if self._failures >= FAILURES:
+            self._client = None
+            self._broken.set()
+
+    def _report(self, error: Exception, timeout: float) -> None:
+        self._observe(NeighbourFailed(NAME, f"{self.name}: {_reason(error, timeout)}"))
+
+    async def _keep(self) -> None:
+        """Connect, wait until the breaker opens, and so on."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                client = await self._connect()
+            except Exception as error:  # noqa: BLE001  as in `ask`
+                self._report(error, TRIAL)
+            else:
+                pause = FIRST_PAUSE
+                await self._serve(client)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _serve(self, client: emcache.Client) -> None:
+        """Let requests use the client until it fails."""
+        self._broken.clear()
+        self._failures, self._client = 0, client
+        try:
+            await self._broken.wait()
+        finally:
+            self._client = None
+            await _close(client)
+
+    async def _connect(self) -> emcache.Client:
+        """Make a client that has got an answer; raises whatever went wrong.
+
+        A client that outlived a failure would wait for up to a minute before it tries again.
+        """
+        async with asyncio.timeout(TRIAL):
+            await self._knock()
+            client = await emcache.create_client(
+                [emcache.MemcachedHostAddress(self._host, self._port)],
+                timeout=None,
+                max_connections=MAX_CONNECTIONS,
+                connection_timeout=TRIAL,
+                purge_unused_connections_after=None,  # its timer would outlive the client
+            )
+            try:
+                await client.get(_KEY_OF_TRIAL)
+            except BaseException:
+                await _close(client)
+                raise
+        return client
+
+    async def _knock(self) -> None:
+        """Connect once: the client does it in the background, where it keeps to itself what goes wrong."""
+        _, writer = await asyncio.open_connection(self._host, self._port)
+        writer.close()
+
+    async def probe(self) -> None:
+        try:
+            client = await self._connect()
+            try:
+                async with asyncio.timeout(TRIAL):
+                    await self._round_trip(client)
+            finally:
+                await _close(client)
+        except NeighbourError:
+            raise
+        except Exception as error:
+            raise NeighbourError(f"{self.name}: {_reason(error, TRIAL)}; is memcached there, and reachable?") from error
+
+    async def _round_trip(self, client: emcache.Client) -> None:
+        key, value = b"stor-probe-" + secrets.token_hex(8).encode(), secrets.token_hex(8).encode()
+        await client.set(key, value, exptime=10)
+        item = await client.get(key)
+        if item is None or item.value != value:
+            raise NeighbourError(f"{self.name}: a value that was stored is not there a moment later; has it memory?")
+
+
+def _path(value: bytes) -> str | None:
+    """Take what can be a path; the cache is shared, and anybody may have written there."""
+    try:
+        path = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return path if path.startswith("/") and len(value) <= MAX_PATH and path.isprintable() else None
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    match error:
+        case TimeoutError():
+            return f"no good answer within {timeout * 1000:g} ms"
+        case socket.gaierror():
+            return f"the host cannot be looked up: {error.strerror}"
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+        case _:
+            return "its answer is not one of memcached"
+
+
+async def _close(client: emcache.Client) -> None:
+    """Close a client; a cancellation that comes meanwhile is ours, and emcache would take it for its own."""
+    await asyncio.shield(client.close())
+
+
+def _hush(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep garbage from showing as a stack trace: emcache parses in a callback of the loop, and raises there.
+
+    The connection is closed by that, and the command that waits for its answer fails in time and is reported.
+    """
+    previous = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("protocol"), MemcacheAsciiProtocol):
+            return
+        if previous is None:
+            loop.default_exception_handler(context)
+        else:
+            previous(loop, context)
+
+    loop.set_exception_handler(handle)

@@ -1,0 +1,13 @@
+"""Metrics for Prometheus, all workers summed.
+
+Each worker counts in a file of its own that it maps into memory, so counting takes no lock, no system call and no
+flushing, and what a worker counted outlives it. Whichever worker is asked for `/metrics` adds the files up. A worker
+holds a lock on its file for as long as it lives: what only the living have (gauges) is told by that.
+"""
+
+from pystor.adapters.prometheus.collector import CONTENT_TYPE, REFRESH, Prometheus, StorageRow
+from pystor.adapters.prometheus.families import BOUNDS, FAMILIES, Family
+from pystor.adapters.prometheus.home import directory
+from pystor.adapters.prometheus.sheet import Sheet
+
+__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "REFRESH", "Family", "Prometheus", "Sheet", "StorageRow", "directory"]

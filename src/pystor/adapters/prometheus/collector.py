@@ -1,0 +1,113 @@
+"""The metrics of a worker: an observer of events that tells, when it is asked, what happened in all workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pystor.adapters.prometheus.exposition import metric
+from pystor.adapters.prometheus.families import FAMILIES
+from pystor.adapters.prometheus.handlers import handlers
+from pystor.adapters.prometheus.sheet import Slots
+from pystor.adapters.prometheus.workers import Totals, Workers
+from pystor.events import Event
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+REFRESH: Final = 1.0
+"""Seconds between two looks at the queues."""
+
+StorageRow: TypeAlias = tuple[str, bool, int | None, int | None]
+"""A storage as it is now: its path, whether it is used, its size and what is free, in bytes (None: nobody knows)."""
+
+
+class Prometheus(Collector):
+    """Counts what happens in this worker, and tells what happened in all of them."""
+
+    def __init__(self, directory: Path | None, *, version: str) -> None:
+        """`directory` is that of `directory()`; without it, this worker counts for itself."""
+        self._version: Final = version
+        self._workers: Final = Workers(directory)
+        self._sheet: Final = self._workers.sheet
+        self._storages: Callable[[], Iterable[StorageRow]] = tuple
+        self._queues: Callable[[], Mapping[str, int]] = dict
+        self._lengths: Final = Slots(self._sheet, "stor_queue_length")
+        self._refresher: asyncio.Task[None] | None = None
+        self._registry: Final = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._handlers: Final[dict[type, Callable[[Any], None]]] = handlers(self._sheet)
+        self._workers.take_over()
+
+    async def start(self) -> None:
+        """Begin to look at the queues every now and then; counting needs no start."""
+        self._refresher = asyncio.create_task(self._keep_fresh())
+
+    async def stop(self) -> None:
+        """End that. What was counted stays for the others to read, until the supervisor ends."""
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
+
+    async def _keep_fresh(self) -> None:
+        """Tell the others how long the queues of this worker are."""
+        while True:
+            self._measure_queues()
+            await asyncio.sleep(REFRESH)
+
+    def _measure_queues(self) -> None:
+        for queue, length in self._queues().items():
+            self._sheet.values[self._lengths[queue]] = length
+
+    def close(self) -> None:
+        """Let go of the counts, as the end of the process does."""
+        self._handlers.clear()
+        self._sheet.close()
+
+    async def probe(self) -> str:
+        """Render the metrics."""
+        return f"{len(self.render().splitlines())} lines of metrics"
+
+    def __call__(self, event: Event) -> None:
+        """Count an event; an `Observer`."""
+        handle = self._handlers.get(type(event))
+        if handle is not None:
+            handle(event)
+
+    def observe_storages(self, rows: Callable[[], Iterable[StorageRow]]) -> None:
+        """Have the storages told by what `rows` returns when the metrics are asked for; it must not wait."""
+        self._storages = rows
+
+    def observe_queues(self, lengths: Callable[[], Mapping[str, int]]) -> None:
+        """Have the lengths of this worker's queues told by what `lengths` returns, by name; it must not wait."""
+        self._queues = lengths
+
+    def render(self) -> bytes:
+        """Write down the metrics of all workers, in the text format of Prometheus (`CONTENT_TYPE`)."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell the metrics; `prometheus_client` asks."""
+        self._measure_queues()
+        totals, workers = self._workers.totals()
+        totals["stor_workers", ()] = [float(workers)]
+        totals["stor_build_info", (self._version,)] = [1.0]
+        self._look_around(totals)
+        by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {family.name: [] for family in FAMILIES}
+        for (name, labels), numbers in totals.items():
+            by_family[name].append((labels, numbers))
+        for family in FAMILIES:
+            yield metric(family, sorted(by_family[family.name]))
+
+    def _look_around(self, totals: Totals) -> None:
+        for path, available, size, free in self._storages():
+            totals["stor_storage_up", (path,)] = [float(available)]
+            if size is not None:
+                totals["stor_storage_size_bytes", (path,)] = [float(size)]
+            if free is not None:
+                totals["stor_storage_free_bytes", (path,)] = [float(free)]

@@ -1,0 +1,166 @@
+"""How each event is counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, Final
+
+from pystor.adapters.prometheus.families import BOUNDS, WIDTH
+from pystor.adapters.prometheus.sheet import Sheet, Slots
+from pystor.events import (
+    ArchiveMissed,
+    BlobDuplicate,
+    BlobMissing,
+    BlobServed,
+    BlobStored,
+    HealthChecked,
+    HintAsked,
+    JobDone,
+    LeftoversSwept,
+    LookedUp,
+    MalformedName,
+    NeighbourFailed,
+    ReplicaBad,
+    RequestBegan,
+    RequestEnded,
+    RequestFailed,
+    StorageFailed,
+    UploadRefused,
+)
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
+"""The methods that are told apart; a client can invent more than anybody wants to store."""
+
+_UPLOADS: Final = frozenset({"POST", "PUT"})
+
+
+def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
+    """Tell how each event is counted. Plain sums of an event go through two small makers, the rest is spelled out."""
+    values = sheet.values
+
+    def plain(name: str) -> Callable[[Any], None]:
+        slot = sheet.slot(name, ())
+
+        def count(_: object) -> None:
+            values[slot] += 1
+
+        return count
+
+    def by(name: str, label: Callable[[Any], str]) -> Callable[[Any], None]:
+        slots = Slots(sheet, name)
+
+        def count(event: object) -> None:
+            values[slots[label(event)]] += 1
+
+        return count
+
+    return {
+        RequestBegan: _request_began(sheet),
+        RequestEnded: _request_ended(sheet),
+        HintAsked: _hint_asked(sheet),
+        LookedUp: _looked_up(sheet),
+        BlobServed: _blob_served(sheet),
+        BlobStored: _blob_stored(sheet),
+        JobDone: _job_done(sheet),
+        LeftoversSwept: _leftovers_swept(sheet),
+        HealthChecked: plain("stor_health_checks"),
+        BlobMissing: plain("stor_blobs_missing"),
+        ArchiveMissed: plain("stor_archive_misses"),
+        BlobDuplicate: plain("stor_blobs_duplicate"),
+        MalformedName: by("stor_malformed_names", lambda event: event.method),
+        RequestFailed: by("stor_request_failures", lambda event: event.method),
+        UploadRefused: by("stor_uploads_refused", lambda event: event.reason),
+        StorageFailed: by("stor_storage_failures", lambda event: event.error.storage),
+        ReplicaBad: by("stor_bad_replicas", lambda event: event.storage),
+        NeighbourFailed: by("stor_neighbour_errors", lambda event: event.neighbour),
+    }
+
+
+def _request_began(sheet: Sheet) -> Callable[[RequestBegan], None]:
+    values, uploads = sheet.values, sheet.slot("stor_uploads_in_flight", ())
+
+    def count(event: RequestBegan) -> None:
+        if event.method == "post":
+            values[uploads] += 1
+
+    return count
+
+
+def _request_ended(sheet: Sheet) -> Callable[[RequestEnded], None]:
+    values, uploads = sheet.values, sheet.slot("stor_uploads_in_flight", ())
+    received, sent = sheet.slot("stor_received_bytes", ()), sheet.slot("stor_sent_bytes", ())
+    requests, durations = Slots(sheet, "stor_requests"), Slots(sheet, "stor_request_duration_seconds")
+
+    def count(event: RequestEnded) -> None:
+        method = event.method if event.method in _METHODS else "other"
+        values[requests[method, event.status]] += 1
+        slot, seconds = durations[method], event.seconds
+        values[slot + bisect_left(BOUNDS, seconds)] += 1
+        values[slot + WIDTH - 1] += seconds
+        values[received] += event.received
+        values[sent] += event.sent
+        if method in _UPLOADS and values[uploads] > 0:
+            values[uploads] -= 1
+
+    return count
+
+
+def _hint_asked(sheet: Sheet) -> Callable[[HintAsked], None]:
+    values = sheet.values
+    hits, misses = sheet.slot("stor_location_cache_hits", ()), sheet.slot("stor_location_cache_misses", ())
+
+    def count(event: HintAsked) -> None:
+        values[hits if event.hit else misses] += 1
+
+    return count
+
+
+def _looked_up(sheet: Sheet) -> Callable[[LookedUp], None]:
+    values, lookups, attempts = sheet.values, sheet.slot("stor_lookups", ()), sheet.slot("stor_lookup_attempts", ())
+
+    def count(event: LookedUp) -> None:
+        values[lookups] += 1
+        values[attempts] += event.attempts
+
+    return count
+
+
+def _blob_served(sheet: Sheet) -> Callable[[BlobServed], None]:
+    values, blobs, sizes = sheet.values, Slots(sheet, "stor_blobs_served"), Slots(sheet, "stor_served_bytes")
+
+    def count(event: BlobServed) -> None:
+        key = (event.storage, event.tier)
+        values[blobs[key]] += 1
+        values[sizes[key]] += event.size
+
+    return count
+
+
+def _blob_stored(sheet: Sheet) -> Callable[[BlobStored], None]:
+    values, blobs, sizes = sheet.values, sheet.slot("stor_blobs_stored", ()), sheet.slot("stor_stored_bytes", ())
+
+    def count(event: BlobStored) -> None:
+        values[blobs] += 1
+        values[sizes] += event.size
+
+    return count
+
+
+def _job_done(sheet: Sheet) -> Callable[[JobDone], None]:
+    values, done, sizes = sheet.values, Slots(sheet, "stor_queue_done"), Slots(sheet, "stor_queue_bytes")
+
+    def count(event: JobDone) -> None:
+        values[done[event.queue]] += 1
+        values[sizes[event.queue]] += event.size
+
+    return count
+
+
+def _leftovers_swept(sheet: Sheet) -> Callable[[LeftoversSwept], None]:
+    values, leftovers = sheet.values, Slots(sheet, "stor_leftovers_swept")
+
+    def count(event: LeftoversSwept) -> None:
+        values[leftovers[event.storage]] += event.count
+
+    return count

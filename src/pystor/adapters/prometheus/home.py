@@ -1,0 +1,43 @@
+"""The directory in which all workers of a supervisor keep their counts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pystor.adapters.prometheus.locks import is_dead
+
+_PREFIX: Final = "stor-metrics-"
+_MINUTE: Final = 60.0
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    """Keep a directory for the counts of all workers, in memory if possible, for as long as the supervisor runs."""
+    home = Path("/dev/shm")
+    parent = home if os.access(home, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    _sweep(parent)
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield path
+    finally:
+        os.close(lock)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what supervisors left that were killed; a new directory has a moment to be locked."""
+    for path in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            mine = path.stat().st_uid == os.geteuid() and not path.is_symlink()
+            if mine and time.time() - path.stat().st_mtime > _MINUTE and is_dead(path):
+                shutil.rmtree(path, ignore_errors=True)

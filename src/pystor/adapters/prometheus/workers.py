@@ -1,0 +1,69 @@
+"""The sheets of all workers: added up by whoever is asked, and continued when their owner is dead."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from pystor.adapters.prometheus.families import BY_NAME
+from pystor.adapters.prometheus.locks import is_dead, locked
+from pystor.adapters.prometheus.sheet import Counts, Key, Sheet, read
+
+Totals: TypeAlias = dict[Key, list[float]]
+
+_SUFFIX: Final = ".counts"
+
+
+class Workers:
+    """The sheet of this worker among those of the others."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """Begin a sheet in the directory; without one, or without room there, this worker is alone."""
+        unique = f"{os.getpid()}-{time.monotonic_ns():x}"
+        self.sheet: Final = Sheet(None if directory is None else directory / f"{unique}{_SUFFIX}")
+        self._directory: Final = directory if self.sheet.shared else None
+
+    def totals(self) -> tuple[Totals, int]:
+        """Add up what all counted, and tell how many workers live."""
+        totals: Totals = {}
+        if self._directory is None:
+            _add(totals, self.sheet.own(), gauges=True)
+            return totals, 1
+        workers = 0
+        with locked(self._directory, share=True):
+            for path in self._directory.glob(f"*{_SUFFIX}"):
+                with contextlib.suppress(OSError, ValueError):  # it ended, or begins, just now
+                    alive = path == self.sheet.path or not is_dead(path, share=True)
+                    _add(totals, read(path), gauges=alive)
+                    workers += alive
+        return totals, workers
+
+    def take_over(self) -> None:
+        """Continue the counts of workers that are dead, so that their files do not pile up."""
+        if self._directory is None:
+            return
+        with locked(self._directory, share=False) as is_locked:
+            for path in self._directory.glob(f"*{_SUFFIX}") if is_locked else ():
+                with contextlib.suppress(OSError, ValueError):
+                    if path != self.sheet.path and is_dead(path):
+                        left = read(path)
+                        path.unlink()
+                        self._continue(left)
+
+    def _continue(self, left: Counts) -> None:
+        for (name, labels), numbers in left:
+            if name in BY_NAME and BY_NAME[name].kind != "gauge":
+                slot = self.sheet.slot(name, labels, len(numbers))
+                for offset, number in enumerate(numbers):
+                    self.sheet.values[slot + offset] += number
+
+
+def _add(totals: Totals, more: Counts, *, gauges: bool) -> None:
+    for key, numbers in more:
+        if key[0] not in BY_NAME or (BY_NAME[key[0]].kind == "gauge" and not gauges):
+            continue
+        so_far = totals.get(key)
+        totals[key] = numbers if so_far is None else [a + b for a, b in zip(so_far, numbers, strict=True)]

@@ -1,0 +1,175 @@
+"""A bucket, or a part of one, that keeps one replica of each of its blobs."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final, Literal
+
+from pystor.adapters.s3.client import Client, Keys, Patience
+from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
+from pystor.adapters.s3.staged import StagedObject
+from pystor.adapters.s3.turn import BucketTurn
+from pystor.address import DEFAULT_REGION, BucketAddress
+from pystor.blob import QueueName, Space
+from pystor.digest import Digest
+from pystor.errors import MalformedDigest, StorageError, StorageFull
+
+_ENDLESS: Final = Space(total=1 << 60, free=1 << 60)
+"""Nobody knows the room of a bucket; it says no when there is none."""
+
+_EMPTY_FOR: Final = 60.0  # seconds
+_PROBE: Final = b"Stor was here\n"
+
+
+class Bucket:
+    """A storage whose replicas are objects. Every operation raises `StorageError` when the bucket does not do it."""
+
+    def __init__(self, client: Client, prefix: str = "", *, spool: str | None = None, writable: bool = True) -> None:
+        """Make a storage of what a client reaches; `connect` makes the client too. Nothing is asked yet.
+
+        `spool` is the directory in which uploads are collected, on a disk with room for those that come at the same
+        time; None is that of temporary files.
+        """
+        self.root: Final = client.name
+        self.writable: Final = writable
+        self.local: Final = False
+        self._client: Final = client
+        self._prefix: Final = f"{prefix.strip('/')}/" if prefix else ""
+        self._spool: Final = spool
+        self._empty_until: Final[dict[QueueName, float]] = {}
+
+    @classmethod
+    def connect(
+        cls,
+        name: str,
+        *,
+        bucket: str,
+        prefix: str = "",
+        endpoint: str | None = None,
+        region: str = DEFAULT_REGION,
+        virtual_hosted: bool = False,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        connect_timeout: float = 1.0,
+        read_timeout: float = 2.0,
+        write_timeout: float = 60.0,
+        retries: int = 2,
+        spool: str | None = None,
+        writable: bool = True,
+    ) -> Bucket:
+        """Describe a bucket that operators see as `name`; nothing is sent yet. To be done in the process that uses it.
+
+        `endpoint` is an http or https URL, None for Amazon's. Without keys those of the environment are taken, or of
+        the machine. Timeouts are in seconds: for a connection, for the next piece of an answer, for one request that
+        sends.
+        """
+        address = BucketAddress(bucket, prefix, endpoint, region, virtual_hosted)
+        keys = Keys(access_key, secret_key) if access_key and secret_key else None
+        patience = Patience(connect_timeout, read_timeout, write_timeout, retries)
+        return cls(Client.connect(name, address, keys, patience), prefix, spool=spool, writable=writable)
+
+    def attach(self) -> None:
+        """See that the bucket is there."""
+        self.check()
+
+    def adopt(self, replica_set: str) -> None:  # noqa: ARG002  a bucket cannot be unmounted: it needs no marker
+        """See that the bucket is there."""
+        self.check()
+
+    def check(self) -> Space:
+        """See that the bucket is there, and that the keys may read what it has and learn what it has not."""
+        # As good as a listing, and cheaper: no such object is an answer, no such bucket and no access are failures.
+        self._client.get(f"{self._prefix}.stor/check")
+        return _ENDLESS
+
+    def probe(self) -> None:
+        """Write, read and remove something, to see whether the bucket does what it should."""
+        if not self.writable:
+            self.check()
+            return
+        key = f"{self._prefix}.stor/probe/{secrets.token_hex(8)}"
+        try:
+            self._client.put(key, _PROBE)
+        except StorageFull:
+            return  # a full one reads as well as ever
+        opened = self._client.get(key)
+        with self._client.translated("probe"):
+            read = None if opened is None else bytes(opened.bytes())
+        self._client.delete(key)
+        if read != _PROBE:
+            raise StorageError(self.root, "probe", "gives back something else than was written")
+
+    def left(self, space: Space) -> int:
+        """Bytes that may be written."""
+        return space.free
+
+    def locate(self, digest: Digest) -> str:
+        """Tell where the replica of a blob lies, or would."""
+        return f"{self.root.rstrip('/')}/{digest.key}"
+
+    def open(self, digest: Digest) -> BucketReplica | None:
+        """Open the replica of a blob; None only when the bucket answers that it has no such object."""
+        key = self._prefix + digest.key
+        opened = self._client.get(key)
+        if opened is None:
+            return None
+        replica = BucketReplica(self._client, key, self.locate(digest), opened)
+        if replica.size <= AT_ONCE:
+            replica.read(0, replica.size)
+        return replica
+
+    def open_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
+        """Promise nothing without the network."""
+        return False
+
+    def confirm(self, digest: Digest) -> None:
+        """Do nothing: what a bucket has answered, it has."""
+
+    def stage(self, size: int) -> StagedObject:
+        """Begin a replica of `size` bytes, as far as known."""
+        return StagedObject(self._client, self._prefix, size, self._spool)
+
+    def sweep(self) -> int:
+        """Remove nothing: files without names end with their process, parts of uploads by a rule of the bucket."""
+        return 0
+
+    def enqueue(self, queue: QueueName, digest: Digest) -> None:
+        """Note a blob durably, for later."""
+        self._client.put(self._queued(queue, digest), b"")
+        self._empty_until.pop(queue, None)
+
+    def take_turn(self, queue: QueueName) -> BucketTurn | None:
+        """Keep all others of this machine from working on a queue; whatever others do, may be done twice."""
+        return BucketTurn.take(f"{self.root}/{queue}")
+
+    def pending(self, queue: QueueName, most: int) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many.
+
+        A queue that was empty is not looked at again within a minute, since a bucket's listings cost money.
+        """
+        if time.monotonic() < self._empty_until.get(queue, 0.0):
+            return []
+        names = self._client.names(f"{self._prefix}.stor/{queue}", most)
+        if not names:
+            self._empty_until[queue] = time.monotonic() + _EMPTY_FOR
+        return [Digest.parse(name) for name in names if _is_digest(name)]
+
+    def dequeue(self, queue: QueueName, digest: Digest) -> None:
+        """Forget a blob that was noted."""
+        self._client.delete(self._queued(queue, digest))
+
+    def _queued(self, queue: QueueName, digest: Digest) -> str:
+        return f"{self._prefix}.stor/{queue}/{digest.hex.upper()}"
+
+    def presign(self, digest: Digest, seconds: int) -> str:
+        """Make a URL with which anybody may get a blob for so many seconds, at most a week."""
+        return self._client.sign(self._prefix + digest.key, seconds)
+
+
+def _is_digest(name: str) -> bool:
+    try:
+        Digest.parse(name)
+    except MalformedDigest:  # somebody else's object
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""A replica in a bucket: read through one request as long as it is read in order, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from pystor.adapters.s3.client import Client
+from pystor.blob import READ_SIZE, Fingerprint
+from pystor.digest import Digest
+from pystor.errors import StorageError
+
+if TYPE_CHECKING:
+    from obstore import BytesStream, GetResult
+
+AT_ONCE: Final = 64 << 10
+"""Bytes of an object that is taken whole when it is opened: its connection is free again at once."""
+
+_KEPT: Final = 1 << 20
+"""Bytes of an object that is kept whole once it was read: it is verified first, and then sent."""
+
+_PIECE: Final = 64 << 10
+_IDLE: Final = 5.0
+"""Seconds after which a server may have given up a stream that nobody read: no failure of the storage."""
+
+
+class BucketReplica:
+    """An open replica. Reads in order go on with the stream that is open, others begin a new one."""
+
+    def __init__(self, client: Client, key: str, path: str, opened: GetResult) -> None:
+        """Take over an answer whose body was not read yet."""
+        meta = opened.meta
+        self.storage: Final = client.name
+        self.path: Final = path
+        self.size: Final = meta["size"]
+        self.modified: Final = int(meta["last_modified"].timestamp())
+        self._etag: Final = meta["e_tag"]
+        self.fingerprint: Final[Fingerprint] = (
+            _number(client.name),
+            _number(key),
+            self.size,
+            int(meta["last_modified"].timestamp() * 1_000_000),
+            _number(f"{self._etag} {meta['version']}"),
+        )
+        self._client: Final = client
+        self._key: Final = key
+        self._whole: Final = self.size <= _KEPT
+        self._stream: BytesStream | None = self._stream_of(opened)
+        self._start, self._window = 0, b""
+        """The bytes that are in memory, and where they begin; the stream goes on behind them."""
+        self._read_at = time.monotonic()
+        self._neglected = False
+        """Whether the stream stood still once. What was on its way came through all the same, before the end shows."""
+        self._closed = False
+        self._one_at_a_time: Final = threading.Lock()
+
+    def _stream_of(self, opened: GetResult) -> BytesStream:
+        return opened.stream(max(1, self.size) if self._whole else _PIECE)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes; raises `StorageError` if the stream breaks or the object was replaced."""
+        if offset + size > self.size:
+            raise self._error(f"ends at {self.size} bytes")
+        with self._one_at_a_time:
+            return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if not self._start <= offset <= self._start + len(self._window):
+            self._start, self._window = 0 if self._whole else offset, b""
+            self._stream = None
+        pieces, stop = [], offset + size
+        while offset < stop:
+            piece = self._window[offset - self._start : stop - self._start]
+            pieces.append(piece)
+            offset += len(piece)
+            if offset < stop:
+                self._go_on()
+        return b"".join(pieces)
+
+    def _go_on(self) -> None:
+        self._start += len(self._window)
+        self._window = b""
+        self._neglected |= time.monotonic() - self._read_at > _IDLE
+        try:
+            self._window = self._next()
+        except StorageError:
+            self._stream = None
+            if not self._neglected:
+                raise
+            self._neglected = False
+            self._window = self._next()
+        self._read_at = time.monotonic()
+
+    def _next(self) -> bytes:
+        stream = self._stream or self._open_again()
+        with self._client.translated(f"read {self.path}"):
+            piece = next(stream, b"")
+        if not piece:
+            raise self._error(f"ends at {self._start} bytes")
+        return piece
+
+    def _open_again(self) -> BytesStream:
+        if self._closed:
+            raise self._error("is closed")
+        opened = self._client.get(self._key, self._start)
+        if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (self._start, self.size):
+            raise self._error("was replaced while it was read")
+        self._stream = self._stream_of(opened)
+        return self._stream
+
+    def _error(self, reason: str) -> StorageError:
+        return StorageError(self.storage, f"read {self.path}", reason)
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:  # noqa: ARG002  those of the protocol
+        """Promise nothing without the network."""
+        return None
+
+    def digest(self) -> Digest:
+        """Hash the whole; takes as long as the network does."""
+        hasher = hashlib.sha256()
+        for offset in range(0, self.size, READ_SIZE):
+            hasher.update(self.read(offset, min(READ_SIZE, self.size - offset)))
+        return Digest(hasher.hexdigest())
+
+    def close(self) -> None:
+        """End the stream; a read that is under way in another thread may still finish its piece."""
+        self._closed = True
+        self._stream = None
+
+    def __enter__(self) -> BucketReplica:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

@@ -1,0 +1,193 @@
+"""What the rooms say to each other about blobs and the storages that keep them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeAlias
+
+from pystor.digest import Digest
+
+READ_SIZE: Final = 1 << 20
+"""Bytes taken at once when a whole replica is read, to hash or to copy it."""
+
+Fingerprint: TypeAlias = tuple[int, int, int, int, int]
+"""Device, inode, size, mtime and ctime in nanoseconds, or what stands for them: while these stay, the bytes stay."""
+
+QueueName: TypeAlias = Literal["mirror", "repair"]
+"""A durable list of digests that a storage keeps, for work that is to be done later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room of a storage, in bytes; `free` is what an ordinary user may still write."""
+
+    total: int
+    free: int
+
+
+class Replica(AbstractContextManager["Replica"], Protocol):
+    """The open copy of a blob in one storage: what was looked at when it was opened is what is read."""
+
+    @property
+    def storage(self) -> str:
+        """The storage's root."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where it lies, for operators."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    @property
+    def modified(self) -> int:
+        """When it was written, in seconds since the epoch."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What changes when its bytes do."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes; raises `StorageError` if that cannot be done."""
+        ...
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        """Read exactly `size` bytes if no disk and no network has to be waited for; None otherwise."""
+        ...
+
+    def digest(self) -> Digest:
+        """Read and hash the whole; raises `StorageError`."""
+        ...
+
+    def close(self) -> None:
+        """Give it back; twice is harmless."""
+        ...
+
+
+class Staged(Protocol):
+    """A replica on its way: written where nobody sees it, published under its name, or gone without a trace.
+
+    Every method but `discard` raises `StorageError`.
+    """
+
+    @property
+    def patience(self) -> float:
+        """Seconds that each step may take, as things are now."""
+        ...
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        ...
+
+    def sync(self) -> None:
+        """Put the bytes on stable storage."""
+        ...
+
+    def set_aside(self, digest: Digest) -> None:
+        """Keep what stands under the final name now in quarantine."""
+        ...
+
+    def publish(self, digest: Digest) -> None:
+        """Give the replica its final name, durably; what stands there is replaced at once."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what was not published. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Do the same as `discard`."""
+        ...
+
+
+class Turn(AbstractContextManager["Turn"], Protocol):
+    """The right to work on a queue, until it is closed."""
+
+    def close(self) -> None:
+        """Let others have it; twice is harmless."""
+        ...
+
+
+class Storage(Protocol):
+    """One place that keeps one replica of each of its blobs. Synchronous; a `Bulkhead` makes it asynchronous.
+
+    Every operation raises `StorageError` when the storage does not do it, `StorageFull` when for lack of room.
+    """
+
+    @property
+    def root(self) -> str:
+        """Its name for operators: a path, or a bucket's URL."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes new blobs."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies on a disk of this machine, and may be asked for what is in memory without a thread."""
+        ...
+
+    def attach(self) -> object:
+        """Find the storage in its place, and remember it."""
+        ...
+
+    def check(self) -> Space:
+        """See that it is in its place, and measure its room in bytes."""
+        ...
+
+    def probe(self) -> None:
+        """Write, read and remove something, to see whether the storage does what it should."""
+        ...
+
+    def left(self, space: Space) -> int:
+        """Bytes that may be written before only the reserve is left."""
+        ...
+
+    def locate(self, digest: Digest) -> str:
+        """Tell where the replica of a blob lies, or would."""
+        ...
+
+    def open(self, digest: Digest) -> Replica | None:
+        """Open the replica of a blob; None only when this very storage has none."""
+        ...
+
+    def open_cached(self, digest: Digest) -> Replica | Literal[False] | None:
+        """Do the same without waiting; False when that is not possible."""
+        ...
+
+    def confirm(self, digest: Digest) -> None:
+        """See that a replica that has just come is on stable storage."""
+        ...
+
+    def stage(self, size: int) -> Staged:
+        """Begin a replica of `size` bytes, as far as known."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove what dead processes have left; returns how much there was."""
+        ...
+
+    def enqueue(self, queue: QueueName, digest: Digest) -> None:
+        """Note a blob durably, for later."""
+        ...
+
+    def take_turn(self, queue: QueueName) -> Turn | None:
+        """Keep all others, in all processes, from working on a queue; None if somebody does already."""
+        ...
+
+    def pending(self, queue: QueueName, most: int) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many."""
+        ...
+
+    def dequeue(self, queue: QueueName, digest: Digest) -> None:
+        """Forget a blob that was noted."""
+        ...

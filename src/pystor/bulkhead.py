@@ -1,0 +1,204 @@
+"""The asynchronous face of one storage: a few threads of its own, so that a slow disk is slow for itself alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from pystor.blob import Replica, Space, Storage
+from pystor.breaker import OwnSwitch, State, Switch
+from pystor.digest import Digest
+from pystor.errors import StorageError
+
+_T = TypeVar("_T")
+
+_PACE_WEIGHT: Final = 0.2  # of the newest time in the running average
+_SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
+
+READ_DEADLINE: Final = 2.0
+"""Seconds within which a storage opens or reads, or is taken to have failed."""
+WRITE_DEADLINE: Final = 20.0
+"""Seconds for a step of a write: an fsync may have much to do."""
+
+
+class Bulkhead:
+    """One storage and the threads that wait for it."""
+
+    def __init__(self, storage: Storage, *, threads: int = 8, switch: Switch | None = None) -> None:
+        """Begin with no thread at all; at most `threads` are started, as work comes.
+
+        `switch` is shared with all who have the same storage, in other processes too.
+        """
+        self.storage: Final = storage
+        self._switch: Final = switch or OwnSwitch()
+        self._pace = 0.0
+        self._limit: Final = threads
+        self.last_error: str | None = None
+        """What the storage last failed with, for operators."""
+        self.space: Space | None = None
+        """Its room as last measured; None if it did not answer."""
+        self._threads = 0
+        self._idle: Final = threading.Semaphore(0)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+
+    async def run(
+        self,
+        operation: Callable[..., _T],
+        *arguments: object,
+        deadline: float = READ_DEADLINE,
+        certain: bool = False,
+        probing: bool = False,
+        writing: bool = False,
+    ) -> _T:
+        """Run a synchronous operation in a thread of this storage.
+
+        Raises what the operation raises, and `StorageError` when there is no answer within `deadline` seconds. What
+        comes after that, or after a cancellation, is closed if it can be. An operation that has not begun by then does
+        not, unless it is `certain`. While the storage is out, only a probe of it is run, and nothing that is
+        `writing` while it is unwritable.
+        """
+        if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
+            raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, loop.create_future(), partial(operation, *arguments), certain)
+        self._submit(job)
+        try:
+            async with asyncio.timeout(deadline):
+                result: _T = await job.future
+        except TimeoutError:
+            job.abandon()
+            reason = f"no answer within {deadline:g} s"
+            raise self._note(StorageError(self.storage.root, _name(operation), reason, dead=True)) from None
+        except StorageError as error:
+            self._note(error)
+            raise
+        except BaseException:
+            job.abandon()
+            raise
+        self._pace += (time.monotonic() - began - self._pace) * _PACE_WEIGHT
+        return result
+
+    def _note(self, error: StorageError) -> StorageError:
+        self.last_error = error.describe()
+        if error.dead:
+            self._switch.set(State.OUT)
+        elif error.unwritable and self._switch.get() == State.IN:
+            self._switch.set(State.UNWRITABLE)
+        return error
+
+    @property
+    def out(self) -> bool:
+        """Whether the storage is left alone, because it hung or failed as a whole."""
+        return self._switch.get() == State.OUT
+
+    @property
+    def unwritable(self) -> bool:
+        """Whether the storage is left alone by writes at least."""
+        return self._switch.get() != State.IN
+
+    @property
+    def slow(self) -> bool:
+        """Whether its answers take so long that another storage is better asked first."""
+        return self._pace > _SLOW or self._switch.get() == State.OUT
+
+    async def recover(self) -> None:
+        """Probe the storage if it is out, and take it in again if it does all it should; see how a slow one does."""
+        if self.unwritable:
+            try:
+                await self.run(self.storage.probe, probing=True)
+            except StorageError as error:
+                if error.unwritable and not error.dead:
+                    self._switch.set(State.UNWRITABLE)  # it reads again, at least
+                return
+            self._switch.set(State.IN)
+        elif self.slow:
+            with suppress(StorageError):
+                await self.check()
+
+    def _submit(self, job: _Job) -> None:
+        self._jobs.put(job)
+        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
+            self._threads += 1
+            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
+            threading.Thread(target=self._work, name=f"stor {self.storage.root}", daemon=True).start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            self._idle.release()
+
+    def stop(self) -> None:
+        """Let the threads end when they have done what they were given."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    async def open(self, digest: Digest) -> Replica | None:
+        """Open the replica of a blob; at once if the storage is local and the names are in the kernel's cache."""
+        found = self.storage.open_cached(digest) if self.storage.local else False
+        return await self.run(self.storage.open, digest) if found is False else found
+
+    async def read(self, replica: Replica, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
+        data = replica.read_cached(offset, size) if self.storage.local else None
+        return await self.run(replica.read, offset, size) if data is None else data
+
+    async def check(self) -> Space:
+        """Measure the storage's room, and see that it is there."""
+        try:
+            self.space = await self.run(self.storage.check)
+        except StorageError:
+            self.space = None
+            raise
+        return self.space
+
+
+@dataclass(slots=True)
+class _Job:
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    call: Callable[[], Any]
+    certain: bool
+
+    def run(self) -> None:
+        if self.future.cancelled() and not self.certain:
+            return
+        result, error = None, None
+        try:
+            result = self.call()
+        except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
+            error = raised
+        try:
+            self.loop.call_soon_threadsafe(self._settle, result, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _dispose(result)
+
+    def abandon(self) -> None:
+        """Give up what came in the very moment in which nobody waited any more."""
+        if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
+            _dispose(self.future.result())
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            _dispose(result)
+        elif error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+def _name(operation: Callable[..., object]) -> str:
+    return getattr(operation, "__name__", "operation")
+
+
+def _dispose(result: object) -> None:
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,28 @@
+"""The configuration as typed values, validated at start: every problem at once, each naming its key and its mend."""
+
+from pystor.config.embedded import Embedded, embedded, preview
+from pystor.config.loading import load, override
+from pystor.config.neighbours import Amqp, Credentials, LogOutput, S3Credentials, Server, Statsite
+from pystor.config.problems import MASK
+from pystor.config.settings import Durability, Settings
+from pystor.config.table import Key, keys_of, plain
+
+__all__ = [
+    "MASK",
+    "Amqp",
+    "Credentials",
+    "Durability",
+    "Embedded",
+    "Key",
+    "LogOutput",
+    "S3Credentials",
+    "Server",
+    "Settings",
+    "Statsite",
+    "embedded",
+    "keys_of",
+    "load",
+    "override",
+    "plain",
+    "preview",
+]

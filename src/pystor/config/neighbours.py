@@ -1,0 +1,202 @@
+"""The neighbours as typed values: who may write, statsite, S3, memcached, RabbitMQ and the log."""
+
+# mypy: disable-error-code="func-returns-value"
+# `return problems.error(...)` notes what is wrong and returns None, in one line.
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from pystor.config.problems import MASK, Problems
+from pystor.config.table import key
+from pystor.config.values import any_text, hostname, join_address, number, split_address, text, whole
+
+Scalar: TypeAlias = str | int | float | bool | None
+Option: TypeAlias = Scalar | dict[str, Scalar]
+
+_SECONDS: Final = re.compile(r"[0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who may write."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def shown(self) -> str:
+        """Write it as in the file, the password masked."""
+        return f"{self.user}:{MASK}"
+
+
+def credentials(value: object, where: str, problems: Problems) -> Credentials | None:
+    """Parse `USER:PASSWORD`, both not empty; the password may have colons in it."""
+    if not isinstance(value, str):
+        return problems.wrong(where, "text of the form USER:PASSWORD", value)
+    user, _, password = value.partition(":")
+    problems.warn_of_mask(where, password)
+    if user and password:
+        return Credentials(user, password)
+    return problems.error(where, "must have the form USER:PASSWORD, with a colon and neither of them empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Statsite:
+    """Where metrics go."""
+
+    host: str = key(hostname, "localhost", "Host that receives the metrics by UDP")
+    port: int = key(whole(1, 65535), 8125, "UDP port")
+    prefix: str = key(any_text, "", "Put before the name of each metric, with a dot")
+    sample_rate: float = key(number(0, 1), 1.0, "Part of the metrics that is sent")
+
+
+def endpoint(value: object, where: str, problems: Problems) -> str | None:
+    """Parse `HOST`, `HOST:PORT` or such a one after `http://` or `https://`; it is kept as it was written."""
+    if not isinstance(value, str):
+        return problems.wrong(where, "text of the form HOST or HOST:PORT", value)
+    address = value.removeprefix("https://").removeprefix("http://").removesuffix("/")
+    if split_address(address) is not None:
+        return value
+    return problems.error(where, "must have the form HOST or HOST:PORT, or be an http or https URL without a path")
+
+
+def secret_text(value: object, where: str, problems: Problems) -> str | None:
+    """Parse a text that is not empty and not shown."""
+    parsed = text(value, where, problems)
+    problems.warn_of_mask(where, parsed or "")
+    return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class S3Credentials:
+    """How the archive is reached."""
+
+    access_key: str = key(text, "", "The name of the access key; that of the environment or the machine unless given")
+    secret_key: str = key(secret_text, "", "The secret of the access key", secret=True)
+    host: str = key(endpoint, "", "The host of the archive, with its port if it needs one; Amazon unless given")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One memcached."""
+
+    host: str
+    port: int
+
+    def shown(self) -> str:
+        """Write it as in the file."""
+        return join_address(self.host, self.port)
+
+
+def memcached(value: object, where: str, problems: Problems) -> Server | None:
+    """Parse `HOST` or `HOST:PORT`; the port is 11211 unless told."""
+    if not isinstance(value, str):
+        return problems.wrong(where, "text of the form HOST or HOST:PORT", value)
+    address = split_address(value)
+    if address is None:
+        return problems.error(where, f"{value!r} must have the form HOST or HOST:PORT")
+    return Server(address[0], address[1] or 11211)
+
+
+@dataclass(frozen=True, slots=True)
+class Amqp:
+    """The broker that is told which blobs were asked for, and how."""
+
+    host: str = "localhost"
+    port: int = 5672
+    tls: bool = False
+    user: str = "guest"
+    password: str = field(default="guest", repr=False)
+    vhost: str = "/"
+    exchange: str = "stor"
+    routing_key: str = "sha"
+    heartbeat: int = 60
+
+    def shown(self) -> str:
+        """Write the whole URI, with what was left to defaults, and the password masked."""
+        names = {"exchange": self.exchange, "routing_key": self.routing_key, "heartbeat": self.heartbeat}
+        who = f"{quote(self.user, safe='')}:{MASK}"
+        where = f"{join_address(self.host, self.port)}/{quote(self.vhost, safe='')}"
+        return f"amqp{'s' if self.tls else ''}://{who}@{where}?{urlencode(names)}"
+
+
+def amqp(value: object, where: str, problems: Problems) -> Amqp | None:
+    """Parse an AMQP URI; `exchange`, `routing_key` and `heartbeat` (seconds) may be in its query."""
+    if not isinstance(value, str):
+        return problems.wrong(where, "an AMQP URI", value)
+    if not value:
+        return None  # the original, too, publishes nothing then
+    parts = _split(value)
+    address = parts and split_address(_place(parts))
+    if parts is None or address is None:
+        return problems.error(where, "must be a URI such as amqp://USER:PASSWORD@HOST:PORT/VHOST?exchange=stor")
+    query = dict(parse_qsl(parts.query))
+    heartbeat = query.pop("heartbeat", "60")
+    if not _SECONDS.fullmatch(heartbeat) or int(heartbeat) > 65535:
+        return problems.error(where, "its heartbeat must be a whole number of seconds from 0 to 65535")
+    exchange, routing_key = query.pop("exchange", "stor"), query.pop("routing_key", "sha")
+    for name in query:
+        problems.warn(where, f"its parameter {name!r} is not used; only exchange, routing_key and heartbeat are")
+    user, password = _user_and_password(parts)
+    problems.warn_of_mask(where, password)
+    tls = parts.scheme == "amqps"
+    port = address[1] or (5671 if tls else 5672)
+    vhost = unquote(parts.path[1:]) or "/"
+    return Amqp(address[0], port, tls, user, password, vhost, exchange, routing_key, int(heartbeat))
+
+
+def _split(uri: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    well_formed = uri.partition(":")[2].startswith("//") and uri.isprintable() and " " not in uri
+    return parts if well_formed and parts.scheme in ("amqp", "amqps") else None
+
+
+def _place(parts: SplitResult) -> str:
+    place = parts.netloc.rpartition("@")[2]
+    return f"localhost{place}" if place == "" or place.startswith(":") else place
+
+
+def _user_and_password(parts: SplitResult) -> tuple[str, str]:
+    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+    return unquote(user) or "guest", unquote(password) if colon else "guest"
+
+
+@dataclass(frozen=True, slots=True)
+class LogOutput:
+    """One place that messages go to: its kind (`Screen`, `File`, ...) and its options."""
+
+    kind: str
+    options: tuple[tuple[str, Option], ...] = ()
+
+    def shown(self) -> list[object]:
+        """Write it as in the file."""
+        return [self.kind, *(part for option in self.options for part in option)]
+
+
+def log_output(value: object, where: str, problems: Problems) -> LogOutput | None:
+    """Parse `[KIND, OPTION, VALUE, OPTION, VALUE, ...]`."""
+    if not isinstance(value, list) or not value:
+        return problems.wrong(where, 'a list such as ["Screen", "min_level", "info"]', value)
+    kind, names, values = value[0], value[1::2], value[2::2]
+    if not all(isinstance(name, str) and name for name in (kind, *names)) or len(names) != len(values):
+        return problems.error(where, "must be a kind, then names and values in turn")
+    if not all(_is_option(item) for item in values):
+        return problems.error(
+            where, "the values of its options must be text, numbers, true or false, or objects of them"
+        )
+    return LogOutput(kind, tuple(zip(names, values, strict=True)))
+
+
+def _is_option(value: object) -> bool:
+    return all(map(_is_scalar, value.values())) if isinstance(value, dict) else _is_scalar(value)
+
+
+def _is_scalar(value: object) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else value is None or isinstance(value, str | int)

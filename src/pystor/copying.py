@@ -1,0 +1,35 @@
+"""Copying a blob into a pool that should have it: repair, promotion and mirroring are all this."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from pystor.digest import Digest
+from pystor.errors import NotFound, Unavailable
+from pystor.ingest import Body, already_stored, store
+from pystor.pool import Pool
+from pystor.reading import Reading
+from pystor.replicas import State
+from pystor.tiers import Tiers
+
+
+async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
+    """Give a pool a blob, or those of its replicas that are missing or bad, from wherever it is good.
+
+    Returns how many bytes were copied: none if all is well, or if there is no such blob anywhere. Raises `StorError`
+    when it cannot be done now.
+    """
+    surveys = await into.survey(digest)
+    if already_stored(digest, surveys) and not any(survey.mendable and not survey.complete for survey in surveys):
+        return 0
+    if any(State.UNKNOWN in survey.states.values() for survey in surveys):
+        raise Unavailable("A storage does not answer; it is tried again when it does")
+    with into.repairing(digest):
+        try:
+            replica = await tiers.find(digest)
+        except NotFound:
+            return 0
+        size = replica.size
+        async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:
+            await store(into, Body(aiter(pieces), size, size), digest, surveys)
+    return size

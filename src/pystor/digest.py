@@ -1,0 +1,65 @@
+"""The digest: the SHA-256 that names a blob, parsed once at the door and a value from then on."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Final
+
+from pystor.errors import MalformedDigest
+
+_HEX: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+
+
+class Digest:
+    """A SHA-256. Equal digests name equal bytes; the hexadecimal form is kept in lower case."""
+
+    __slots__ = ("_path", "hex")
+
+    hex: Final[str]
+
+    def __init__(self, lower_hex: str) -> None:
+        """Take 64 lower-case hexadecimal digits that are known to be good; others come through `parse`."""
+        self.hex = lower_hex
+        self._path = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Read 64 hexadecimal digits in either case; anything else raises `MalformedDigest`."""
+        if _HEX.fullmatch(text) is None:
+            raise MalformedDigest(text)
+        return cls(text.lower())
+
+    @classmethod
+    def of(cls, content: bytes) -> Digest:
+        """Compute the digest of bytes that are in memory."""
+        return cls(hashlib.sha256(content).hexdigest())
+
+    @property
+    def path(self) -> str:
+        """Where a replica lies below its storage's root: `AA/BB/CC/<64 UPPERCASE HEX>.dat`."""
+        if not self._path:
+            name = self.hex.upper()
+            self._path = f"{name[:2]}/{name[2:4]}/{name[4:6]}/{name}.dat"
+        return self._path
+
+    @property
+    def key(self) -> str:
+        """What a blob is called in a bucket: `aa/bb/cc/<64 lowercase hex>`."""
+        name = self.hex
+        return f"{name[:2]}/{name[2:4]}/{name[4:6]}/{name}"
+
+    @property
+    def base64(self) -> str:
+        """The 32 bytes in base64, as `Repr-Digest` of RFC 9530 wants them."""
+        return base64.b64encode(bytes.fromhex(self.hex)).decode("ascii")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Digest) and self.hex == other.hex
+
+    def __hash__(self) -> int:
+        return hash(self.hex)
+
+    def __repr__(self) -> str:
+        return f"Digest({self.hex})"

@@ -1,0 +1,300 @@
+"""One mounted directory that keeps one replica of each of its blobs. Plain synchronous POSIX."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, Literal, TypeAlias
+
+from pystor import marker, posix, staging
+from pystor.blob import QueueName, Space, Turn
+from pystor.digest import Digest
+from pystor.entries import Entries
+from pystor.errors import MalformedDigest, StorageError, StorageFull
+from pystor.files import FileReplica
+from pystor.marker import Marker
+from pystor.staging import StagedFile
+
+_BRANCH: Final = re.compile(r"[0-9A-F]{2}")
+_NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
+_LARGEST_RESERVE: Final = 64 << 20
+_Identity: TypeAlias = tuple[int, int, int]
+
+_PROBE: Final = b"Stor was here\n"
+_AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
+
+
+class Directory:
+    """A directory of replicas.
+
+    Every operation raises `StorageError` when the storage does not do it, `StorageFull` when for lack of room. A
+    storage that is not mounted, or is not the one it was, does nothing at all.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        writable: bool = True,
+        durable: bool = True,
+        reserve: int | None = None,
+        require_mount: bool | None = None,
+    ) -> None:
+        """Describe a storage; nothing is touched yet.
+
+        `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
+        its own (None: if it was one when it was adopted).
+        """
+        self.root: Final = root
+        self.writable: Final = writable
+        self.local = False
+        self._durable: Final = durable
+        self._reserve: Final = reserve
+        self._require_mount: Final = require_mount
+        self._prefix: Final = os.fsencode(root) + b"/"
+        self._marker_path: Final = f"{root}/{marker.NAME}"
+        self._marker: Marker | None = None
+        self._known: _Identity | None = None
+
+    # Identity
+
+    def attach(self) -> Marker:
+        """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
+        try:
+            os.stat(self.root)
+            found = marker.read(self.root)
+            self._refuse_bare_mount_point(found)
+            if found is None:
+                raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
+            # A new disk of the same set was adopted deliberately; any other is in the wrong place.
+            if self._marker is not None and found.replica_set != self._marker.replica_set:
+                raise StorageError(self.root, "attach", "is another storage than before: mount the right disk")
+            known = _identify(os.stat(self._marker_path))
+            if self.writable:
+                staging.prepare(self.root)
+            self.local = marker.is_local(self.root)
+        except OSError as error:
+            raise StorageError.from_os(self.root, "attach", error) from error
+        except ValueError as error:
+            raise StorageError(self.root, "attach", str(error)) from error
+        self._marker = found
+        self._known = known
+        return found
+
+    def _refuse_bare_mount_point(self, found: Marker | None) -> None:
+        required = self._require_mount
+        if required is None:
+            required = found is not None and found.own_device
+        if required and not marker.is_mount(self.root):
+            raise StorageError(self.root, "attach", "is not mounted: mount it (or set require_mount to false)")
+
+    def adopt(self, replica_set: str) -> Marker:
+        """Make a directory that has no marker a storage of a replica set; one that has a marker keeps it."""
+        try:
+            found = marker.read(self.root)
+            if found is None:
+                self._refuse_bare_mount_point(None)
+                marker.write(self.root, Marker(marker.new_id(), replica_set, marker.is_mount(self.root)))
+        except OSError as error:
+            raise StorageError.from_os(self.root, "adopt", error) from error
+        except ValueError as error:
+            raise StorageError(self.root, "adopt", str(error)) from error
+        return self.attach()
+
+    def check(self) -> Space:
+        """See that the storage is in its place, and measure its room in bytes."""
+        try:
+            self._guard()
+            room = os.statvfs(self.root)
+        except OSError as error:
+            raise StorageError.from_os(self.root, "stat", error) from error
+        return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+
+    def probe(self) -> None:
+        """Write, read and remove something, to see whether the storage does what it should."""
+        try:
+            if not self.writable:
+                self._guard()
+                os.listdir(self.root)
+                return
+            with self.stage(len(_PROBE)) as staged:
+                staged.write(_PROBE)
+                staged.sync()
+                if staged.read_back(len(_PROBE)) != _PROBE:
+                    raise StorageError(self.root, "probe", "gives back something else than was written")
+        except StorageFull:
+            pass  # a full disk reads as well as ever
+        except OSError as error:
+            raise StorageError.from_os(self.root, "probe", error) from error
+
+    def _guard(self, root_fd: int | None = None) -> None:
+        """See that the storage is the one that was attached; one that came back is attached again.
+
+        The marker file tells, better than the root: another disk may have the same device and inode numbers there.
+        """
+        if self._is_known(root_fd):
+            return
+        self.attach()
+        if not self._is_known(root_fd):
+            # What is in its place by now is the right one; what the descriptor is of, is not.
+            raise StorageError(self.root, "attach", "was changed in this moment: try again")
+
+    def _is_known(self, root_fd: int | None) -> bool:
+        try:
+            there = os.stat(self._marker_path) if root_fd is None else os.stat(marker.NAME, dir_fd=root_fd)
+        except FileNotFoundError:
+            return False
+        return _identify(there) == self._known
+
+    # Reading
+
+    def locate(self, digest: Digest) -> str:
+        """Tell where the replica of a blob lies, or would."""
+        return f"{self.root}/{digest.path}"
+
+    def open(self, digest: Digest) -> FileReplica | None:
+        """Open the replica of a blob; None only when this very storage has no such file."""
+        path = f"{self.root}/{digest.path}"
+        try:
+            try:
+                fd = os.open(path, _READ)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FILE:
+                    raise
+                # An empty mount point has no such file either: the answer counts only if the storage is there.
+                self._guard()
+                return None
+            return FileReplica(self.root, path, fd, local=self.local)
+        except OSError as error:
+            raise StorageError.from_os(self.root, f"open {path}", error) from error
+
+    def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
+        """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
+        path = digest.path
+        fd = posix.open_cached(self._prefix + path.encode("ascii"))
+        try:
+            if fd >= 0:
+                return FileReplica(self.root, f"{self.root}/{path}", fd)
+            if -fd in _NO_SUCH_FILE:
+                return None if _identify(os.stat(self._marker_path)) == self._known else False
+        except (OSError, StorageError):
+            pass  # whoever asks again, patiently, gets the reason
+        return False
+
+    def scan(self) -> Iterator[Digest]:
+        """Go through all blobs that have a replica here, in the order of their digests."""
+        try:
+            self._guard()
+            for leaf in _leaves(self.root, 3):
+                for name in sorted(os.listdir(leaf)):
+                    with suppress(MalformedDigest):
+                        yield Digest.parse(name.removesuffix(".dat"))
+        except OSError as error:
+            raise StorageError.from_os(self.root, "scan", error) from error
+
+    def confirm(self, digest: Digest) -> None:
+        """See that a replica that has just come, from whomever, is on stable storage, and its name is."""
+        if not self._durable:
+            return
+        try:
+            staging.confirm(self.root, digest)
+        except OSError as error:
+            failure = StorageError.from_os(self.root, "confirm", error)
+            failure.unwritable = True
+            raise failure from error
+
+    # Writing
+
+    def stage(self, size: int) -> StagedFile:
+        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
+        root_fd = self._open_root()
+        staged = StagedFile(self.root, root_fd, durable=self._durable)
+        try:
+            if size <= _AT_ONCE:
+                self._require_room(size)
+            else:
+                # One at a time, in all workers: what one upload is promised, no other is.
+                with staging.alone(root_fd):
+                    self._require_room(size)
+                    staged.reserve(size)
+        except StorageError:
+            staged.discard()
+            raise
+        return staged
+
+    def _require_room(self, size: int) -> None:
+        if self.left(self.check()) < size:
+            raise StorageFull(self.root, "reserve space", "only the reserve is left")
+
+    def _open_root(self) -> int:
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._guard(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise StorageError.from_os(self.root, "open", error) from error
+        return fd
+
+    def left(self, space: Space) -> int:
+        """Bytes that may be written before only the reserve is left; negative when it is touched already."""
+        reserve = min(space.total // 100, _LARGEST_RESERVE) if self._reserve is None else self._reserve
+        return space.free - reserve
+
+    def sweep(self) -> int:
+        """Remove the temporaries of dead processes; returns how many there were."""
+        try:
+            self._guard()
+            return staging.sweep(self.root)
+        except OSError as error:
+            raise StorageError.from_os(self.root, "sweep", error) from error
+
+    # Queues
+
+    def enqueue(self, queue: QueueName, digest: Digest) -> None:
+        """Note a blob durably, for later."""
+        with self._queue(queue) as entries:
+            entries.add(digest)
+
+    def take_turn(self, queue: QueueName) -> Turn | None:
+        """Keep all others, in all processes, from working on a queue; None if somebody does already."""
+        with self._queue(queue) as entries:
+            return entries.take_turn()
+
+    def pending(self, queue: QueueName, most: int) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many."""
+        with self._queue(queue) as entries:
+            return entries.list(most)
+
+    def dequeue(self, queue: QueueName, digest: Digest) -> None:
+        """Forget a blob that was noted."""
+        with self._queue(queue) as entries:
+            entries.remove(digest)
+
+    @contextmanager
+    def _queue(self, queue: QueueName) -> Iterator[Entries]:
+        try:
+            self._guard()
+            yield Entries(f"{self.root}/{staging.QUEUES[queue]}")
+        except OSError as error:
+            raise StorageError.from_os(self.root, f"queue {queue}", error) from error
+
+
+def _leaves(directory: str, depth: int) -> Iterator[str]:
+    """Go through the directories `AA/BB/CC`."""
+    if depth == 0:
+        yield directory
+        return
+    for name in sorted(os.listdir(directory)):
+        if _BRANCH.fullmatch(name):
+            yield from _leaves(f"{directory}/{name}", depth - 1)
+
+
+def _identify(info: os.stat_result) -> _Identity:
+    return info.st_dev, info.st_ino, info.st_ctime_ns

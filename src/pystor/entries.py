@@ -1,0 +1,77 @@
+"""A queue of digests as a directory of empty files: durable, idempotent, and to be looked at with `ls`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+
+from pystor.digest import Digest
+from pystor.errors import MalformedDigest
+
+
+class Entries:
+    """The entries below one directory. Every method raises `OSError`."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory: Final = directory
+
+    def add(self, digest: Digest) -> None:
+        """Note a digest; it is on stable storage when this returns."""
+        os.close(os.open(self._path(digest), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, digest: Digest) -> None:
+        """Forget a digest. It may come back after a power cut: whatever is done about it may be done twice."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(digest))
+
+    def list(self, most: int) -> list[Digest]:
+        """Tell the digests that are noted, at most so many, in no order."""
+        found: list[Digest] = []
+        with os.scandir(self._directory) as names:
+            for name in islice(names, most):
+                with suppress(MalformedDigest):  # somebody else's file
+                    found.append(Digest.parse(name.name))
+        return found
+
+    def take_turn(self) -> DirectoryTurn | None:
+        """Lock the directory; None if somebody else has."""
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return DirectoryTurn(fd)
+
+    def _path(self, digest: Digest) -> str:
+        return f"{self._directory}/{digest.hex.upper()}"
+
+
+class DirectoryTurn:
+    """A lock that is held until it is closed, or until the process ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def close(self) -> None:
+        """Unlock."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> DirectoryTurn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

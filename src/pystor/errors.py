@@ -1,0 +1,140 @@
+"""The exception tree.
+
+Every error is raised once, where it is known, and turned into an HTTP status once, in `pystor.http.statuses`.
+`str(error)` is one line for the person who made the request: it says what to do and names no path of the inside.
+
+    StorError
+    ├── MalformedDigest          the name asked for is no SHA-256
+    ├── NotFound                 every storage answered that it has no such blob
+    ├── Unavailable              some storage did not answer, so nobody knows; asking again may help
+    ├── Unauthorized             no or wrong credentials
+    ├── NoSpace                  no replica set has room for the blob
+    ├── TooLarge                 the blob is over the limit, as declared or as received
+    ├── DigestMismatch           the body is not the blob it was said to be
+    ├── IncompleteBody           the body ended before its declared length
+    ├── StalledBody              the body stood still for too long
+    └── StorageError             a storage failed; carries what happened where, for operators
+        └── StorageFull          ... for lack of bytes, inodes or quota
+    ConfigError                  the configuration cannot be used; carries one line a problem
+    NeighbourError               a service beside Stor does not answer as it should
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.ELOOP})
+_DEAD: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ENXIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class StorError(Exception):
+    """Anything that Stor says no with."""
+
+
+class MalformedDigest(StorError):
+    """The name asked for is no SHA-256."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"Given hash '{text}' isn't SHA256")
+        self.text = text
+
+
+class NotFound(StorError):
+    """Every storage answered that it has no such blob."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"File '{name}' not found")
+
+
+class Unavailable(StorError):
+    """A storage did not answer, so it is not known whether the blob exists."""
+
+
+class Unauthorized(StorError):
+    """No or wrong credentials."""
+
+    def __init__(self) -> None:
+        super().__init__("Authentication required!")
+
+
+class NoSpace(StorError):
+    """No replica set has room for the blob."""
+
+
+class TooLarge(StorError):
+    """The blob is over `max_blob_size`, as declared or as received."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The blob is larger than the limit of {limit} bytes; raise max_blob_size to store it")
+
+
+class DigestMismatch(StorError):
+    """The body is not the blob it was said to be."""
+
+    def __init__(self, real: str, given: str) -> None:
+        super().__init__(f"Content sha256 {real} doesn't match given sha256 {given}")
+        self.real = real
+
+
+class IncompleteBody(StorError):
+    """The body ended before its declared length; nothing was stored."""
+
+
+class StalledBody(StorError):
+    """The body stood still for longer than `upload_idle_timeout`; nothing was stored."""
+
+
+class StorageError(StorError):
+    """A storage failed.
+
+    `storage` (its root), `operation` and `reason` are for operators; the text for the client names none of them.
+    """
+
+    def __init__(
+        self, storage: str, operation: str, reason: str, *, unreadable: bool = False, dead: bool = False
+    ) -> None:
+        super().__init__("A storage failed; nothing was acknowledged, try again")
+        self.unwritable = False
+        """Whether the storage is taken to be out for writes, whatever it does for reads."""
+        self.dead = dead
+        """Whether the storage as a whole is taken to have failed."""
+        self.unreadable = unreadable
+        """Whether it is this one replica that cannot be read, as far as can be told."""
+        self.storage = storage
+        self.operation = operation
+        self.reason = reason
+
+    @classmethod
+    def from_os(cls, storage: str, operation: str, error: OSError) -> StorageError:
+        """Translate what the operating system said, once; a lack of room becomes `StorageFull`."""
+        kind = StorageFull if error.errno in _FULL else StorageError
+        return kind(
+            storage,
+            operation,
+            error.strerror or str(error),
+            unreadable=error.errno in _UNREADABLE,
+            dead=error.errno in _DEAD,
+        )
+
+    def describe(self) -> str:
+        """One line for operators: which storage, what was tried, what went wrong."""
+        return f"{self.storage}: {self.operation}: {self.reason}"
+
+
+class StorageFull(StorageError):
+    """A storage has no bytes, inodes or quota left."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` holds one line for each thing to mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class NeighbourError(Exception):
+    """A service beside Stor does not answer as it should; the text says what is wrong and what to do, in one line."""

@@ -1,0 +1,69 @@
+"""The location cache: where a blob was found last. A hint that orders the look-up, never the truth."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+from pystor.digest import Digest
+from pystor.events import HintAsked, Observer
+
+_REMEMBERED: Final = 65_536
+
+
+class SharedCache(Protocol):
+    """The level that all workers, on all machines, share."""
+
+    async def get(self, digest: Digest) -> str | None:
+        """Tell the path that was noted for a blob; None within a bounded time if there is none, or no answer."""
+        ...
+
+    def put(self, digest: Digest, path: str) -> None:
+        """Note a path; whether that succeeds is nobody's business."""
+        ...
+
+
+class NoSharedCache:
+    """What stands in for the shared level when none is configured."""
+
+    async def get(self, digest: Digest) -> str | None:  # noqa: ARG002  that of the protocol
+        """Know nothing."""
+        return None
+
+    def put(self, digest: Digest, path: str) -> None:
+        """Forget at once."""
+
+
+class Hints:
+    """Two levels: one in this process, bounded, and the shared one behind it."""
+
+    def __init__(self, shared: SharedCache, observe: Observer) -> None:
+        self._shared: Final = shared
+        self._observe: Final = observe
+        self._paths: Final[dict[str, str]] = {}
+
+    def get_now(self, digest: Digest) -> str | None:
+        """Tell the path that this process has noted."""
+        return self._paths.get(digest.hex)
+
+    async def get(self, digest: Digest) -> str | None:
+        """Tell the path that any process has noted."""
+        began = time.perf_counter()
+        path = self.get_now(digest)
+        if path is None:
+            path = await self._shared.get(digest)
+        self._observe(HintAsked(path is not None, time.perf_counter() - began))
+        return path
+
+    def put(self, digest: Digest, path: str) -> None:
+        """Note where a blob was found."""
+        if digest.hex in self._paths:
+            return
+        if len(self._paths) >= _REMEMBERED:
+            del self._paths[next(iter(self._paths))]
+        self._paths[digest.hex] = path
+        self._shared.put(digest, path)
+
+    def drop(self, digest: Digest) -> None:
+        """Forget a hint that was wrong."""
+        self._paths.pop(digest.hex, None)

@@ -1,0 +1,1 @@
+"""HTTP: messages as values, rules as tables, one place that sends."""

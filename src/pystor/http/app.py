@@ -1,0 +1,235 @@
+"""The application: a request comes in by ASGI or by the fast path, a response value goes out. One logic, two doors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from pystor.errors import IncompleteBody, StalledBody, StorError
+from pystor.events import BlobServed, Observer, RequestEnded, RequestFailed
+from pystor.http import pages, statuses
+from pystor.http.blobs import Blobs
+from pystor.http.messages import Field, Request, Response, Stream, gather_fields, text
+from pystor.http.protocol import Limits
+from pystor.pool import Pool
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+_log: Final = logging.getLogger("pystor")
+
+_READ: Final = b"GET, HEAD, OPTIONS"
+_READ_AND_POST: Final = b"GET, HEAD, POST, OPTIONS"
+_READ_AND_WRITE: Final = b"GET, HEAD, POST, PUT, OPTIONS"
+
+_BLOB_TARGET_LENGTH: Final = 65
+
+
+class Service(Protocol):
+    """What runs beside the requests for as long as a worker does."""
+
+    async def start(self) -> None:
+        """Begin; nothing that is away is waited for."""
+        ...
+
+    async def stop(self) -> None:
+        """End, soon."""
+        ...
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What went over the wire for one request, in bytes, and how long it took, in seconds."""
+
+    received: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+    sending: float = 0.0
+    whole: bool = True
+
+
+class App:
+    """The service as an ASGI application."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        blobs: Blobs,
+        *,
+        observe: Observer,
+        limits: Limits,
+        upload_idle_timeout: float,
+        services: Sequence[Service] = (),
+        metrics: Callable[[], Response] | None = None,
+    ) -> None:
+        """`upload_idle_timeout` is in seconds; `services` start with the application; `metrics` answers `/metrics`."""
+        self.limits: Final = limits
+        self._pool: Final = pool
+        self._blobs: Final = blobs
+        self._observe: Final = observe
+        self._upload_idle_timeout: Final = upload_idle_timeout
+        self._services: Final = services
+        self._metrics: Final = metrics
+
+    def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
+        """Answer a GET or HEAD of a blob without waiting.
+
+        None if that cannot be done: the request is then to come by the other door.
+        """
+        if len(target) != _BLOB_TARGET_LENGTH or not target[1:].isalnum():
+            return None
+        began = time.perf_counter()
+        verb, path = method.decode("ascii"), target.decode("ascii")
+        response = self._blobs.answer(verb, path[1:], gather_fields(headers))
+        if response is not None:
+            sent = 0 if verb == "HEAD" else len(cast(bytes, response.body))
+            seconds = time.perf_counter() - began
+            self._report(verb, path, response, _Outcome(0, sent, seconds, seconds), client)
+        return response
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Speak ASGI."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        began, outcome = time.perf_counter(), _Outcome()
+        body = _pieces(receive, self._upload_idle_timeout, outcome)
+        request = Request(
+            scope["method"], scope["path"], gather_fields(scope["headers"]), body, lambda: outcome.received
+        )
+        response = await self._respond(request)
+        sending = time.perf_counter()
+        outcome.whole = await _send(request, response, outcome, receive, send)
+        now = time.perf_counter()
+        outcome.seconds, outcome.sending = now - began, now - sending
+        client = scope.get("client") or ("",)
+        self._report(request.method, request.path, response, outcome, client[0])
+
+    def _report(self, method: str, path: str, response: Response, outcome: _Outcome, client: str) -> None:
+        origin, status = response.origin, response.status
+        digest, storage, tier = (origin.digest, origin.storage, origin.tier) if origin else (None, None, None)
+        received, sent, seconds = outcome.received, outcome.sent, outcome.seconds
+        self._observe(RequestEnded(method, path, status, seconds, received, sent, client, digest, storage, tier))
+        if origin is not None and outcome.whole and status in (200, 206):
+            self._observe(BlobServed(origin.digest, origin.storage, origin.tier, sent, outcome.sending))
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                for service in self._services:
+                    await service.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                for service in reversed(self._services):
+                    await service.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            return await self._route(request)
+        except StorError as error:
+            return statuses.response_for(error)
+        except Exception:  # noqa: BLE001  nothing that is thrown inside reaches a client
+            _log.exception("%s %s failed", request.method, request.path)
+            self._observe(RequestFailed("get" if request.method in ("GET", "HEAD") else "post"))
+            return statuses.internal_error()
+
+    async def _route(self, request: Request) -> Response:
+        path = request.path
+        if path == "/":
+            return await self._front(request)
+        if path in ("/status", "/live") or (path == "/metrics" and self._metrics is not None):
+            return await self._page(request)
+        if "/" in path[1:]:
+            return text(404, f"There is nothing at '{path}'; files are at /SHA")
+        match request.method:
+            case "GET" | "HEAD":
+                return await self._blobs.get(request)
+            case "POST" | "PUT":
+                return await self._blobs.post(request)
+        return _other_method(request, _READ_AND_WRITE)
+
+    async def _front(self, request: Request) -> Response:
+        match request.method:
+            case "GET" | "HEAD":
+                return pages.front(request)
+            case "POST":
+                return await self._blobs.post_unnamed(request)
+        return _other_method(request, _READ_AND_POST)
+
+    async def _page(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return _other_method(request, _READ)
+        if request.path == "/live":
+            return pages.live()
+        if request.path == "/metrics" and self._metrics is not None:
+            return self._metrics()
+        return await pages.status(request, self._pool, self._observe)
+
+
+def _other_method(request: Request, allowed: bytes) -> Response:
+    return statuses.options(allowed) if request.method == "OPTIONS" else statuses.method_not_allowed(allowed)
+
+
+async def _pieces(receive: Receive, idle_timeout: float, outcome: _Outcome) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(idle_timeout):
+                message = await receive()
+        except TimeoutError:
+            raise StalledBody(f"Nothing came for {idle_timeout:g} s; nothing was stored, send it again") from None
+        if message["type"] == "http.disconnect":
+            raise IncompleteBody("The body ended before its declared length; nothing was stored")
+        piece = message.get("body", b"")
+        outcome.received += len(piece)
+        yield piece
+        if not message.get("more_body", False):
+            return
+
+
+async def _send(request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send) -> bool:
+    """Send a response: the one place that does. Tells whether all of it was sent."""
+    start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
+    if isinstance(response.body, bytes):
+        await send(start)
+        await send({"type": "http.response.body", "body": response.body})
+        outcome.sent = 0 if request.method == "HEAD" else len(response.body)
+        return True
+    async with aclosing(response.body) as pieces:
+        await send(start)
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            return await _send_pieces(request, pieces, outcome, gone, send)
+        finally:
+            gone.cancel()
+
+
+async def _send_pieces(
+    request: Request, pieces: Stream, outcome: _Outcome, gone: asyncio.Future[None], send: Send
+) -> bool:
+    try:
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            outcome.sent += len(piece)
+            if gone.done():
+                return False
+    except StorError as error:
+        # Returning without an end cuts the connection: a body that cannot go on must not look complete.
+        _log.error("%s %s was cut: %s", request.method, request.path, error)
+        return False
+    await send({"type": "http.response.body", "body": b""})
+    return True
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the client is gone; without it, a whole file would be read for nobody."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,236 @@
+"""The resource `/SHA`, and `/` as far as it takes uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from pystor.blob import Replica
+from pystor.digest import Digest
+from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageFull, TooLarge
+from pystor.events import BlobDuplicate, BlobStored, Event, MalformedName, Observer, RequestBegan, UploadRefused
+from pystor.http import statuses
+from pystor.http.auth import Guard
+from pystor.http.conditions import Selection, format_date, select
+from pystor.http.messages import Field, Origin, Request, Response, as_json, text
+from pystor.ingest import Body, Stored, already_stored, store
+from pystor.pool import Pool
+from pystor.reading import Reading
+from pystor.tiers import Tiers
+
+_LARGEST_AT_ONCE: Final = 64 << 10
+"""Bytes of a blob that are answered without a task of their own, if they are in the page cache."""
+
+_FIXED_FIELDS: Final[tuple[Field, ...]] = (
+    (b"accept-ranges", b"bytes"),
+    (b"cache-control", b"public, max-age=31536000, immutable"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+Redirect: TypeAlias = Callable[[Digest], str]
+
+
+class Blobs:
+    """Serves blobs from a pool, and stores them for the writer."""
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        pool: Pool,
+        guard: Guard,
+        *,
+        max_blob_size: int,
+        observe: Observer,
+        redirect: Redirect | None = None,
+    ) -> None:
+        """Serve what the tiers have; new blobs go to the pool. `max_blob_size` is in bytes.
+
+        `redirect` gives the URL of a blob that a client is to fetch from its archive itself.
+        """
+        self._tiers: Final = tiers
+        self._pool: Final = pool
+        self._observe: Final = observe
+        self._redirect: Final = redirect
+        self._guard: Final = guard
+        self._max_blob_size: Final = max_blob_size
+
+    async def get(self, request: Request) -> Response:
+        """Answer GET and HEAD; raises `StorError`."""
+        name = request.path[1:]
+        digest = self._asked(name)
+        with _calling_it(name):
+            replica = await self._tiers.find(digest)
+        try:
+            return self._respond(request, digest, replica)
+        except BaseException:
+            replica.close()
+            raise
+
+    def _asked(self, name: str) -> Digest:
+        try:
+            digest = Digest.parse(name)
+        except MalformedDigest:
+            self._observe(RequestBegan("get", None))
+            self._observe(MalformedName("get"))
+            raise
+        self._observe(RequestBegan("get", digest))
+        return digest
+
+    def _respond(self, request: Request, digest: Digest, replica: Replica) -> Response:
+        origin = self._origin(digest, replica)
+        if self._redirect is not None and origin.tier == "archive":
+            replica.close()
+            return Response(307, ((b"location", self._redirect(digest).encode("ascii")), (b"content-length", b"0")))
+        selection = _select(request.method, request.headers, digest, replica)
+        if selection.status == 416:
+            replica.close()
+            return _past_the_end(replica.size)
+        headers = _headers(digest, replica, selection)
+        if request.method == "HEAD" or selection.start == selection.stop:
+            replica.close()
+            return Response(selection.status, headers, origin=origin)
+        body = Reading(self._tiers, digest, replica, selection.start, selection.stop)
+        return Response(selection.status, headers, body, origin)
+
+    def _origin(self, digest: Digest, replica: Replica) -> Origin:
+        return Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
+
+    def answer(self, method: str, name: str, headers: Mapping[bytes, bytes]) -> Response | None:
+        """Answer a GET or HEAD without waiting; None if that cannot be done."""
+        try:
+            digest = Digest.parse(name)
+        except MalformedDigest:
+            return None  # rare: the patient way says what is wrong
+        noted: list[Event] = [RequestBegan("get", digest)]
+        replica = self._tiers.find_now(digest, noted)
+        if replica is None:
+            response: Response | None = statuses.response_for(NotFound(name))
+        elif replica is False:
+            return None
+        else:
+            with replica:
+                response = self._answer_from(replica, method, digest, headers)
+        if response is not None:
+            for event in noted:
+                self._observe(event)
+        return response
+
+    def _answer_from(
+        self, replica: Replica, method: str, digest: Digest, headers: Mapping[bytes, bytes]
+    ) -> Response | None:
+        known = self._tiers.knows(replica, digest)
+        if replica.size > _LARGEST_AT_ONCE and not (known and method == "HEAD"):
+            return None
+        selection = _select(method, headers, digest, replica)
+        content = b""
+        if not known or (method != "HEAD" and selection.stop > selection.start):
+            whole = replica.read_cached(0, replica.size)
+            if whole is None or not (known or self._tiers.vouch(replica, whole, digest)):
+                return None
+            content = whole[selection.start : selection.stop] if method != "HEAD" else b""
+        if selection.status == 416:
+            return _past_the_end(replica.size)
+        return Response(selection.status, _headers(digest, replica, selection), content, self._origin(digest, replica))
+
+    async def post(self, request: Request) -> Response:
+        """Answer POST and PUT of a named blob; raises `StorError`."""
+        name = request.path[1:]
+        try:
+            digest = Digest.parse(name)
+        except MalformedDigest as error:
+            self._observe(RequestBegan("post", None))
+            self._observe(MalformedName("post"))
+            return statuses.malformed_upload(error)
+        self._observe(RequestBegan("post", digest))
+        self._guard.admit(request.headers)
+        with _calling_it(name), self._refusals():
+            surveys = await self._pool.survey(digest)
+            stored = already_stored(digest, surveys)
+            if stored is None:
+                stored = await store(self._pool, self._body(request), digest, surveys)
+        return self._stored(request, stored)
+
+    async def post_unnamed(self, request: Request) -> Response:
+        """Answer POST of a blob whose name is to be computed; raises `StorError`."""
+        self._observe(RequestBegan("post", None))
+        self._guard.admit(request.headers)
+        with self._refusals():
+            stored = await store(self._pool, self._body(request), None)
+        return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
+
+    def _stored(self, request: Request, stored: Stored, *headers: Field) -> Response:
+        if stored.created:
+            self._observe(BlobStored(stored.digest, stored.paths, request.received()))
+        else:
+            self._observe(BlobDuplicate(stored.digest))
+        return as_json(201 if stored.created else 200, stored.paths, *headers)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Report uploads that come to nothing."""
+        try:
+            yield
+        except DigestMismatch:
+            self._observe(UploadRefused("bad_sha"))
+            raise
+        except (NoSpace, StorageFull):
+            self._observe(UploadRefused("no_space"))
+            raise
+        except Exception:
+            self._observe(UploadRefused("unknown"))
+            raise
+
+    def _body(self, request: Request) -> Body:
+        declared = request.declared
+        if declared is not None and declared > self._max_blob_size:
+            raise TooLarge(self._max_blob_size)
+        return Body(request.body, declared, self._max_blob_size)
+
+
+@contextmanager
+def _calling_it(name: str) -> Iterator[None]:
+    """Tell errors about a blob by the name that the client gave it, in the client's case."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(name) from None
+    except DigestMismatch as error:
+        raise DigestMismatch(error.real, name) from None
+
+
+def _select(method: str, headers: Mapping[bytes, bytes], digest: Digest, replica: Replica) -> Selection:
+    return select(headers, size=replica.size, etag=_etag(digest), modified=replica.modified, ranges=method == "GET")
+
+
+def _etag(digest: Digest) -> bytes:
+    return b'"%b"' % digest.hex.encode("ascii")
+
+
+def _headers(digest: Digest, replica: Replica, selection: Selection) -> tuple[Field, ...]:
+    return _make_headers(digest, replica.size, replica.modified, selection)
+
+
+@lru_cache(maxsize=16_384)  # a hot blob is answered with the same fields again and again
+def _make_headers(digest: Digest, size: int, modified: int, selection: Selection) -> tuple[Field, ...]:
+    fields: list[Field] = [
+        (b"etag", _etag(digest)),
+        (b"last-modified", format_date(modified)),
+        (b"repr-digest", b"sha-256=:%b:" % digest.base64.encode("ascii")),
+        *_FIXED_FIELDS,
+    ]
+    if selection.status != 304:
+        fields.append((b"content-type", b"application/octet-stream"))
+        fields.append((b"content-length", b"%d" % (selection.stop - selection.start)))
+    if selection.status == 206:
+        fields.append((b"content-range", b"bytes %d-%d/%d" % (selection.start, selection.stop - 1, size)))
+    return tuple(fields)
+
+
+def _past_the_end(size: int) -> Response:
+    return text(
+        416,
+        f"The range begins past the end of the file, which has {size} bytes",
+        (b"content-range", b"bytes */%d" % size),
+    )

@@ -1,0 +1,210 @@
+"""How a connection lives and ends: its phases, what bounds each of them, and answers of last resort.
+
+A connection is between two requests, in the head of one, or in its body. One `Alarm` bounds each of these.
+It ends without a reset where the client may still be sending: closing a socket with unread bytes throws away what the
+client has not read yet, so our half ends first and what still comes is read past, within bounds ("lingering").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from pystor.http.messages import text
+from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, bytes_of, encode_head, unsent_bytes
+
+BETWEEN: Final = 0
+HEAD: Final = 1
+BODY: Final = 2
+
+UNSENT: Final = 16 << 10
+"""Bytes that may wait for a slow reader before no more are made for it."""
+
+LINGER: Final = 5.0
+"""Seconds without a byte from the client after which the end of a connection is no longer delayed for it."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection's life, whatever is asked on it."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits: Limits = config.loaded_app.limits
+        self._alarm = Alarm(self.loop, self._ring)
+        self._phase = BETWEEN
+        self._running: Cycle | None = None  # whose answer is being made
+        self._reading: Cycle | None = None  # whose body is being read
+        self._unparsed = b""  # what came while a request was waiting for another's answer
+        self._refusal = b""  # what is said last, after the answers that are still to be made
+        self._last = False  # the newest request ends the connection
+        self._surplus = False  # something came after it
+        self._deaf = False  # what comes is dropped unparsed
+        self._ended = False  # the client has sent all it will
+        self._lingering = False
+        self._linger_until = 0.0
+        self._dropped = 0
+        self._unsent = 0
+        self._peer = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin."""
+        super().connection_made(transport)
+        # What a slow reader has not taken yet is held once; the next piece is read when it is gone.
+        transport.set_write_buffer_limits(high=UNSENT)
+        self.flow = self._flow = Flow(transport)
+        self._door = Door(transport, self._leave)
+        self._peer = self.client[0] if self.client else ""
+        self._alarm.ring_in(self._limits.header_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: everyone who waits for this client hears of it."""
+        self._alarm.cancel()
+        waiting = [self._running, *(cycle for cycle, _ in self.pipeline)]
+        self.pipeline.clear()
+        for cycle in waiting:
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps its half open
+        """Take the end of what the client sends; it may still read. True keeps our half open."""
+        self._ended = True
+        if self._lingering:
+            return False
+        if self._phase == HEAD:
+            self._refuse(400, "The request ended before its headers did")
+        elif self._phase == BODY:
+            self._refuse(400, "The body ended before its declared length; nothing was stored")
+        if self._running is None:
+            return False
+        self._last = True
+        if not self._refusal:
+            self.cycle.keep_alive = False
+        return True
+
+    def shutdown(self) -> None:
+        """End as soon as what was asked for is answered."""
+        self._last = True
+        if self._running is not None:
+            self.cycle.keep_alive = False
+            return
+        self._leave()
+        if self._lingering:
+            self._alarm.ring_in(1.0)
+
+    # Bounds
+
+    def _rest(self) -> None:
+        """Bound what comes next, if all that was asked for is answered."""
+        if self._running is not None or self._is_ending():
+            return
+        if self._refusal:
+            self._say_last()
+        elif self._phase == BODY:
+            self._dropped = 0
+            self._alarm.ring_in(self._limits.drain_timeout)
+        elif self._phase == HEAD:
+            self._alarm.ring_in(self._limits.header_timeout)
+        else:
+            self._alarm.ring_in(self._limits.keep_alive_timeout)
+
+    def _ring(self) -> None:
+        if self._is_ending():
+            self._give_up()
+        elif self._phase == HEAD or self.headers is None:
+            self._refuse(408, f"The request's headers took longer than {self._limits.header_timeout:g} seconds")
+        else:
+            self._close()
+
+    def _give_up(self) -> None:
+        """The end was waited for long enough, unless the client is still taking what was written."""
+        unsent = unsent_bytes(self.transport)
+        if 0 < unsent < self._unsent:
+            self._unsent = unsent
+            self._alarm.ring_in(min(LINGER, self._limits.drain_timeout))
+        else:
+            self.transport.abort()
+
+    def _drop(self, size: int) -> None:
+        """Read past what nobody waits for, within bounds; while an answer is being made, do not read it at all."""
+        if self._running is not None:
+            self._flow.hold()
+            return
+        self._dropped += size
+        if self._dropped > self._limits.drain_bytes:
+            self._close()
+        elif self._lingering:
+            self._alarm.ring_in(min(LINGER, self._linger_until - self.loop.time()))
+
+    # The end
+
+    def _refuse(self, status: int, line: str) -> None:
+        """Answer `line` in its turn, and end the connection; whose body it was sees a client that is gone."""
+        self._deaf = True
+        if self._surplus or self._is_ending():
+            return
+        cycle, self._reading = self._reading, None
+        self._phase = BETWEEN
+        if cycle is not None and cycle is self._running:
+            self._running = None
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif cycle is not None and not cycle.response_complete:
+            self.pipeline.popleft()
+        if cycle is not None and cycle.response_started:
+            self._linger() if cycle.response_complete else self._close()
+            return
+        response = text(status, line)
+        self._refusal = encode_head(response, self.server_state.default_headers, keep_alive=False) + bytes_of(response)
+        if self._running is None:
+            self._say_last()
+        else:
+            self._flow.hold()
+
+    def _say_last(self) -> None:
+        self.transport.write(self._refusal)
+        self._linger()
+
+    def _is_ending(self) -> bool:
+        return self._lingering or self.transport.is_closing()
+
+    def _leave(self) -> None:
+        """End the connection after what was written."""
+        if self._is_ending():
+            return
+        if self._phase == BODY or self._surplus:
+            self._linger()
+        else:
+            self._close()
+
+    def _linger(self) -> None:
+        """End our half, and read past what still comes: closing now would reset what the client has not read."""
+        if self._ended:
+            self._close()
+            return
+        self._deaf = self._last = self._lingering = True
+        self._unparsed = b""
+        self._dropped = 0
+        self._unsent = unsent_bytes(self.transport)
+        self._linger_until = self.loop.time() + self._limits.drain_timeout
+        self.transport.write_eof()
+        self._flow.release()
+        self._alarm.ring_in(min(LINGER, self._limits.drain_timeout))
+
+    def _close(self) -> None:
+        """End the connection after what was written, which the client may take its time to read, but not forever."""
+        self._deaf = self._last = True
+        self.transport.close()
+        self._unsent = unsent_bytes(self.transport)
+        self._alarm.ring_in(self._limits.drain_timeout)

@@ -1,0 +1,90 @@
+"""Requests and responses as values, whatever server carries them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from pystor.digest import Digest
+
+Field: TypeAlias = tuple[bytes, bytes]
+"""A header field: its name in lower case, and its value."""
+
+
+class Stream(Protocol):
+    """A body that is produced piece by piece; closing it, at any point, gives back what it holds."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Give back what is held."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks. Names of header fields are in lower case."""
+
+    method: str
+    path: str
+    """Percent-decoded, beginning with a slash."""
+    headers: Mapping[bytes, bytes]
+    body: AsyncIterator[bytes]
+    """Raises `IncompleteBody` and `StalledBody`; a client that waits to be asked sends when the first piece is."""
+    received: Callable[[], int] = lambda: 0
+    """How many bytes of the body have come, as yet."""
+
+    @property
+    def declared(self) -> int | None:
+        """How many bytes the body is said to have."""
+        length = self.headers.get(b"content-length")
+        return None if length is None else int(length)
+
+    def accepts(self, kind: bytes) -> bool:
+        """Tell whether the client asks for a media type by its name."""
+        return kind in self.headers.get(b"accept", b"").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the bytes of a response come from, for those who count them."""
+
+    digest: Digest
+    storage: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is answered: `content-length` is among the headers whenever there is a body."""
+
+    status: int
+    headers: tuple[Field, ...] = ()
+    body: bytes | Stream = b""
+    origin: Origin | None = None
+
+
+def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
+    """Make a mapping of header fields; repeated ones are joined with a comma (RFC 9110, 5.3)."""
+    gathered: dict[bytes, bytes] = {}
+    for name, value in fields:
+        gathered[name] = gathered[name] + b", " + value if name in gathered else value
+    return gathered
+
+
+def text(status: int, line: str, *headers: Field) -> Response:
+    """Answer one line of plain text; what would not be one line is escaped."""
+    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    return typed(status, b"text/plain; charset=utf-8", line.encode("utf-8", "backslashreplace"), *headers)
+
+
+def as_json(status: int, content: object, *headers: Field) -> Response:
+    """Answer a value as JSON."""
+    return typed(status, b"application/json", json.dumps(content).encode(), *headers)
+
+
+def typed(status: int, media_type: bytes, body: bytes, *headers: Field) -> Response:
+    """Answer bytes of a media type."""
+    return Response(status, ((b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers), body)

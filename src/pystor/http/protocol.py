@@ -1,0 +1,366 @@
+"""HTTP/1.1 on the wire: uvicorn's protocol with a fast path in front of it and limits around it.
+
+Two doors lead into the application:
+
+- the fast one, `Application.answer`, is synchronous; what it returns is written at once, without a task or a timer;
+- the long one is ASGI, as in uvicorn, with uvicorn's back-pressure both ways.
+
+Answers leave in the order of the requests whichever door those take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.server import ServerState
+
+from pystor.http.connection import BETWEEN, BODY, HEAD, Connection
+from pystor.http.messages import Field, Response
+from pystor.http.wire import (
+    Cycle,
+    Limits,
+    Refused,
+    bytes_of,
+    collect,
+    content_length,
+    encode_head,
+    path_and_query,
+    without_upgrade,
+)
+
+__all__ = ["Application", "Limits", "StorProtocol"]
+
+PIECE: Final = 8192
+"""Bytes parsed at once outside of a body of known length: what one read may put into the queue is bounded by it."""
+
+_JOINED: Final = 65536
+_NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_FAST: Final = frozenset({b"GET", b"HEAD"})
+_BODILESS: Final = frozenset({204, 304})
+
+
+class Application(Protocol):
+    """What is served: an ASGI application with a synchronous door beside the asynchronous one."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of every connection."""
+        ...
+
+    def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
+        """Answer a GET or HEAD at once, with a body of bytes, or return None: it has to wait, go the long way.
+
+        `target` is as sent, ASCII; `headers` have lower-case names. Both doors must give the same answer.
+        """
+        ...
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer as an ASGI application."""
+        ...
+
+
+class StorProtocol(Connection):
+    """What is asked on a connection, and how it is answered."""
+
+    app: Application
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._answer = self.app.answer
+        self._piece = min(PIECE, self._limits.max_header_bytes)
+        self._greeted = False  # a whole head was read
+        self._moved = False  # something other than a header field has come out of the parser
+        self._carried = 0  # bytes since then
+        self._noted = False  # a field of this head makes a difference here:
+        self._long_way = False
+        self._connection_named = False
+        self._chunked = False
+        self._length = 0
+        self._left = 0  # bytes of a body of known length that are still to come
+        self._retell = b""  # a head that asked for an upgrade, without that
+
+    # Bytes to the parser
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; most often it is one whole request without a body."""
+        if self._phase != BETWEEN or len(data) > self._piece or self._deaf or self._unparsed:
+            self._consume(data)
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed(self._after(upgrade, data))
+        except httptools.HttpParserError as error:
+            self._reject(error)
+        if self._phase == HEAD:
+            self._carried = len(data)
+            self._await_head()
+
+    def _consume(self, data: bytes) -> None:
+        """Parse in pieces, and no further than the first request that has to wait for another's answer."""
+        view = memoryview(data)
+        while view:
+            if self._deaf:
+                self._drop(len(view))
+                return
+            if self.pipeline:
+                self._unparsed += view
+                return
+            piece = view[: max(self._piece, self._left)]
+            view = view[len(piece) :]
+            self._feed_and_measure(piece)
+
+    def _feed_and_measure(self, piece: memoryview) -> None:
+        """Bound what the parser collects, or skips, without telling."""
+        waiting = self._phase != HEAD
+        self._moved = False
+        self._feed(piece)
+        # A head that began in this piece is measured when it is complete; something must say so.
+        self._carried = int(self._phase == HEAD) if self._moved else self._carried + len(piece)
+        if self._phase == BETWEEN:
+            self._carried = 0
+            return
+        if self._carried > self._limits.max_header_bytes:
+            self._refuse(431, self._too_large())
+        elif waiting and self._phase == HEAD:
+            self._await_head()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while data and not self._deaf:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._after(upgrade, data)
+            except httptools.HttpParserError as error:
+                self._reject(error)
+            else:
+                return
+
+    def _after(self, upgrade: httptools.HttpParserUpgrade, data: bytes | memoryview) -> bytes | memoryview:
+        """Return what is left to be parsed of `data`: no upgrade is offered, what follows is HTTP/1.1 as before."""
+        rest = data[upgrade.args[0] :]
+        if not self._retell:
+            return rest
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        told, self._retell = self._retell, b""
+        return told + rest
+
+    def _await_head(self) -> None:
+        """A head has begun. The first one has been awaited since the client connected."""
+        if self._running is None and self._greeted:
+            self._alarm.ring_in(self._limits.header_timeout)
+
+    def _reject(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, Refused):
+            self._refuse(cause.status, cause.line)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            self.logger.error("A request could not be handled", exc_info=cause)
+            self._refuse(500, "Internal Server Error")
+        else:
+            self._refuse(400, f"This is not a valid HTTP/1.1 request: {error}")
+
+    # What the parser finds
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.url = b""
+        self.headers = []
+        if self._last:
+            self._surplus = self._deaf = True
+            return
+        self._phase = HEAD
+        self._moved = True
+        if self._noted:
+            self._noted = self._long_way = self._connection_named = self._chunked = self.expect_100_continue = False
+            self._length = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header field, and note those that make a difference here."""
+        name = name.lower()
+        if name in _NOTED:
+            self._note(name, value)
+        self.headers.append((name, value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        self._noted = True
+        if name == b"connection":
+            self._connection_named = True
+            return
+        self._long_way = True
+        if name == b"content-length":
+            self._length = content_length(value)
+        elif name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+
+    def on_headers_complete(self) -> None:
+        """Answer at once if that is possible, else start the long way."""
+        if self._surplus:
+            return
+        if self._carried:
+            self._carried = 0
+            self._check_fields()
+        if not self.url.isascii():
+            raise Refused(400, "The request's target must be ASCII; percent-encode the rest")
+        method: bytes = self.parser.get_method()
+        self._greeted = True
+        keep_alive: bool = self.parser.should_keep_alive()
+        if keep_alive and self._connection_named:
+            keep_alive = self.parser.get_http_version() != "1.0"
+        waits = self._long_way or self._running is not None or self.flow.write_paused
+        if waits or method not in _FAST or not self._go_fast(method, keep_alive):
+            self._go_long_way(method, keep_alive)
+
+    def on_chunk_header(self) -> None:
+        """Note that a chunk begins."""
+        self._moved = True
+
+    def on_body(self, body: bytes) -> None:
+        """Collect a part of a body, or drop it when the answer is already given."""
+        self._moved = True
+        cycle = self._reading
+        if cycle is None:
+            return
+        if self._left:
+            self._left -= len(body)
+        if cycle.response_complete:
+            self._drop(len(body))
+            return
+        collect(cycle, body)
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if self._retell:
+            return
+        if self._reading is not None and self.headers:  # they are trailers by now
+            self._check_fields()
+        self._phase = BETWEEN
+        cycle, self._reading = self._reading, None
+        if cycle is None:
+            return
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+        else:
+            self._rest()
+
+    def _check_fields(self) -> None:
+        """Measure as a whole what came in pieces."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._limits.max_header_bytes:
+            raise Refused(431, self._too_large())
+
+    def _too_large(self) -> str:
+        return f"The request line and headers are larger than {self._limits.max_header_bytes} bytes"
+
+    # The two doors
+
+    def _go_fast(self, method: bytes, keep_alive: bool) -> bool:
+        """Answer in one write. False: the application wants the long way."""
+        try:
+            response = self._answer(method, self.url, self.headers, self._peer)
+        except Exception:
+            self.logger.exception("The fast path failed")
+            return False
+        if response is None:
+            return False
+        head = encode_head(response, self.server_state.default_headers, keep_alive=keep_alive)
+        silent = method == b"HEAD" or response.status in _BODILESS
+        if (b"\r\nconnection: " in head and keep_alive) or (not silent and b"\r\ncontent-length: " not in head):
+            return False  # rare, and uvicorn knows how
+        body = b"" if silent else bytes_of(response)
+        if len(body) < _JOINED:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        self.server_state.total_requests += 1
+        if keep_alive:
+            self._alarm.ring_in(self._limits.keep_alive_timeout)
+        else:
+            self._last = True
+            self._close()
+        return True
+
+    def _go_long_way(self, method: bytes, keep_alive: bool) -> None:
+        if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":
+            self._retell = without_upgrade(method, self.url, self.headers)
+            return
+        self._alarm.silence()
+        self._moved = True
+        self._phase = BODY
+        self._left = self._length
+        self._last = not keep_alive or method == b"CONNECT"
+        self.cycle = self._reading = cycle = self._cycle(method)
+        self.headers = []  # trailers are not headers
+        if self._running is None:
+            self._run(cycle)
+        else:
+            self.pipeline.appendleft((cycle, self.app))
+            self._flow.hold()
+
+    def _cycle(self, method: bytes) -> Cycle:
+        path, query = path_and_query(self.url)
+        version = self.parser.get_http_version()
+        return Cycle(
+            scope={
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": version,
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme or "http",
+                "method": method.decode("ascii"),
+                "root_path": self.root_path,
+                "path": unquote(path.decode("ascii")),
+                "raw_path": path,
+                "query_string": query,
+                "headers": self.headers,
+                "state": self.app_state.copy(),
+            },
+            transport=self._door,  # type: ignore[arg-type]  # the part of a transport that a cycle uses
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=not self._last,
+            on_response=self.on_response_complete,
+        )
+
+    def _run(self, cycle: Cycle) -> None:
+        self._running = cycle
+        self._start_asgi_task(cycle, self.app)
+
+    def on_response_complete(self) -> None:
+        """Go on with what came meanwhile."""
+        self.server_state.total_requests += 1
+        self._running = None
+        if self._is_ending():
+            return
+        if self.pipeline:
+            self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]  # only Cycles are put there
+        if not self.pipeline:
+            waiting, self._unparsed = self._unparsed, b""
+            self._consume(waiting)
+        if not (self.pipeline or self._deaf):
+            self._flow.release()
+        self._rest()

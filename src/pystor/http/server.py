@@ -1,0 +1,152 @@
+"""The server: one listening socket, and uvicorn in several worker processes.
+
+A worker ends when its supervisor is gone. It answers pings on a thread, so that a busy event loop is not taken for a
+dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+
+from pystor.http.protocol import Application, Limits, StorProtocol
+from pystor.http.supervisor import READY, STOPPING, Line, Supervisor, tell
+
+BACKLOG: Final = 2048
+"""Connections that may wait to be accepted."""
+
+KILL_AFTER: Final = 2.0
+"""Seconds that a worker has after its shutdown_timeout, before it is killed."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+def serve(
+    application: Callable[[], Application],
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    limits: Limits,
+    shutdown_timeout: float,
+    announce: Callable[[str], None],
+) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status: 0, or 1 when no worker could be started.
+
+    `application` is called in every worker process, so it must be picklable. `announce` is called once with the URL,
+    when requests are answered. Port 0 takes a free one. Raises OSError when the address cannot be bound.
+    """
+    with listen(host, port) as listener:
+        url = _url(host, listener.getsockname()[1])
+        task = Task(application, listener, limits, shutdown_timeout)
+        grace = shutdown_timeout + KILL_AFTER
+        return Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url)).run(on_stop=listener.close)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen; a name with addresses of both families is served on the first IPv4 one."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # from now on clients wait instead of being refused
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Task:
+    """What a worker does; it is pickled and runs in the worker's process."""
+
+    def __init__(
+        self, application: Callable[[], Application], listener: socket.socket, limits: Limits, shutdown_timeout: float
+    ) -> None:
+        self.application = application
+        self.listener = listener
+        self.limits = limits
+        self.shutdown_timeout = shutdown_timeout
+
+    def run(self, line: Line) -> None:
+        """Serve until SIGTERM, or until the supervisor is gone."""
+        server = Server(self._config(), lambda: tell(line, READY))
+        for number in STOPPING:
+            # For the time before uvicorn handles them; and after, when it raises them again, which must not end
+            # this process before its exit handlers have run.
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        threading.Thread(target=self._answer_pings, args=(server, line), name="supervised", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked by the supervisor until someone listens
+        server.run([self.listener])
+
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._build,
+            factory=True,
+            http=StorProtocol,
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=math.ceil(self.limits.keep_alive_timeout),
+            timeout_graceful_shutdown=self.shutdown_timeout,  # type: ignore[arg-type]  # a float does as well
+        )
+
+    def _build(self) -> Application:
+        try:
+            return self.application()
+        except Exception:  # noqa: BLE001  # whatever it is: the next attempt would fail alike
+            _log.exception("The application could not be built")
+            sys.exit(STARTUP_FAILURE)
+
+    def _answer_pings(self, server: Server, line: Line) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                line.send_bytes(line.recv_bytes())
+        server.should_exit = True  # the supervisor is gone
+        time.sleep(self.shutdown_timeout + KILL_AFTER)
+        os._exit(STARTUP_FAILURE)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells when it is ready, and leaves no connection open when it ends."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve."""
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving: uvicorn's grace first, then the end of whoever is still connected."""
+        await super().shutdown(sockets)
+        for connection_ in list(self.server_state.connections):
+            if isinstance(connection_, StorProtocol):
+                connection_.transport.abort()
+        await asyncio.sleep(0)  # for the connections to hear of it

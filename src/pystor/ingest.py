@@ -1,0 +1,159 @@
+"""A blob on its way in: chunks are hashed once and written to all replicas, compared, made durable, published."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pystor.digest import Digest
+from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
+from pystor.events import StorageFailed
+from pystor.pool import Pool
+from pystor.replicas import Survey, Upload
+
+BATCH: Final = 1 << 20
+"""Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
+
+_QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a client sends: its pieces, and its length in bytes if that was declared."""
+
+    pieces: AsyncIterator[bytes]
+    declared: int | None
+    limit: int
+
+    async def batches(self) -> AsyncIterator[bytes]:
+        """Produce the body in batches of `BATCH` bytes or a little more; only the last is smaller, and may be empty.
+
+        Raises `TooLarge` and `IncompleteBody`, and what the pieces raise.
+        """
+        received = 0
+        waiting = bytearray()
+        async for piece in self.pieces:
+            received += len(piece)
+            if received > self.limit:
+                raise TooLarge(self.limit)
+            waiting += piece
+            if len(waiting) >= BATCH:
+                yield bytes(waiting)
+                waiting.clear()
+        if self.declared is not None and received != self.declared:
+            raise IncompleteBody(f"The body has {received} bytes, {self.declared} were declared; nothing was stored")
+        yield bytes(waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a blob is now, and whether this made it so."""
+
+    digest: Digest
+    created: bool
+    paths: tuple[str, ...]
+
+
+def already_stored(digest: Digest, surveys: Sequence[Survey]) -> Stored | None:
+    """Tell where a blob is if some replica set has it in full."""
+    if not any(survey.complete for survey in surveys):
+        return None
+    having = (member for survey in surveys for member in survey.having())
+    return Stored(digest, created=False, paths=tuple(member.storage.locate(digest) for member in having))
+
+
+async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence[Survey] = ()) -> Stored:
+    """Store a blob in every replica of a set, or make whole the sets that have it in part; durable when this returns.
+
+    `digest` is what the body is said to be, None to compute it; `surveys` is what `Pool.survey` saw of it. Raises
+    `StorError`, and then nothing is acknowledged and no temporary stays.
+    """
+    batches = body.batches()
+    if body.declared is not None and body.declared >= BATCH:
+        # Room for a large blob is found before its first byte is asked for.
+        return await _store_stream(pool, body.declared, batches, digest, surveys)
+    first = await anext(batches)
+    if len(first) < BATCH:
+        return await _store_whole(pool, first, digest, surveys)
+    return await _store_stream(pool, 0, _chain(first, batches), digest, surveys)
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for batch in rest:
+        yield batch
+
+
+async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys: Sequence[Survey]) -> Stored:
+    small = len(content) <= _QUICK
+    digest = Digest.of(content) if small else await asyncio.to_thread(Digest.of, content)
+    if given is None:
+        surveys = await pool.survey(digest)
+        if stored := already_stored(digest, surveys):
+            return stored
+    elif digest != given:
+        raise DigestMismatch(digest.hex, given.hex)
+    upload, gaps = await _begin(pool, surveys, digest, len(content), content)
+    async with upload:
+        return await _publish(pool, upload, digest, gaps)
+
+
+async def _store_stream(
+    pool: Pool, size: int, batches: AsyncIterator[bytes], given: Digest | None, surveys: Sequence[Survey]
+) -> Stored:
+    # The digest decides the place; as long as it is not known, any other is as good a dice.
+    place = given or Digest.of(os.urandom(32))
+    upload, gaps = await _begin(pool, surveys, place, size, None)
+    async with upload:
+        digest = await _write_all(upload, batches)
+        if given is None:
+            surveys = await pool.survey(digest)
+            if stored := already_stored(digest, surveys):
+                return stored
+            gaps = [survey for survey in surveys if survey.mendable_by(upload)]
+        elif digest != given:
+            raise DigestMismatch(digest.hex, given.hex)
+        await upload.sync()
+        return await _publish(pool, upload, digest, gaps)
+
+
+async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
+    """Hash each batch and write it to all replicas at once, while the next one is received."""
+    hasher = hashlib.sha256()
+    batch = await anext(batches)
+    while batch:
+        working = asyncio.gather(asyncio.to_thread(hasher.update, batch), upload.write(batch))
+        try:
+            batch = await anext(batches, b"")
+        except BaseException:
+            await asyncio.gather(working, return_exceptions=True)
+            raise
+        await working
+    return Digest(hasher.hexdigest())
+
+
+async def _begin(
+    pool: Pool, surveys: Sequence[Survey], place: Digest, size: int, content: bytes | None
+) -> tuple[Upload, list[Survey]]:
+    """Stage where the blob is wanting already, and tell which sets that mends; otherwise where placement says."""
+    gaps = [survey for survey in surveys if survey.mendable]
+    if gaps:
+        try:
+            return await Upload.stage([member for gap in gaps for member in gap.lacking()], size, content), gaps
+        except StorageError as error:
+            pool.observe(StorageFailed(error))
+    return await pool.stage(place, size, content), []
+
+
+async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey]) -> Stored:
+    if pool.mirrored:
+        # Before there is a name: a note about nothing is dropped in its turn, one that is missing is missed by nobody.
+        await upload.note("mirror", digest)
+    await upload.publish(digest, keep=[member for gap in gaps for member in gap.having_bad()])
+    members = [member for gap in gaps for member in gap.states] or upload.members
+    paths = tuple(member.storage.locate(digest) for member in members)
+    return Stored(digest, created=not gaps, paths=paths)

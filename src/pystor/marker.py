@@ -1,0 +1,96 @@
+"""The marker: a file that tells a storage from the empty mount point below it, and one disk from another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Final
+
+HOME: Final = ".stor"
+"""The dot-directory of a storage: everything that is kept beside the blobs lies in it."""
+
+NAME: Final = f"{HOME}/storage.json"
+"""The marker file, below the storage's root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The identity of a storage, as its marker file holds it."""
+
+    id: str
+    """Random; made when the storage was adopted."""
+    replica_set: str
+    """The same for all storages of one replica set: who misses a marker that its peers know is not new."""
+    own_device: bool
+    """Whether the storage was a mount of its own when it was adopted, and must be one from then on."""
+
+
+def new_id() -> str:
+    """Make an identity that no other storage has."""
+    return uuid.uuid4().hex
+
+
+def read(root: str) -> Marker | None:
+    """Read a storage's marker; None when there is none. Raises `OSError`, and `ValueError` for a damaged one."""
+    try:
+        with open(os.path.join(root, NAME), encoding="utf-8") as file:
+            content = json.load(file)
+        return Marker(str(content["id"]), str(content["replica_set"]), bool(content["own_device"]))
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
+
+
+def write(root: str, marker: Marker) -> None:
+    """Mark a storage: the file appears whole and is on stable storage when this returns. Raises `OSError`."""
+    os.makedirs(os.path.join(root, HOME), mode=0o700, exist_ok=True)
+    home_fd = os.open(os.path.join(root, HOME), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        temporary = f"storage.json.{new_id()}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=home_fd)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(asdict(marker), file)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, "storage.json", src_dir_fd=home_fd, dst_dir_fd=home_fd)
+        os.fsync(home_fd)
+    finally:
+        os.close(home_fd)
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(root_fd)
+    finally:
+        os.close(root_fd)
+
+
+def is_mount(root: str) -> bool:
+    """Tell whether a directory is a mount of its own. Raises `OSError` when it is not there."""
+    here, above = os.stat(root), os.stat(os.path.join(root, os.pardir))
+    return here.st_dev != above.st_dev or here.st_ino == above.st_ino
+
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how the mount table writes white space
+_LOCAL_TYPES: Final = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
+)
+
+
+def is_local(root: str) -> bool:
+    """Tell by the mount table whether a directory lies on a disk of this machine.
+
+    Such a disk answers or fails; it does not wait for a network or for another process.
+    """
+    path = os.path.realpath(root)
+    best, kind = "", ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            before, _, after = line.partition(" - ")
+            point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), before.split()[4])
+            inside = path == point or path.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best):
+                best, kind = point, after.split()[0]
+    return kind in _LOCAL_TYPES

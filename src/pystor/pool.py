@@ -1,0 +1,320 @@
+"""All replica sets: where a blob is looked for, and where a new one goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pystor import placement
+from pystor.blob import Replica
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.digest import Digest
+from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
+from pystor.events import Event, HintAsked, LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
+from pystor.hints import Hints
+from pystor.replicas import ReplicaSet, Survey, Upload
+from pystor.verification import Verifier
+
+_RECOVERED_EVERY: Final = 1.0
+"""Seconds between two probes of a storage that is out."""
+
+_MEASURED_EVERY: Final = 10.0
+"""Seconds between two measurements when nobody stores: the look-up order and the metrics go by them."""
+
+_MEASURED_FOR: Final = 1.0
+"""Seconds for which a measurement of free space is good enough to place by."""
+
+
+_ASKED_AT_MOST: Final = 10_000
+"""Blobs for which no second repair is asked while the first may be under way."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """How far a look-up has come."""
+
+    doubtful: bool = False
+    found: Replica | None = None
+    attempts: int = 0
+    missing: list[Bulkhead] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+
+class Pool:
+    """The replica sets of a service."""
+
+    def __init__(
+        self,
+        sets: Sequence[ReplicaSet],
+        *,
+        verifier: Verifier,
+        verify_first: int,
+        hints: Hints,
+        sweep_period: float,
+        mirrored: bool = False,
+        observe: Observer,
+    ) -> None:
+        """Gather the sets. A replica of up to `verify_first` bytes is verified before it is handed out.
+
+        Temporaries of dead processes are swept every `sweep_period` seconds. If the pool is `mirrored`, each blob that
+        is stored is put on the mirror's queue before that is acknowledged.
+        """
+        self.mirrored: Final = mirrored
+        self._sweep_period: Final = sweep_period
+        self._hints: Final = hints
+        self.sets: Final = tuple(sets)
+        self.verifier: Final = verifier
+        self.observe: Final = observe
+        self._verify_first: Final = verify_first
+        self._seeds: Final = [replica_set.seed for replica_set in self.sets]
+        self._member_of: Final = {member.storage.root: member for member in self.members()}
+        self._set_of: Final = {
+            member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
+        }
+        self._measured_at = -_MEASURED_FOR
+        self._all_answered = False
+        self._background: Final[set[asyncio.Task[None]]] = set()
+        self._asked: Final[set[Digest]] = set()
+
+    def members(self) -> Iterator[Bulkhead]:
+        """Go through all storages."""
+        return (member for replica_set in self.sets for member in replica_set.members)
+
+    async def start(self) -> None:
+        """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often."""
+        await asyncio.gather(*(self._attach(member) for member in self.members()))
+        await self._measure()
+        self._background.add(asyncio.create_task(self._sweep(self._sweep_period)))
+        self._background.add(asyncio.create_task(self._recover()))
+
+    async def stop(self) -> None:
+        """End what goes on in the background, and let the threads go."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for member in self.members():
+            member.stop()
+
+    async def _attach(self, member: Bulkhead) -> None:
+        try:
+            await member.run(member.storage.attach)
+        except StorageError as error:
+            self.observe(StorageFailed(error))
+
+    async def _recover(self) -> None:
+        while True:
+            await asyncio.gather(*(member.recover() for member in self.members()))
+            if time.monotonic() - self._measured_at >= _MEASURED_EVERY:
+                await self._measure()
+            await asyncio.sleep(_RECOVERED_EVERY)
+
+    async def _sweep(self, period: float) -> None:
+        while True:
+            await asyncio.gather(*(self._sweep_one(member) for member in self.members() if member.storage.writable))
+            await asyncio.sleep(period)
+
+    async def _sweep_one(self, member: Bulkhead) -> None:
+        with suppress(StorageError):  # reported by whatever needs the storage
+            count = await member.run(member.storage.sweep, deadline=WRITE_DEADLINE)
+            self.observe(LeftoversSwept(member.storage.root, count))
+
+    # Looking up
+
+    def _ranked(self, digest: Digest) -> Iterator[ReplicaSet]:
+        weights = [max(replica_set.left, 1) for replica_set in self.sets]
+        return (self.sets[index] for index in placement.order(digest, self._seeds, weights))
+
+    def _in_order(self, digest: Digest, hint: str | None) -> Iterable[Bulkhead]:
+        """Go through all storages, those of the set that is hinted at first: a wrong hint costs nothing more."""
+        if len(self.sets) == 1:
+            return self.sets[0].in_turn()
+        return self._hinted_first(digest, hint)
+
+    def _hinted_first(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
+        hinted = None if hint is None else self._set_of.get(_root_in(hint, digest))
+        if hinted is not None:
+            yield from hinted.in_turn()
+        for replica_set in self._ranked(digest):
+            if replica_set is not hinted:
+                yield from replica_set.in_turn()
+
+    async def find(self, digest: Digest, *, without: frozenset[str] = frozenset()) -> Replica:
+        """Open a good replica of a blob; the caller closes it.
+
+        Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
+        a bad replica, or is in `without` (the roots of storages that failed the caller already).
+        """
+        search = _Search(bool(without))
+        hint = await self._hints.get(digest)
+        for member in self._in_order(digest, hint):
+            if member.storage.root not in without and await self._try(search, member, digest):
+                break
+        self.observe(LookedUp(search.attempts, time.perf_counter() - search.began))
+        self._note(digest, search.found, search.missing)
+        if search.found is not None:
+            return search.found
+        if search.doubtful:
+            raise Unavailable("A storage did not answer and no other has the file; try again later")
+        raise NotFound(digest.hex)
+
+    async def _try(self, search: _Search, member: Bulkhead, digest: Digest) -> bool:
+        search.attempts += 1
+        try:
+            search.found = await self._open_good(member, digest)
+        except StorageError as error:
+            self.failed(member.storage.root, digest, error)
+            search.doubtful = True
+            return False
+        if search.found is None:
+            search.missing.append(member)
+        return search.found is not None
+
+    def failed(self, root: str, digest: Digest, error: StorageError) -> None:
+        """Report a storage that did not give a blob; a replica that cannot be read is to be repaired."""
+        self.observe(StorageFailed(error))
+        if error.unreadable:
+            self._ask_repair(self._member_of[root], digest)
+
+    async def _open_good(self, member: Bulkhead, digest: Digest) -> Replica | None:
+        replica = await member.open(digest)
+        if replica is None:
+            return None
+        try:
+            late = replica.size > self._verify_first and not self.verifier.suspects(replica)
+            if late or await self.verifier.verify(member, replica, digest):
+                return replica
+        except BaseException:
+            replica.close()
+            raise
+        replica.close()
+        raise self.distrust(replica, digest)
+
+    def distrust(self, replica: Replica, digest: Digest) -> StorageError:
+        """Report a replica that is not its blob, and remember it; returns the error for whoever wanted to read it."""
+        self.verifier.suspect(replica)
+        self._ask_repair(self._member_of[replica.storage], digest)
+        self.observe(ReplicaBad(digest, replica.storage))
+        return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
+
+    def find_now(self, digest: Digest, noted: list[Event]) -> Replica | Literal[False] | None:
+        """Open a replica, or learn that there is none, without waiting; False if that cannot be done.
+
+        The replica is not verified yet. What happened is added to `noted`, to be told if it comes to an answer.
+        """
+        search = _Search()
+        hint = self._hints.get_now(digest)
+        noted.append(HintAsked(hint is not None, 0.0))
+        for member in self._in_order(digest, hint):
+            search.attempts += 1
+            found = member.storage.open_cached(digest) if member.storage.local else False
+            if found is False:
+                return False
+            if found is not None:
+                search.found = found
+                break
+            search.missing.append(member)
+        noted.append(LookedUp(search.attempts, time.perf_counter() - search.began))
+        self._note(digest, search.found, search.missing)
+        return search.found
+
+    def _note(self, digest: Digest, found: Replica | None, missing: list[Bulkhead]) -> None:
+        """Take note of where a blob was found, and of the storages of the same set where it is missing."""
+        if found is None:
+            self._hints.drop(digest)
+            return
+        self._hints.put(digest, found.path)
+        for member in missing:
+            if member in self._set_of[found.storage].members:
+                self._ask_repair(member, digest)
+
+    def _ask_repair(self, member: Bulkhead, digest: Digest) -> None:
+        """Put a blob on the repair queue of a storage, in the background, once in a while."""
+        if not member.storage.writable or digest in self._asked:
+            return
+        if len(self._asked) >= _ASKED_AT_MOST:
+            self._asked.clear()
+        self._asked.add(digest)
+        task = asyncio.create_task(self._enqueue_repair(member, digest))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _enqueue_repair(self, member: Bulkhead, digest: Digest) -> None:
+        try:
+            await member.run(member.storage.enqueue, "repair", digest)
+        except StorageError as error:
+            self.observe(StorageFailed(error))
+            self._asked.discard(digest)
+
+    @contextmanager
+    def repairing(self, digest: Digest) -> Iterator[None]:
+        """Ask no repair of a blob that is being looked after; when it is found bad after that, it is news."""
+        self._asked.add(digest)
+        try:
+            yield
+        finally:
+            self._asked.discard(digest)
+
+    async def read(self, replica: Replica, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes of a replica; raises `StorageError`."""
+        return await self._member_of[replica.storage].read(replica, offset, size)
+
+    async def verify(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a replica is the blob; raises `StorageError`."""
+        return await self.verifier.verify(self._member_of[replica.storage], replica, digest)
+
+    # Storing
+
+    async def survey(self, digest: Digest) -> list[Survey]:
+        """See what every storage has of a blob."""
+        looks = (replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest))
+        return await asyncio.gather(*looks)
+
+    async def stage(self, digest: Digest, size: int, content: bytes | None) -> Upload:
+        """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.
+
+        `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
+        not known. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer.
+        """
+        await self._measure()
+        ranked = self._places(digest, size)
+        if not ranked:
+            # What was measured a moment ago may have been freed since: nobody is refused for that.
+            self._measured_at = -_MEASURED_FOR
+            await self._measure()
+            ranked = self._places(digest, size)
+        failed = not self._all_answered
+        for replica_set in ranked:
+            try:
+                return await Upload.stage(replica_set.members, size, content)
+            except StorageError as error:
+                self.observe(StorageFailed(error))
+                failed = failed or not isinstance(error, StorageFull)
+        if failed:
+            raise Unavailable("No replica set could take the file, and a storage did not answer; try again later")
+        raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
+
+    def _places(self, digest: Digest, size: int) -> list[ReplicaSet]:
+        """Rank the sets that have room for a new blob, as last measured."""
+        writable = [replica_set for replica_set in self.sets if replica_set.writable]
+        left = [replica_set.left - size for replica_set in writable]
+        chosen = placement.choose(digest, [replica_set.seed for replica_set in writable], left)
+        return [writable[index] for index in chosen]
+
+    async def _measure(self) -> None:
+        """Bring the sets' free space up to date if it is old, and whether the writable storages answer."""
+        if time.monotonic() - self._measured_at < _MEASURED_FOR:
+            return
+        answered = await asyncio.gather(*(replica_set.measure() for replica_set in self.sets))
+        self._all_answered = all(
+            known or not replica_set.writable for known, replica_set in zip(answered, self.sets, strict=True)
+        )
+        self._measured_at = time.monotonic()
+
+
+def _root_in(path: str, digest: Digest) -> str:
+    """Tell which storage's root a path of a blob begins with, if it is one."""
+    return path.removesuffix(digest.path).removesuffix(digest.key).rstrip("/")

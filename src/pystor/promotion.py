@@ -1,0 +1,54 @@
+"""Blobs that were read from the archive are stored in the pool, so that the next reader finds them there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from pystor.copying import copy
+from pystor.digest import Digest
+from pystor.errors import StorageError, StorError
+from pystor.events import BlobServed, Event, StorageFailed
+from pystor.pool import Pool
+from pystor.tiers import Tiers
+
+_WAITING_AT_MOST: Final = 1000
+
+
+class Promotion:
+    """An `Observer` of what is served; what comes from the archive is copied in the background, one at a time."""
+
+    def __init__(self, tiers: Tiers, pool: Pool) -> None:
+        self._tiers: Final = tiers
+        self._pool: Final = pool
+        self._waiting: Final[asyncio.Queue[Digest]] = asyncio.Queue(_WAITING_AT_MOST)
+        self._noted: Final[set[Digest]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Note a blob; one too many is noted when it is read again."""
+        if not isinstance(event, BlobServed) or event.tier != "archive":
+            return
+        if event.digest not in self._noted and not self._waiting.full():
+            self._noted.add(event.digest)
+            self._waiting.put_nowait(event.digest)
+
+    async def start(self) -> None:
+        """Begin to copy."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; what was not copied is when it is read again."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            digest = await self._waiting.get()
+            try:
+                await copy(self._tiers, self._pool, digest)
+            except StorError as error:
+                if isinstance(error, StorageError):
+                    self._pool.observe(StorageFailed(error))
+            self._noted.discard(digest)

@@ -1,0 +1,84 @@
+"""The bytes of a blob on their way out: verified, in bounded memory, from another replica when one fails."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from pystor.blob import Replica
+from pystor.digest import Digest
+from pystor.errors import StorageError
+from pystor.tiers import Tiers
+
+PIECE: Final = 64 << 10
+"""Bytes that are held in memory for each reader."""
+
+
+class Reading:
+    """The bytes from `start` up to `stop` of a blob, to be iterated once and closed in any case.
+
+    A whole blob that is not verified yet is hashed on its way: its last piece comes only if the digest agrees. When a
+    replica fails, another, verified, goes on at the same offset. Iterating raises `StorError` when no replica can go
+    on: what was produced is then not to be taken for the whole.
+    """
+
+    def __init__(self, tiers: Tiers, digest: Digest, replica: Replica, start: int, stop: int) -> None:
+        """Take over an open replica."""
+        self._tiers: Final = tiers
+        self._digest: Final = digest
+        self._replica = replica
+        self._start: Final = start
+        self._stop: Final = stop
+        self._failed: frozenset[str] = frozenset()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Produce the bytes, piece by piece."""
+        whole = self._start == 0 and self._stop == self._replica.size
+        hasher = hashlib.sha256() if whole and not self._known() else None
+        offset = self._start
+        while offset < self._stop:
+            piece = await self._read(offset, min(PIECE, self._stop - offset))
+            offset += len(piece)
+            if hasher is not None:
+                hasher.update(piece)
+                if offset == self._stop:
+                    self._conclude(hasher.hexdigest())
+            yield piece
+
+    async def aclose(self) -> None:
+        """Give the replica back."""
+        self._replica.close()
+
+    def _known(self) -> bool:
+        return self._tiers.knows(self._replica, self._digest)
+
+    async def _read(self, offset: int, size: int) -> bytes:
+        while True:
+            try:
+                return await self._tiers.read(self._replica, offset, size)
+            except StorageError as error:
+                self._give_up(error)
+            self._replica = await self._another(self._replica.size)
+
+    def _give_up(self, error: StorageError) -> None:
+        self._tiers.failed(self._replica, self._digest, error)
+        self._failed |= {self._replica.storage}
+        self._replica.close()
+
+    async def _another(self, size: int) -> Replica:
+        """Open a replica to go on from; it is verified first, since its beginning will not be seen here."""
+        while True:
+            self._replica = replica = await self._tiers.find(self._digest, without=self._failed)
+            try:
+                if replica.size == size and await self._tiers.verify(replica, self._digest):
+                    return replica
+                self._give_up(self._tiers.distrust(replica, self._digest))
+            except StorageError as error:
+                self._give_up(error)
+
+    def _conclude(self, found: str) -> None:
+        if found != self._digest.hex:
+            raise self._tiers.distrust(self._replica, self._digest)
+        if not self._failed:
+            self._tiers.remember(self._replica, self._digest)

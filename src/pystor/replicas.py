@@ -1,0 +1,263 @@
+"""One replica set: the storages that all keep the same blobs. Written all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import operator
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from pystor import placement
+from pystor.blob import QueueName, Space, Staged, Storage
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.digest import Digest
+from pystor.errors import StorageError
+from pystor.events import Observer, ReplicaBad, StorageFailed
+from pystor.verification import Verifier
+
+_FRESH: Final = 900.0  # seconds; what is older was written out since, by whom it came from or by the kernel
+_is_slow: Final = operator.attrgetter("slow")
+
+
+class State(enum.Enum):
+    """What a storage has of a blob."""
+
+    GOOD = enum.auto()
+    BAD = enum.auto()
+    MISSING = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+class ReplicaSet:
+    """An n-tuple of storages, n from 1 up."""
+
+    def __init__(self, members: Sequence[Bulkhead], dice: Callable[[], float] = random.random) -> None:
+        """Group storages that keep the same blobs; `dice` gives a number in [0, 1)."""
+        self.members: Final = tuple(members)
+        self.name: Final = "|".join(member.storage.root for member in members)
+        self.seed: Final = placement.seed(self.name)
+        self.writable: Final = all(member.storage.writable for member in members)
+        self.left = 0
+        """Bytes that may still be written, as last measured: those of the fullest member."""
+        self._dice: Final = dice
+
+    def in_turn(self) -> Sequence[Bulkhead]:
+        """Go through the members, beginning with any: reads are spread over all. Slow ones come last."""
+        start = int(self._dice() * len(self.members))
+        turn = self.members[start:] + self.members[:start]
+        if any(map(_is_slow, turn)):
+            return sorted(turn, key=_is_slow)
+        return turn
+
+    async def measure(self) -> bool:
+        """Bring `left` up to date; False, and nothing left, if a member does not answer."""
+        measured = await asyncio.gather(*(member.check() for member in self.members), return_exceptions=True)
+        rooms = [
+            member.storage.left(space)
+            for member, space in zip(self.members, measured, strict=True)
+            if isinstance(space, Space)
+        ]
+        answered = len(rooms) == len(self.members)
+        self.left = min(rooms) if answered else 0
+        return answered
+
+    async def survey(self, digest: Digest, verifier: Verifier, observe: Observer) -> Survey:
+        """See what each member has of a blob. Never raises for a storage that fails: that member's is unknown."""
+
+        async def look(member: Bulkhead) -> State:
+            try:
+                replica = await member.open(digest)
+                if replica is None:
+                    return State.MISSING
+                with replica:
+                    good = await verifier.verify(member, replica, digest)
+                if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
+                    await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True)
+            except StorageError as error:
+                observe(StorageFailed(error))
+                return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
+            if not good:
+                observe(ReplicaBad(digest, member.storage.root))
+            return State.GOOD if good else State.BAD
+
+        states = await asyncio.gather(*map(look, self.members))
+        return Survey(self, dict(zip(self.members, states, strict=True)))
+
+
+async def _answers(member: Bulkhead) -> bool:
+    try:
+        await member.check()
+    except StorageError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What each member of a replica set has of one blob."""
+
+    replica_set: ReplicaSet
+    states: dict[Bulkhead, State]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every member has it."""
+        return all(state is State.GOOD for state in self.states.values())
+
+    @property
+    def mendable(self) -> bool:
+        """Whether some member has it, or had, and the others can be given it."""
+        found = any(state in (State.GOOD, State.BAD) for state in self.states.values())
+        return found and self.replica_set.writable and State.UNKNOWN not in self.states.values()
+
+    def mendable_by(self, upload: Upload) -> bool:
+        """Whether an upload that is under way already goes to this set, and mends it."""
+        return self.mendable and list(self.states) == upload.members
+
+    def lacking(self) -> list[Bulkhead]:
+        """The members without a good replica."""
+        return [member for member, state in self.states.items() if state is not State.GOOD]
+
+    def having(self) -> list[Bulkhead]:
+        """The members with a good replica."""
+        return [member for member, state in self.states.items() if state is State.GOOD]
+
+    def having_bad(self) -> list[Bulkhead]:
+        """The members with a replica that is not the blob."""
+        return [member for member, state in self.states.items() if state is State.BAD]
+
+
+class Upload:
+    """The replicas of one blob on their way to some storages of a set: published everywhere, or discarded.
+
+    To be used as `async with`; leaving it discards whatever was not published. Methods raise `StorageError`.
+    """
+
+    def __init__(self, staged: dict[Bulkhead, Staged]) -> None:
+        """Take over replicas that are staged; see `stage`."""
+        self._staged: Final = staged
+
+    @property
+    def members(self) -> list[Bulkhead]:
+        """The storages that it is on its way to."""
+        return list(self._staged)
+
+    @classmethod
+    async def stage(cls, members: Iterable[Bulkhead], size: int, content: bytes | None) -> Upload:
+        """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces."""
+
+        def begin(storage: Storage) -> Staged:
+            # A blob that is in memory is written and synced in the same go.
+            return storage.stage(size) if content is None else _stage_whole(storage, content)
+
+        if content is None:
+            return await cls._stage_in_turn(members, begin)
+        steps = {member: member.run(begin, member.storage, deadline=WRITE_DEADLINE, writing=True) for member in members}
+        return cls(await _on_all(steps))
+
+    @classmethod
+    async def _stage_in_turn(cls, members: Iterable[Bulkhead], begin: Callable[[Storage], Staged]) -> Upload:
+        """Reserve room on one storage after the other.
+
+        Of uploads that compete for the last room, those that get it on the first storage get it on all.
+        """
+        staged: dict[Bulkhead, Staged] = {}
+        try:
+            for member in members:
+                staged[member] = await member.run(begin, member.storage, deadline=WRITE_DEADLINE, writing=True)
+        except BaseException:
+            await asyncio.shield(_discard(staged))
+            raise
+        return cls(staged)
+
+    async def write(self, data: bytes) -> None:
+        """Append to every replica at once."""
+        await self._each("write", data)
+
+    async def sync(self) -> None:
+        """Put every replica on stable storage, before the first one gets its name."""
+        await self._each("sync")
+
+    async def publish(self, digest: Digest, *, keep: Iterable[Bulkhead] = ()) -> None:
+        """Give every replica its final name; what stood there on the members in `keep` goes to quarantine.
+
+        If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is
+        raised keeps anybody from acknowledging it.
+        """
+        await _gather([member.run(self._staged[member].set_aside, digest) for member in keep])
+        steps = [
+            member.run(staged.publish, digest, deadline=staged.patience) for member, staged in self._staged.items()
+        ]
+        results = await asyncio.gather(*steps, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if not failures:
+            return
+        for member, result in zip(self._staged, results, strict=True):
+            if result is None:
+                with suppress(StorageError):  # the other failure is the one to tell
+                    await member.run(member.storage.enqueue, "repair", digest)
+        raise failures[0]
+
+    async def note(self, queue: QueueName, digest: Digest) -> None:
+        """Put the blob on a queue of one of its storages."""
+        member = next(iter(self._staged))
+        await member.run(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE)
+
+    async def _each(self, operation: str, *arguments: object) -> None:
+        await _gather(
+            [
+                member.run(getattr(staged, operation), *arguments, deadline=staged.patience)
+                for member, staged in self._staged.items()
+            ]
+        )
+
+    async def __aenter__(self) -> Upload:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Shielded: whoever is cancelled must leave nothing behind either.
+        await asyncio.shield(_discard(self._staged))
+
+
+def _stage_whole(storage: Storage, content: bytes) -> Staged:
+    staged = storage.stage(len(content))
+    try:
+        staged.write(content)
+        staged.sync()
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+async def _discard(staged: Mapping[Bulkhead, Staged]) -> None:
+    steps = [member.run(replica.discard, certain=True) for member, replica in staged.items()]
+    await asyncio.gather(*steps, return_exceptions=True)
+
+
+async def _gather(steps: Sequence[Awaitable[object]]) -> None:
+    """Wait for all steps, then raise the first failure: nothing goes on behind the caller's back."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _on_all(steps: Mapping[Bulkhead, Awaitable[Staged]]) -> dict[Bulkhead, Staged]:
+    """Stage on all storages or on none."""
+    tasks = {member: asyncio.ensure_future(step) for member, step in steps.items()}
+    try:
+        await _gather(tuple(tasks.values()))
+    except BaseException:
+        staged = {member: task.result() for member, task in tasks.items() if _succeeded(task)}
+        await asyncio.shield(_discard(staged))
+        raise
+    return {member: task.result() for member, task in tasks.items()}
+
+
+def _succeeded(task: asyncio.Future[Staged]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

@@ -1,0 +1,302 @@
+"""Replicas on their way: written under a temporary name, made durable, then published, or gone without a trace.
+
+The rules of a write are upheld here, for one storage; their order over all storages of a set is `pystor.replicas`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from pystor import marker, posix
+from pystor.blob import QueueName
+from pystor.digest import Digest
+from pystor.errors import StorageError, StorageFull
+
+TEMPORARIES: Final = f"{marker.HOME}/tmp"
+QUARANTINE: Final = f"{marker.HOME}/quarantine"
+QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
+
+_PUBLISHED_MODE: Final = 0o644
+_FRESH: Final = 600.0
+"""Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
+
+_A_STEP: Final = 20.0  # seconds
+_SLOWEST_DISK: Final = 5e6  # bytes per second
+
+_FOREIGN_AGE: Final = 7 * 86400.0
+"""Seconds after which a temporary goes on a filesystem that cannot tell by a lock whether its writer lives."""
+
+
+class StagedFile:
+    """One replica that is being written. Leaving its `with` block, or `discard`, removes what was not published.
+
+    Everything is relative to a descriptor of the storage's root, so that a disk that is unmounted meanwhile takes
+    the upload along and nothing is written into its mount point. Errors are `StorageError`.
+    """
+
+    def __init__(self, storage: str, root_fd: int, *, durable: bool) -> None:
+        """Make the temporary; takes over `root_fd`."""
+        self._storage: Final = storage
+        self._root_fd = root_fd
+        self._durable: Final = durable
+        self._fd = -1
+        self._name: str | None = None
+        self._written = 0
+        # Whoever gives up waiting for a step discards from another thread: not before the step is over.
+        self._step: Final = threading.Lock()
+        try:
+            with self._translated("create a temporary file"):
+                self._create()
+        except StorageError:
+            self.discard()
+            raise
+
+    def _create(self) -> None:
+        # The lock tells the sweep that the writer lives. A sweep between the creation and the lock has removed the
+        # file, which its link count tells, or is about to, which the refused lock tells.
+        while self._fd < 0:
+            name = f"{TEMPORARIES}/{secrets.token_hex(16)}"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = self._open_new(name, flags)
+            if _lock(fd) and os.fstat(fd).st_nlink:
+                self._fd, self._name = fd, name
+            else:
+                os.close(fd)
+
+    def _open_new(self, name: str, flags: int) -> int:
+        try:
+            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
+        except FileNotFoundError:
+            # Somebody has tidied up; the marker was there a moment ago, so this is the right place.
+            os.mkdir(TEMPORARIES, 0o700, dir_fd=self._root_fd)
+            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that each step may take: an fsync has to write what the kernel still has in memory."""
+        return _A_STEP + self._written / _SLOWEST_DISK
+
+    def reserve(self, size: int) -> None:
+        """Set aside room for `size` bytes; raises `StorageFull` when there is not as much."""
+        if size > 0:
+            with self._translated("reserve space"):
+                posix.reserve(self._fd, size)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        view = memoryview(data)
+        self._written += len(view)
+        with self._translated("write"):
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def read_back(self, size: int) -> bytes:
+        """Read what was written, from its beginning."""
+        with self._translated("read back"):
+            return os.pread(self._fd, size, 0)
+
+    def sync(self) -> None:
+        """Put the bytes on stable storage. To be called once: after a failure the kernel forgets what it lost."""
+        with self._translated("fsync"):
+            os.fchmod(self._fd, _PUBLISHED_MODE)
+            if self._durable:
+                os.fsync(self._fd)
+
+    def publish(self, digest: Digest) -> None:
+        """Give the replica its final name, and make the name durable with each directory on its way.
+
+        What stands under that name already is replaced at once; a reader sees the one or the other.
+        """
+        with self._translated("publish"):
+            if self._name is None:
+                raise OSError(errno.ECANCELED, "the upload was given up")
+            made = self._rename(self._name, digest.path)
+            self._name = None
+            if self._durable:
+                self._sync_directories(os.path.dirname(digest.path), made)
+
+    def _rename(self, source: str, target: str) -> set[str]:
+        made: set[str] = set()
+        try:
+            os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+        except FileNotFoundError:
+            for directory in reversed(list(_upwards(os.path.dirname(target)))):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(directory, dir_fd=self._root_fd)
+                    made.add(os.path.dirname(directory) or ".")
+            os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+        return made
+
+    def _sync_directories(self, leaf: str, changed: set[str]) -> None:
+        """Sync the leaf, where the name is new, and each directory above it in which a directory may be new.
+
+        Another upload may have made a directory a moment ago and not synced its parent yet: a fresh parent is synced
+        as well, whoever changed it.
+        """
+        for directory in (*_upwards(leaf), "."):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
+            try:
+                if directory == leaf or directory in changed or _is_fresh(fd):
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def set_aside(self, digest: Digest) -> None:
+        """Keep what stands under the final name now in quarantine; `publish` replaces it."""
+        with self._translated("quarantine"), contextlib.suppress(FileNotFoundError):
+            aside = quarantine_name(digest)
+            try:
+                # A second name, so that there is no moment without the first.
+                os.link(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd, follow_symlinks=False)
+            except PermissionError:
+                os.rename(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)  # a directory
+            _sync_directory(QUARANTINE, self._root_fd)
+
+    def discard(self) -> None:
+        """Remove the temporary if it was not published, and give everything back. Never raises."""
+        with self._step:
+            if self._name is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._name, dir_fd=self._root_fd)
+            for fd in (self._fd, self._root_fd):
+                if fd >= 0:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+            self._name, self._fd, self._root_fd = None, -1, -1
+
+    close = discard
+
+    def __enter__(self) -> StagedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        try:
+            with self._step:
+                yield
+        except OSError as error:
+            failure = StorageError.from_os(self._storage, operation, error)
+            # After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again.
+            failure.unwritable = not isinstance(failure, StorageFull)
+            raise failure from error
+
+
+@contextlib.contextmanager
+def alone(root_fd: int) -> Iterator[None]:
+    """Keep all others, in other processes too, from doing the same with this storage at the same time."""
+    with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
+        fcntl.flock(root_fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(root_fd, fcntl.LOCK_UN)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a filesystem without locks: the sweep goes by age there
+    return True
+
+
+def confirm(root: str, digest: Digest) -> None:
+    """Sync a replica and the directories on its way, unless it is old enough to be on stable storage anyway.
+
+    Raises `OSError`. Whoever made it may have been killed between giving it its name and syncing that.
+    """
+    fd = os.open(f"{root}/{digest.path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if time.time() - os.fstat(fd).st_ctime > _FRESH:
+            return
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    for directory in _upwards(os.path.dirname(digest.path)):
+        _sync_directory(f"{root}/{directory}")
+    _sync_directory(root)
+
+
+def _upwards(directory: str) -> Iterator[str]:
+    """`AA/BB/CC`, `AA/BB`, `AA`."""
+    while directory:
+        yield directory
+        directory = os.path.dirname(directory)
+
+
+def _is_fresh(fd: int) -> bool:
+    age = time.time() - os.fstat(fd).st_mtime
+    return age < _FRESH
+
+
+def _sync_directory(name: str, root_fd: int | None = None) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def quarantine_name(digest: Digest) -> str:
+    """Name a place in quarantine, below the storage's root, that nothing else has."""
+    return f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat"
+
+
+def prepare(root: str) -> None:
+    """Make the directories that are kept beside the blobs, durably. Raises `OSError`."""
+    missing = [
+        name for name in (TEMPORARIES, QUARANTINE, *QUEUES.values()) if not os.path.isdir(os.path.join(root, name))
+    ]
+    for name in missing:
+        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+    if missing:
+        _sync_directory(os.path.join(root, marker.HOME))
+
+
+def sweep(root: str) -> int:
+    """Remove the temporaries whose writers are dead, however old; returns how many. Raises `OSError`.
+
+    A living writer holds a lock, so neither the clock nor the process's number can mislead.
+    """
+    directory = os.path.join(root, TEMPORARIES)
+    return sum(_sweep_one(os.path.join(directory, name)) for name in os.listdir(directory))
+
+
+def _sweep_one(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False  # just published or discarded, or nothing that Stor has made
+    try:
+        if not _is_abandoned(fd):
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _is_abandoned(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(fd).st_mtime > _FOREIGN_AGE
+    return True

@@ -1,0 +1,97 @@
+"""The order in which the tiers are asked for a blob: the pool and, when there is one, the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pystor.blob import Replica
+from pystor.digest import Digest
+from pystor.errors import NotFound, StorageError, Unavailable
+from pystor.events import ArchiveMissed, BlobMissing, Event, Observer
+from pystor.pool import Pool
+
+TierName = Literal["pool", "archive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A pool by the part that it plays."""
+
+    name: TierName
+    pool: Pool
+
+
+class Tiers:
+    """Several pools, asked one after the other; what holds for a replica of one of them is asked there."""
+
+    def __init__(self, tiers: Sequence[Tier], observe: Observer) -> None:
+        """`tiers` come in the order in which they are asked."""
+        self.tiers: Final = tuple(tiers)
+        self.observe: Final = observe
+        self._tier_of: Final = {member.storage.root: tier for tier in tiers for member in tier.pool.members()}
+
+    def tier_of(self, replica: Replica) -> Tier:
+        """Tell which tier a replica was found in."""
+        return self._tier_of[replica.storage]
+
+    async def find(self, digest: Digest, *, without: frozenset[str] = frozenset()) -> Replica:
+        """Open a good replica of a blob, of the first tier that has one; the caller closes it.
+
+        Raises `NotFound` only when every tier answered that it has none, and `Unavailable` otherwise. `without` are
+        the roots of storages that failed the caller already.
+        """
+        doubt: Unavailable | None = None
+        for tier in self.tiers:
+            try:
+                return await tier.pool.find(digest, without=without)
+            except NotFound:
+                if tier.name == "archive":
+                    self.observe(ArchiveMissed(digest))
+            except Unavailable as error:
+                doubt = error
+        if doubt is not None:
+            raise doubt
+        self.observe(BlobMissing(digest))
+        raise NotFound(digest.hex)
+
+    def find_now(self, digest: Digest, noted: list[Event]) -> Replica | Literal[False] | None:
+        """Open a replica, or learn that there is none, without waiting; False if that cannot be done.
+
+        The replica is not verified yet. What happened is added to `noted`, to be told if it comes to an answer.
+        """
+        for tier in self.tiers:
+            found = tier.pool.find_now(digest, noted)
+            if found is not None:
+                return found
+        noted.append(BlobMissing(digest))
+        return None
+
+    def knows(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a replica was found good before, or need not be."""
+        return self._tier_of[replica.storage].pool.verifier.knows(replica, digest)
+
+    def vouch(self, replica: Replica, content: bytes, digest: Digest) -> bool:
+        """Tell whether the whole content that was just read from a replica is the blob."""
+        return self._tier_of[replica.storage].pool.verifier.vouch(replica, content, digest)
+
+    def remember(self, replica: Replica, digest: Digest) -> None:
+        """Take note that a replica is good."""
+        self._tier_of[replica.storage].pool.verifier.remember(replica, digest)
+
+    def distrust(self, replica: Replica, digest: Digest) -> StorageError:
+        """Report a replica that is not its blob; returns the error for whoever wanted to read it."""
+        return self._tier_of[replica.storage].pool.distrust(replica, digest)
+
+    def failed(self, replica: Replica, digest: Digest, error: StorageError) -> None:
+        """Report a replica that could not be read."""
+        self._tier_of[replica.storage].pool.failed(replica.storage, digest, error)
+
+    async def read(self, replica: Replica, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes of a replica; raises `StorageError`."""
+        return await self._tier_of[replica.storage].pool.read(replica, offset, size)
+
+    async def verify(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a replica is the blob; raises `StorageError`."""
+        return await self._tier_of[replica.storage].pool.verify(replica, digest)

@@ -1,0 +1,73 @@
+"""Whether a replica is the blob that it is named after; what was found good is not hashed again."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from pystor.blob import Fingerprint, Replica
+from pystor.bulkhead import READ_DEADLINE, Bulkhead
+from pystor.digest import Digest
+
+_REMEMBERED: Final = 65_536
+_SUSPECTED: Final = 5.0  # seconds
+_QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
+_SLOWEST_DISK: Final = 5e6  # bytes per second; a whole replica is given as long as this needs to read it
+
+
+class Verifier:
+    """Hashes replicas and remembers the good ones, each for as long as its fingerprint stays the same."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        """`enabled` false: every replica is taken for good."""
+        self._enabled: Final = enabled
+        self._good: Final[dict[Fingerprint, Digest]] = {}
+        self._bad: Final[dict[Fingerprint, float]] = {}
+
+    def knows(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether the replica was found good before, or need not be."""
+        return not self._enabled or self._good.get(replica.fingerprint) == digest
+
+    def remember(self, replica: Replica, digest: Digest) -> None:
+        """Take note that the replica's bytes have this digest."""
+        if len(self._good) >= _REMEMBERED and replica.fingerprint not in self._good:
+            del self._good[next(iter(self._good))]
+        self._good[replica.fingerprint] = digest
+        self._bad.pop(replica.fingerprint, None)
+
+    def suspect(self, replica: Replica) -> None:
+        """Take note that the replica was found bad: it is not looked at again for a while."""
+        if self._was_just_bad(replica):
+            return
+        if len(self._bad) >= _REMEMBERED and replica.fingerprint not in self._bad:
+            del self._bad[next(iter(self._bad))]
+        self._bad[replica.fingerprint] = time.monotonic()
+
+    def suspects(self, replica: Replica) -> bool:
+        """Tell whether the replica was found bad before: it is not sent without being verified first."""
+        return replica.fingerprint in self._bad
+
+    def _was_just_bad(self, replica: Replica) -> bool:
+        """Tell whether it was found bad a moment ago; later it is looked at again: it may have been the disk's wire."""
+        return time.monotonic() - self._bad.get(replica.fingerprint, -_SUSPECTED) < _SUSPECTED
+
+    def vouch(self, replica: Replica, content: bytes, digest: Digest) -> bool:
+        """Tell whether the whole content that was just read from a replica is the blob, and remember it if so."""
+        good = self.knows(replica, digest) or Digest.of(content) == digest
+        if good:
+            self.remember(replica, digest)
+        return good
+
+    async def verify(self, member: Bulkhead, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a replica is good, hashing it if that is not known; raises `StorageError`."""
+        if self.knows(replica, digest):
+            return True
+        if self._was_just_bad(replica):
+            return False
+        if replica.size <= _QUICK:
+            return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
+        patience = READ_DEADLINE + replica.size / _SLOWEST_DISK
+        good = await member.run(replica.digest, deadline=patience) == digest
+        if good:
+            self.remember(replica, digest)
+        return good

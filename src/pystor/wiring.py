@@ -1,0 +1,245 @@
+"""Objects out of settings: how the storages, the tiers and the neighbours fit together."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pystor import config
+from pystor.address import BucketAddress
+from pystor.blob import QueueName, Storage
+from pystor.breaker import Switch
+from pystor.bulkhead import Bulkhead
+from pystor.config import Settings
+from pystor.config.storages import Place
+from pystor.copying import copy
+from pystor.directory import Directory
+from pystor.events import Event, Observer
+from pystor.hints import Hints, NoSharedCache, SharedCache
+from pystor.jobs import Queue
+from pystor.pool import Pool
+from pystor.replicas import ReplicaSet
+from pystor.tiers import Tier, Tiers
+from pystor.verification import Verifier
+
+if TYPE_CHECKING:
+    from pystor.adapters.s3 import Bucket
+
+_BUCKET_THREADS: Final = 32
+"""Requests to a bucket that are under way at once, in one worker."""
+
+_HTTPS: Final = "443"
+
+
+class Neighbour(Protocol):
+    """A service beside Stor, as a worker has it."""
+
+    async def start(self) -> None:
+        """Begin; one that is away is not waited for."""
+        ...
+
+    async def stop(self) -> None:
+        """End, soon."""
+        ...
+
+    async def probe(self) -> str:
+        """Talk to it for real, and tell what was tried; raises `NeighbourError`."""
+        ...
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Everybody who wants to know what happens."""
+
+    observers: list[Observer] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        """Tell all of them."""
+        for observer in self.observers:
+            observer(event)
+
+
+@dataclass(slots=True)
+class Neighbours:
+    """The services that are configured, by their names, and who keeps the shared level of the location cache."""
+
+    services: dict[str, Neighbour] = field(default_factory=dict)
+    cache: SharedCache = field(default_factory=NoSharedCache)
+
+
+def neighbours_of(settings: Settings, crowd: Crowd) -> Neighbours:
+    """Make those that are configured; those that observe join the crowd.
+
+    What speaks to a neighbour is imported where there is one: a worker without neighbours stays small.
+    """
+    found = Neighbours()
+    if settings.statsite is not None:
+        _join_statsite(settings.statsite, found, crowd)
+    if settings.rabbitmq_uri is not None:
+        _join_broker(settings.rabbitmq_uri, found, crowd, publish_stored=settings.rabbitmq_stored)
+    if settings.memcached_servers:
+        _join_memcached(settings.memcached_servers, found, crowd)
+    return found
+
+
+def _join_statsite(place: config.Statsite, found: Neighbours, crowd: Crowd) -> None:
+    from pystor.adapters.statsite import Statsite
+
+    statsite = Statsite(place.host, place.port, place.prefix, place.sample_rate, observe=crowd)
+    crowd.observers.append(statsite)
+    found.services["statsite"] = statsite
+
+
+def _join_broker(place: config.Amqp, found: Neighbours, crowd: Crowd, *, publish_stored: bool) -> None:
+    from pystor.adapters.amqp import Amqp
+
+    broker = Amqp(
+        place.host,
+        place.port,
+        observe=crowd,
+        user=place.user,
+        password=place.password,
+        vhost=place.vhost,
+        tls=place.tls,
+        exchange=place.exchange,
+        routing_key=place.routing_key,
+        heartbeat=place.heartbeat,
+        publish_stored=publish_stored,
+    )
+    crowd.observers.append(broker)
+    found.services["rabbitmq"] = broker
+
+
+def _join_memcached(servers: Sequence[config.Server], found: Neighbours, crowd: Crowd) -> None:
+    from pystor.adapters.memcached import Memcached
+
+    memcached = Memcached([(server.host, server.port) for server in servers], observe=crowd)
+    found.services["memcached"] = found.cache = memcached
+
+
+def pool_of(
+    settings: Settings,
+    observe: Observer,
+    switch: Callable[[int], Switch | None] = lambda _: None,
+    cache: SharedCache | None = None,
+) -> Pool:
+    """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0."""
+    index = itertools.count()
+    sets = [
+        ReplicaSet([_bulkhead(storage_of(settings, place), switch(next(index))) for place in pair])
+        for pair in settings.storage_pairs
+    ]
+    return _pool(settings, sets, cache or NoSharedCache(), observe, mirrored=settings.s3_mirror)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The archive: a bucket, and a pool of one set of this one storage."""
+
+    bucket: Bucket
+    pool: Pool
+
+
+def archive_of(settings: Settings, observe: Observer) -> Archive | None:
+    """Make the archive; None when there is none."""
+    if not settings.s3_enabled:
+        return None
+    keys = settings.s3_credentials
+    endpoint = _endpoint(keys.host) if keys is not None and keys.host else None
+    virtual = settings.s3_virtual_hosted or endpoint is None
+    address = BucketAddress(settings.s3_bucket, settings.s3_prefix.strip("/"), endpoint, settings.s3_region, virtual)
+    bucket = _bucket(settings, address, name=f"{address.url} (archive)", writable=settings.s3_mirror)
+    sets = [ReplicaSet([_bulkhead(bucket, None)])]
+    return Archive(bucket, _pool(settings, sets, NoSharedCache(), observe, mirrored=False))
+
+
+def _pool(
+    settings: Settings, sets: Sequence[ReplicaSet], cache: SharedCache, observe: Observer, *, mirrored: bool
+) -> Pool:
+    return Pool(
+        sets,
+        verifier=Verifier(enabled=settings.verify_reads),
+        verify_first=settings.verify_first_bytes,
+        hints=Hints(cache, observe),
+        sweep_period=settings.cleanup_tempdir_period,
+        mirrored=mirrored,
+        observe=observe,
+    )
+
+
+def tiers_of(settings: Settings, pool: Pool, archive: Pool | None, observe: Observer) -> Tiers:
+    """Put the tiers in the order in which they are asked."""
+    tiers = [Tier("pool", pool)]
+    if archive is not None:
+        tiers.insert(0 if settings.s3_order == "archive-first" else 1, Tier("archive", archive))
+    return Tiers(tiers, observe)
+
+
+def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into: Pool) -> Queue:
+    """Make a queue of the pool's: what is noted there is copied into a pool, from wherever it is good."""
+    return Queue(
+        name,
+        pool,
+        partial(copy, tiers, into),
+        observe=pool.observe,
+        files_per_second=settings.repair_files_per_second,
+        bytes_per_second=settings.repair_bytes_per_second,
+    )
+
+
+def storage_of(settings: Settings, place: Place) -> Storage:
+    """Make the storage that is at a place."""
+    pattern = settings.writable_pairs_regex
+    writable = pattern is None or re.search(pattern, str(place)) is not None
+    if isinstance(place, Path):
+        return directory_of(settings, place, writable=writable)
+    return _bucket(settings, place, name=place.url, writable=writable)
+
+
+def directory_of(settings: Settings, root: Path, *, writable: bool = True) -> Directory:
+    """Make the storage that is a directory."""
+    return Directory(
+        str(root),
+        writable=writable,
+        durable=settings.durability == "fsync",
+        reserve=settings.reserve_bytes,
+        require_mount=settings.require_mount,
+    )
+
+
+def _bucket(settings: Settings, address: BucketAddress, *, name: str, writable: bool) -> Bucket:
+    from pystor.adapters.s3 import Bucket
+
+    keys = settings.s3_credentials
+    return Bucket.connect(
+        name,
+        bucket=address.bucket,
+        prefix=address.prefix,
+        endpoint=address.endpoint,
+        region=address.region,
+        virtual_hosted=address.virtual_hosted,
+        access_key=keys.access_key if keys else None,
+        secret_key=keys.secret_key if keys else None,
+        read_timeout=settings.s3_timeout,
+        retries=settings.s3_retries,
+        spool=None if settings.s3_spool is None else str(settings.s3_spool),
+        writable=writable,
+    )
+
+
+def _bulkhead(storage: Storage, switch: Switch | None) -> Bulkhead:
+    threads = 8 if isinstance(storage, Directory) else _BUCKET_THREADS
+    return Bulkhead(storage, threads=threads, switch=switch)
+
+
+def _endpoint(host: str) -> str:
+    """Make a URL of a host as the original has it: without a scheme, a port other than 443 speaks plain HTTP."""
+    if host.startswith(("http://", "https://")):
+        return host.rstrip("/")
+    port = host.rpartition(":")[2]
+    return f"{'http' if port.isdigit() and port != _HTTPS else 'https'}://{host}"

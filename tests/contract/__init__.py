@@ -1,0 +1,1 @@
+"""The contract, checked from outside: a real server, real sockets, real directories."""

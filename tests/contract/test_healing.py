@@ -1,0 +1,137 @@
+"""What was found missing or bad is made good again, by itself, from a replica that is good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.contract import disk
+from tests.contract.conftest import HouseFactory
+from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, settles, sha
+from tests.contract.house import House
+
+SMALL, LARGE = 5_000, 3_000_000
+
+DAMAGES: Final = (disk.missing, disk.truncated, disk.emptied, disk.flipped, disk.lengthened, disk.a_looping_link)
+
+
+def command(stor: House, *arguments: str) -> subprocess.CompletedProcess[str]:
+    config = stor.server.directory / "config.json"
+    words = [sys.executable, "-m", "pystor", *arguments, "--config", str(config)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+def wish(storage: Path, content: bytes) -> Path:
+    return storage / ".stor" / "repair" / sha(content).upper()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_replica_that_a_read_finds_bad_is_good_again_within_seconds(stor: House, size: int, damage: Damage) -> None:
+    content = fresh(size)
+    paths = place_on(stor.pairs[0], content)
+    spoilt = damage(paths[1])
+    for _ in range(40):
+        answer = stor.get(content) if size == SMALL else None
+        assert answer is None or answer.body == content
+        if answer is None:
+            _read_at_least_once(stor, content)
+    assert settles(lambda: is_whole(paths[1], content))
+    assert settles(lambda: not wish(stor.pairs[0][1], content).exists())
+    assert spoilt is None or kept(stor.pairs[0][1], spoilt)
+
+
+def _read_at_least_once(stor: House, content: bytes) -> None:
+    """A large blob is hashed on its way: when it turns out to be bad, the connection is cut."""
+    with stor.wire() as wire:
+        wire.send(f"GET /{sha(content)} HTTP/1.1\r\nHost: stor\r\nConnection: close\r\n\r\n".encode())
+        body = wire.rest().partition(b"\r\n\r\n")[2]
+    assert body == content or len(body) < len(content)
+
+
+def test_a_blob_without_any_good_replica_is_503_and_nothing_of_it_is_removed(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    content = fresh(SMALL)
+    spoilt = [disk.flipped(path) for path in place_on(stor.pairs[0], content)]
+    for _ in range(5):
+        assert stor.get(content).status == 503
+    assert [path.read_bytes() for path in place_paths(stor, content)] == spoilt
+
+
+def place_paths(stor: House, content: bytes) -> list[Path]:
+    return [disk.replica(storage, sha(content)) for storage in stor.pairs[0]]
+
+
+def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    content = fresh(SMALL)
+    paths = place_on(stor.pairs[0], content)
+    stor.server.stop()
+    disk.missing(paths[0])
+    wish(stor.pairs[0][0], content).touch()
+
+    done = command(stor, "repair")
+    assert (done.returncode, done.stdout) == (0, f"{sha(content)}  done\n")
+    assert is_whole(paths[0], content)
+    assert not wish(stor.pairs[0][0], content).exists()
+
+
+def test_stor_repair_says_what_it_cannot_repair_and_keeps_it_on_the_queue(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    content = fresh(SMALL)
+    spoilt = [disk.flipped(path) for path in place_on(stor.pairs[0], content)]
+    stor.server.stop()
+    wish(stor.pairs[0][0], content).touch()
+
+    done = command(stor, "repair")
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{sha(content)}  ")
+    assert wish(stor.pairs[0][0], content).exists()
+    assert [path.read_bytes() for path in place_paths(stor, content)] == spoilt
+
+
+def test_a_new_disk_is_adopted_deliberately_and_then_filled(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    content = fresh(SMALL)
+    first, second = stor.pairs[0]
+    place_on((first, second), content)
+    dead = second.with_name("dead")
+    second.rename(dead)
+    second.mkdir()
+    assert settles(lambda: stor.ask("GET", "/status").status == 503)
+    assert str(second) in stor.ask("GET", "/status").body.decode()
+    assert stor.get(content).body == content
+    assert stor.ask("GET", f"/{sha(fresh())}").status == 503
+    assert list(second.iterdir()) == []
+
+    assert command(stor, "storage", "adopt", str(second)).returncode == 0
+    assert settles(lambda: stor.ask("GET", "/status").status == 200)
+    for _ in range(20):
+        assert stor.get(content).body == content
+    assert settles(lambda: is_whole(disk.replica(second, sha(content)), content))
+
+
+def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    contents = [fresh(100), fresh(SMALL), fresh(LARGE)]
+    paths = [place_on(stor.pairs[0], content) for content in contents]
+    for first, _ in paths[:2]:
+        disk.missing(first)
+    disk.missing(paths[2][1])
+
+    done = command(stor, "repair", "--all")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == sorted(f"{sha(content)}  done" for content in contents)
+    assert all(is_whole(path, content) for content, both in zip(contents, paths, strict=True) for path in both)
+    assert command(stor, "repair", "--all").stdout == ""
+
+
+def test_adopting_what_is_no_storage_is_refused_in_one_line(stor: House, tmp_path: Path) -> None:
+    done = command(stor, "storage", "adopt", str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path) in done.stderr

@@ -1,0 +1,1 @@
+"""Faults of disks, mounts and processes: what Stor promises whatever breaks."""

@@ -1,0 +1,93 @@
+"""Clients that upload without a pause, what they were promised, and whether it was kept."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final, Self
+
+from tests.contract.disk import fresh, sha
+from tests.contract.house import House
+
+CLIENTS: Final = 16
+_LARGE_CLIENTS: Final = 2
+_SMALL, _LARGE = (100, 20_000), 3_000_000
+PATIENCE: Final = 25.0  # seconds after which an upload is taken to hang
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An upload that was acknowledged: the digest of the blob, and where its replicas are said to lie."""
+
+    digest: str
+    paths: tuple[Path, ...]
+
+    def broken(self) -> list[str]:
+        """What is lost or wrong, a line each."""
+        return [f"{path}: {fault}" for path in self.paths if (fault := _fault(path, self.digest))]
+
+
+def broken(promises: Iterable[Promise]) -> list[str]:
+    """What of these promises is lost or wrong, a line each."""
+    return [line for promise in promises for line in promise.broken()]
+
+
+def _fault(path: Path, digest: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return f"lost: {error.strerror}"
+    return "" if hashlib.sha256(content).hexdigest() == digest else f"wrong: {len(content)} bytes of something else"
+
+
+class Load:
+    """Sixteen clients that upload small blobs, two of them large ones, for as long as the block lasts."""
+
+    def __init__(self, stor: House) -> None:
+        self._stor = stor
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._upload, args=(number < _LARGE_CLIENTS,)) for number in range(CLIENTS)
+        ]
+        self.promises: Final[list[Promise]] = []
+        self.statuses: Final[Counter[int]] = Counter()
+        """How often each status was answered; 0 is a connection that was refused or cut."""
+        self.hung: Final[list[str]] = []
+        """Uploads that were not answered in time."""
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _upload(self, large: bool) -> None:
+        while not self._over.is_set():
+            content = fresh(_LARGE if large else random.randint(*_SMALL))
+            status = self._upload_one(content)
+            self.statuses[status] += 1
+            if status not in (200, 201):
+                self._over.wait(0.01)
+
+    def _upload_one(self, content: bytes) -> int:
+        digest = sha(content)
+        try:
+            answer = self._stor.server.request("POST", digest, content, self._stor.login, timeout=PATIENCE)
+        except TimeoutError:
+            self.hung.append(digest)
+            return 0
+        except (OSError, HTTPException):
+            return 0
+        if answer.status in (200, 201):
+            self.promises.append(Promise(digest, tuple(map(Path, answer.paths))))
+        return answer.status

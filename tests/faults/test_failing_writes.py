@@ -1,0 +1,126 @@
+"""A storage fails in the middle of a write: nothing is acknowledged on it, nothing stays, and others take the blob."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.contract import disk
+from tests.contract.disk import fresh, replica, settles, sha
+from tests.contract.house import House
+from tests.faults.conftest import FaultyFactory, HouseFactory
+from tests.support.fuse import Fault, FaultyStorage
+
+SMALL, LARGE = 5_000, 3_000_000
+FSYNC_FAILS: Final = Fault(("fsync",), error="EIO")
+NO_DIRECTORY_FSYNC: Final = Fault(("fsyncdir",), error="EIO")
+
+sizes = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+
+
+@pytest.fixture
+def faulty(make_faulty: FaultyFactory) -> FaultyStorage:
+    """The storage that fails."""
+    return make_faulty()
+
+
+@pytest.fixture
+def alone(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+    """A server with one pair, of which one storage fails."""
+    return make_stor(pairs=[[tmp_path / "a", faulty.point]])
+
+
+@pytest.fixture
+def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+    """A server with two pairs, of which one storage fails."""
+    return make_stor(pairs=[[tmp_path / "a", faulty.point], [tmp_path / "c", tmp_path / "d"]])
+
+
+def leaves_nothing(faulty: FaultyStorage, stor: House) -> bool:
+    """Whether neither the storage nor its peer has a blob or a temporary."""
+    places = [faulty.source, stor.storages[0]]
+    return settles(lambda: [path for place in places for path in (place / ".stor/tmp").iterdir()] == []) and not (
+        disk.blobs(places)
+    )
+
+
+@sizes
+def test_a_failed_fsync_is_never_acknowledged_nor_repeated_and_the_other_pair_takes_the_blobs(
+    stor: House, faulty: FaultyStorage, size: int
+) -> None:
+    with faulty.failing(FSYNC_FAILS):
+        answers = [stor.store(fresh(size)) for _ in range(12)]
+        assert {answer.status for answer in answers} <= {201, 503}
+        assert [answer.status for answer in answers].count(503) <= 1  # then the storage is out
+        assert not any(str(faulty.point).encode() in answer.body for answer in answers)
+        synced = {path: count for path, count in faulty.calls("fsync").items() if "/tmp/" in path}
+        assert set(synced.values()) <= {1}
+        assert leaves_nothing(faulty, stor)
+        assert stor.ask("GET", "/status").status == 503 or not synced
+
+    assert settles(lambda: str(faulty.point).encode() in stor.store(fresh()).body)
+    assert stor.ask("GET", "/status").status == 200
+
+
+@sizes
+def test_a_failed_fsync_without_another_pair_is_503_and_leaves_nothing(
+    alone: House, faulty: FaultyStorage, size: int
+) -> None:
+    with faulty.failing(FSYNC_FAILS):
+        assert {alone.store(fresh(size)).status for _ in range(3)} == {503}
+        assert leaves_nothing(faulty, alone)
+        assert alone.ask("GET", "/live").status == 200
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize("operation", ["create", "write", "fsync"])
+@sizes
+def test_no_room_is_507_wherever_it_turns_up_and_leaves_nothing(
+    alone: House, faulty: FaultyStorage, size: int, operation: str, error: str
+) -> None:
+    content = fresh(size)
+    with faulty.failing(Fault((operation,), path="/tmp/", error=error)):
+        assert alone.store(content).status == 507
+        assert leaves_nothing(faulty, alone)
+        assert alone.ask("GET", f"/{sha(content)}").status == 404
+
+    assert alone.store(content).status == 201
+
+
+@sizes
+def test_an_io_error_while_writing_is_503_and_leaves_nothing(alone: House, faulty: FaultyStorage, size: int) -> None:
+    content = fresh(size)
+    with faulty.failing(Fault(("write",), error="EIO")):
+        assert alone.store(content).status == 503
+        assert leaves_nothing(faulty, alone)
+
+    assert settles(lambda: alone.store(content).status == 201)
+
+
+@sizes
+def test_a_rename_that_fails_on_one_replica_is_not_acknowledged_and_the_set_is_whole_later(
+    alone: House, faulty: FaultyStorage, size: int
+) -> None:
+    content = fresh(size)
+    with faulty.failing(Fault(("rename",), path=r"\.dat$", error="EIO")):
+        assert alone.store(content).status == 503
+        assert (alone.storages[0] / ".stor/repair" / sha(content).upper()).exists()
+        assert alone.get(content).body == content
+        assert not replica(faulty.source, sha(content)).exists()
+
+    assert settles(lambda: disk.is_whole(replica(faulty.source, sha(content)), content), within=20)
+    assert settles(lambda: list((alone.storages[0] / ".stor/repair").iterdir()) == [], within=20)
+
+
+@sizes
+def test_a_blob_whose_directory_cannot_be_synced_is_not_acknowledged_the_second_time_either(
+    alone: House, faulty: FaultyStorage, size: int
+) -> None:
+    content = fresh(size)
+    with faulty.failing(NO_DIRECTORY_FSYNC):
+        assert [alone.store(content).status for _ in range(3)] == [503] * 3
+
+    assert settles(lambda: alone.store(content).status in (200, 201))
+    assert disk.is_whole(replica(faulty.source, sha(content)), content)

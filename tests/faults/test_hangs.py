@@ -1,0 +1,112 @@
+"""One storage of four hangs, or is slow: the others do not notice, and it comes back by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.contract.disk import fresh, settles
+from tests.contract.house import House
+from tests.faults.conftest import FaultyFactory, HouseFactory
+from tests.faults.load import Load, broken
+from tests.faults.reads import CLIENTS, page, reads
+from tests.support.fuse import EVERYTHING_HANGS, Fault, FaultyStorage
+
+READ_DEADLINE: Final = 2.0
+_HEALTHY, _FIRST, _THEN = 1.5, 6.0, 4.0  # seconds
+_ALLOWANCE: Final = 0.02  # seconds; eight clients share two cores with the servers
+SLOW: Final = Fault(delay=0.5)
+
+
+@pytest.fixture
+def faulty(make_faulty: FaultyFactory) -> FaultyStorage:
+    """The storage that fails, one of four."""
+    return make_faulty()
+
+
+@pytest.fixture
+def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+    """Two pairs of storages, one of which fails when it is told to."""
+    return make_stor(pairs=[[tmp_path / "a", faulty.point], [tmp_path / "c", tmp_path / "d"]])
+
+
+@pytest.fixture
+def stored(stor: House) -> list[bytes]:
+    """Blobs on both pairs: small ones, and some that are verified while they are sent."""
+    contents = [fresh(5_000) for _ in range(40)] + [fresh(1_500_000) for _ in range(4)]
+    assert {stor.store(content).status for content in contents} == {201}
+    return contents
+
+
+@pytest.mark.parametrize("fault", [EVERYTHING_HANGS, SLOW], ids=["hangs", "slow"])
+def test_reads_of_all_blobs_go_on_while_one_storage_of_four_hangs_or_is_slow(
+    stor: House, faulty: FaultyStorage, stored: list[bytes], fault: Fault
+) -> None:
+    with reads(stor, stored) as healthy:
+        time.sleep(_HEALTHY)
+    with faulty.failing(fault), page(stor, "/live") as live, page(stor, "/status") as status:
+        since = time.monotonic()
+        with reads(stor, stored) as first:
+            time.sleep(_FIRST)
+        with reads(stor, stored) as then:
+            time.sleep(_THEN)
+
+    assert healthy.outcomes() | first.outcomes() | then.outcomes() == {"ok"}
+    assert (
+        first.worst() <= READ_DEADLINE + 1.0
+    )  # half a second of it is for the machine, which is shared with the readers
+    assert then.p99(since) < 3 * healthy.p99() + _ALLOWANCE
+    assert live.outcomes() == {"200"}
+    assert status.outcomes() <= {"200", "503"}
+    assert max(live.worst(), status.worst()) < 1.0
+    comes_back(stor, faulty)
+
+
+def test_uploads_go_to_the_other_pair_or_are_refused_while_one_storage_hangs(
+    stor: House, faulty: FaultyStorage
+) -> None:
+    with contextlib.ExitStack() as stack:
+        load = stack.enter_context(Load(stor))
+        time.sleep(1.0)
+        with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live:
+            time.sleep(READ_DEADLINE + 1)
+            late = {stor.store(fresh()).status for _ in range(CLIENTS)}
+            stack.close()
+
+    assert load.hung == []
+    assert set(load.statuses) <= {201, 503, 507}
+    assert late == {201}
+    assert live.outcomes() == {"200"}
+    assert live.worst() < 1.0
+    comes_back(stor, faulty)
+    assert broken(load.promises) == []
+
+
+def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(
+    stor: House, faulty: FaultyStorage, stored: list[bytes]
+) -> None:
+    fault = Fault(("read", "flush"), hang=True)
+    with faulty.failing(fault), page(stor, "/live") as live, reads(stor, stored) as asked:
+        time.sleep(READ_DEADLINE + 2)
+        faulty.heal()
+
+    assert live.outcomes() == {"200"}
+    assert live.worst() < 1.0
+    assert asked.outcomes() == {"ok"}
+
+
+def comes_back(stor: House, faulty: FaultyStorage) -> None:
+    """See that a storage that was healed is used again, and that what was given up has left nothing."""
+    assert settles(lambda: stor.ask("GET", "/status").status == 200)
+    assert settles(lambda: list((faulty.source / ".stor/tmp").iterdir()) == [])
+    assert settles(lambda: gets_a_blob(stor, faulty))
+
+
+def gets_a_blob(stor: House, faulty: FaultyStorage) -> bool:
+    """Whether an upload went to the pair of the storage."""
+    answer = stor.store(fresh())
+    return answer.status == 201 and str(faulty.point).encode() in answer.body

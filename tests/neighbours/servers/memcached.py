@@ -1,0 +1,99 @@
+"""A real memcached, and things that only look like one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from tests.support import needs, processes
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Memcached:
+    """`memcached` on a free port of 127.0.0.1; it can hang, wake up, be killed and come back on the same port."""
+
+    def __init__(self) -> None:
+        needs.tool("memcached")
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.port)
+
+    def start(self) -> None:
+        command = ["memcached", "-u", "root", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "16"]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=processes.end_with_the_tests,  # noqa: PLW1509  one call of the kernel, no lock
+        )
+        processes.eventually(self._answers, what="memcached answers")
+
+    def _answers(self) -> bool:
+        try:
+            return self.say(b"version\r\n").startswith(b"VERSION")
+        except OSError:
+            return False
+
+    def say(self, command: bytes) -> bytes:
+        """Send a command over a connection of its own; returns the answer's first piece."""
+        with socket.create_connection(self.address, timeout=5) as talk:
+            talk.sendall(command)
+            return talk.recv(65536)
+
+    def hang(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "memcached was not started"
+        self._process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+@contextlib.asynccontextmanager
+async def impostor(answer: bytes, *, greets: bool = False) -> AsyncIterator[tuple[str, int]]:
+    """A server that answers everything with the same bytes (`greets`: without being asked); empty ones hang up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            if greets:
+                writer.write(answer)
+            while await reader.read(65536) and answer:
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[:2]
+    finally:
+        server.close()

@@ -1,0 +1,208 @@
+"""Stor with two pairs among all its neighbours: under mixed load every answer is right, and all count the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import aio_pika
+import pytest
+
+from tests.contract.disk import fresh, settles, sha
+from tests.contract.house import House
+from tests.neighbours.servers.memcached import Memcached
+from tests.neighbours.servers.rabbitmq import RabbitMQ
+from tests.neighbours.servers.seaweed import Seaweed
+from tests.neighbours.servers.statsd import Statsd
+from tests.support.server import Server
+
+SECONDS: Final = 30.0
+CLIENTS: Final = 6
+
+
+class Consumer:
+    """Everything that the broker was told, in a queue of our own."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.heard: Counter[str] = Counter()
+        self._over = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(30), "the broker does not let us listen"
+
+    def _run(self) -> None:
+        import asyncio
+
+        asyncio.run(self._listen())
+
+    async def _listen(self) -> None:
+        import asyncio
+
+        connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/")
+        async with connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange("stor", aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(exclusive=True)
+            await queue.bind(exchange, "sha")
+            self._ready.set()
+            await queue.consume(self._hear, no_ack=True)
+            while not self._over.is_set():  # noqa: ASYNC110  it is set from another thread
+                await asyncio.sleep(0.1)
+
+    async def _hear(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        self.heard[message.body.decode()] += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def together(
+    make_server: Callable[..., Server], seaweed: Seaweed, tmp_path: Path
+) -> Iterator[tuple[House, Statsd, Consumer, Memcached]]:
+    for name in ("statsd", "rabbitmq"):
+        (tmp_path / name).mkdir()
+    with Statsd(tmp_path / "statsd") as statsd, RabbitMQ(tmp_path / "rabbitmq") as broker, Memcached() as memcached:
+        config = {
+            "statsite": {"host": "127.0.0.1", "port": statsd.port, "prefix": "stor.test", "sample_rate": 1},
+            "s3_enabled": True,
+            "s3_credentials": {
+                "access_key": seaweed.access_key,
+                "secret_key": seaweed.secret_key,
+                "host": seaweed.endpoint,
+            },
+            "memcached_servers": [":".join(map(str, memcached.address))],
+            "rabbitmq_uri": f"amqp://guest:guest@127.0.0.1:{broker.port}/?exchange=stor&routing_key=sha",
+        }
+        consumer = Consumer(broker.port)
+        stor = House(make_server(config=config))
+        try:
+            yield stor, statsd, consumer, memcached
+        finally:
+            consumer.close()
+
+
+class Client:
+    """One client's share of the load, and what it has counted."""
+
+    def __init__(self, stor: House, seaweed: Seaweed, known: list[bytes], number: int) -> None:
+        self._stor, self._seaweed, self._known = stor, seaweed, known
+        self._rng = random.Random(number)
+        self.counted: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+
+    def run(self, until: float) -> None:
+        actions = [self._get, self._get, self._get, self._store, self._again, self._miss, self._from_archive]
+        while time.monotonic() < until:
+            self._rng.choice(actions)()
+
+    def _ask(self, content: bytes) -> tuple[int, bytes]:
+        self.asked[sha(content)] += 1
+        self.counted["get"] += 1
+        answer = self._stor.get(content)
+        return answer.status, answer.body
+
+    def _get(self) -> None:
+        content = self._rng.choice(self._known)
+        assert self._ask(content) == (200, content)
+        self.counted["served"] += 1
+        self.counted["bytes"] += len(content)
+
+    def _store(self) -> None:
+        content = fresh(self._rng.choice([100, 5_000, 100_000, 1_500_000]))
+        assert self._stor.store(content).status == 201
+        self.counted["post"] += 1
+        self.counted["stored"] += 1
+        self._known.append(content)
+
+    def _again(self) -> None:
+        assert self._stor.store(self._rng.choice(self._known)).status == 200
+        self.counted["post"] += 1
+        self.counted["duplicate"] += 1
+
+    def _miss(self) -> None:
+        assert self._ask(fresh())[0] == 404
+        self.counted["missed"] += 1
+
+    def _from_archive(self) -> None:
+        content = fresh(2_000)
+        digest = sha(content)
+        self._seaweed.store().put(f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}", content)
+        assert self._ask(content) == (200, content)
+        self.counted["archive"] += 1
+
+
+@pytest.mark.timeout(240)
+def test_every_answer_is_right_and_everybody_counts_the_same(
+    together: tuple[House, Statsd, Consumer, Memcached], seaweed: Seaweed
+) -> None:
+    stor, statsd, consumer, memcached = together
+    known = [fresh(4_096)]
+    assert stor.store(known[0]).status == 201
+    _until_the_broker_hears(stor, consumer, known[0])
+    consumer.heard.clear()
+    before = Counter({name: int(value) for name, value in statsd.counters.items()})
+
+    clients = [Client(stor, seaweed, known, number) for number in range(CLIENTS)]
+    until = time.monotonic() + SECONDS
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        list(threads.map(lambda client: client.run(until), clients))
+    told = sum((client.counted for client in clients), Counter[str]())
+    asked = sum((client.asked for client in clients), Counter[str]())
+
+    assert settles(lambda: consumer.heard == asked, within=20)
+    expected = {
+        "request.get.count": told["get"],
+        "request.post.count": told["post"],
+        "success.post.write.count": told["stored"],
+        "success.post.duplicate.count": told["duplicate"],
+        "error.get.not_found_old.count": told["missed"],
+        "success.get.ok_hcp.count": told["archive"],
+        "success.get.ok_hcp.size": told["archive"] * 2_000,
+    }
+    settles(lambda: _counted(statsd, before, expected) == expected, within=10)
+    assert _counted(statsd, before, expected) == expected
+    servers = [name for name in statsd.counters if ".success.get.ok_old." in name]
+    grown = Counter({name: int(statsd.counters[name]) - before[name] for name in servers})
+    assert sum(count for name, count in grown.items() if name.endswith(".count")) == told["served"]
+    assert sum(count for name, count in grown.items() if name.endswith(".size")) == told["bytes"]
+    assert statsd.bad_lines == 0
+    assert json.dumps(sorted(asked))  # something was asked
+    assert memcached.say(f"get {sha(known[0])}\r\n".encode()).count(b".dat") == 1
+    page = stor.ask("GET", "/metrics")
+    assert page.status == 200
+    assert _total(page.body.decode(), "stor_blobs_stored_total") == told["stored"] + 1
+
+
+def _until_the_broker_hears(stor: House, consumer: Consumer, content: bytes) -> None:
+    def heard() -> bool:
+        stor.get(content)
+        time.sleep(0.2)
+        return sum(consumer.heard.values()) > 0
+
+    assert settles(heard, within=30)
+    quiet = -1
+    while quiet != sum(consumer.heard.values()):
+        quiet = sum(consumer.heard.values())
+        time.sleep(1)
+
+
+def _counted(statsd: Statsd, before: Counter[str], names: dict[str, int]) -> dict[str, int]:
+    now = statsd.counters
+    return {name: int(now.get(f"stor.test.{name}", 0)) - before[f"stor.test.{name}"] for name in names}
+
+
+def _total(page: str, metric: str) -> float:
+    rows = [line for line in page.splitlines() if line.startswith(metric)]
+    assert rows, f"no {metric} in {page}"
+    return sum(float(row.rpartition(" ")[2]) for row in rows)

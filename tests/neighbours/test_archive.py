@@ -1,0 +1,143 @@
+"""The S3 archive behind the pool, and buckets as storages: a real server over a real SeaweedFS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.disk import fresh, is_whole, replica, settles, sha
+from tests.contract.house import House
+from tests.neighbours.servers.seaweed import Seaweed
+from tests.support.server import Server
+
+Make = Callable[..., House]
+
+SIZES = pytest.mark.parametrize("size", [0, 5_000, 3_000_000])
+
+
+@pytest.fixture
+def make_stor(make_server: Callable[..., Server], seaweed: Seaweed) -> Make:
+    def make(**keys: Any) -> House:
+        credentials = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": seaweed.endpoint}
+        config = {"s3_enabled": True, "s3_credentials": credentials, **keys.pop("config", {})}
+        return House(make_server(config=config, **keys))
+
+    return make
+
+
+def key_of(content: bytes) -> str:
+    digest = sha(content)
+    return f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}"
+
+
+def archived(seaweed: Seaweed, content: bytes) -> bytes | None:
+    try:
+        return bytes(seaweed.store().get(key_of(content)).bytes())
+    except FileNotFoundError:
+        return None
+
+
+@SIZES
+@pytest.mark.parametrize("order", ["pool-first", "archive-first"])
+def test_a_blob_that_only_the_archive_has_is_served_as_any_other(
+    make_stor: Make, seaweed: Seaweed, size: int, order: str
+) -> None:
+    stor, content = make_stor(config={"s3_order": order}), fresh(size)
+    seaweed.store().put(key_of(content), content)
+
+    answer = stor.get(content)
+    assert (answer.status, answer.body) == (200, content)
+    assert answer.headers["etag"] == f'"{sha(content)}"'
+    assert stor.ask("HEAD", f"/{sha(content)}").headers["content-length"] == str(size)
+    assert stor.get(content, {"If-None-Match": answer.headers["etag"]}).status == 304
+    if size:
+        part = stor.get(content, {"Range": f"bytes=10-{size - 10}"})
+        assert (part.status, part.body) == (206, content[10 : size - 9])
+
+
+def test_what_neither_has_is_404(make_stor: Make) -> None:
+    assert make_stor().ask("GET", f"/{sha(fresh())}").status == 404
+
+
+@pytest.mark.parametrize("size", [5_000, 3_000_000])
+def test_wrong_bytes_in_the_archive_are_never_served(make_stor: Make, seaweed: Seaweed, size: int) -> None:
+    stor, content = make_stor(), fresh(size)
+    seaweed.store().put(key_of(content), fresh(size))
+    with stor.wire() as wire:
+        wire.send(f"GET /{sha(content)} HTTP/1.1\r\nHost: stor\r\nConnection: close\r\n\r\n".encode())
+        answer = wire.rest()
+    assert answer.startswith(b"HTTP/1.1 503") or len(answer.partition(b"\r\n\r\n")[2]) < size
+
+
+def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_else(
+    make_stor: Make, seaweed: Seaweed
+) -> None:
+    credentials = {"access_key": "a", "secret_key": "b", "host": "http://127.0.0.1:9"}
+    stor, content = make_stor(config={"s3_credentials": credentials, "s3_retries": 0}), fresh()
+    assert stor.store(content).status == 201
+    assert stor.get(content).body == content
+    assert stor.ask("GET", f"/{sha(fresh())}").status == 503
+    assert seaweed.endpoint
+
+
+def test_a_blob_that_was_read_from_the_archive_is_promoted(make_stor: Make, seaweed: Seaweed) -> None:
+    stor, content = make_stor(config={"s3_promote": True}), fresh(5_000)
+    seaweed.store().put(key_of(content), content)
+    assert stor.get(content).body == content
+    assert settles(lambda: len(stor.replicas(content)) == 2)
+
+
+def test_a_client_is_redirected_to_the_archive_and_gets_the_blob_there(make_stor: Make, seaweed: Seaweed) -> None:
+    import urllib.request
+
+    stor, content = make_stor(config={"s3_redirect": True}), fresh(5_000)
+    seaweed.store().put(key_of(content), content)
+    answer = stor.get(content)
+    assert answer.status == 307
+    assert answer.headers["location"].startswith(seaweed.endpoint)
+    with urllib.request.urlopen(answer.headers["location"], timeout=10) as fetched:  # noqa: S310  the test's own server
+        assert fetched.read() == content
+
+
+@SIZES
+def test_what_is_stored_is_mirrored(make_stor: Make, seaweed: Seaweed, size: int) -> None:
+    stor, content = make_stor(config={"s3_mirror": True}), fresh(size)
+    assert stor.store(content).status in (200, 201)
+    assert settles(lambda: archived(seaweed, content) == content, within=20)
+
+
+def test_what_could_not_be_mirrored_is_when_the_archive_is_back(make_stor: Make, seaweed: Seaweed) -> None:
+    stor, content = make_stor(config={"s3_mirror": True, "s3_retries": 0}), fresh(5_000)
+    seaweed.pause()
+    try:
+        assert stor.store(content).status == 201
+        noted = stor.storages[0].parent.parent.rglob(f".stor/mirror/{sha(content).upper()}")
+        assert len(list(noted)) == 1
+        stor.server.stop()
+        stor.server.start()
+    finally:
+        seaweed.resume()
+    assert settles(lambda: archived(seaweed, content) == content, within=30)
+
+
+def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
+    make_stor: Make, seaweed: Seaweed, tmp_path: Any
+) -> None:
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    bucket = f"s3://{seaweed.bucket}/of-a-pair?endpoint={seaweed.endpoint}"
+    stor = make_stor(config={"s3_enabled": False, "storage_pairs": [[str(directory), bucket]]})
+    for size in (0, 5_000, 3_000_000):
+        content = fresh(size)
+        answer = stor.store(content)
+        assert (answer.status, len(json.loads(answer.body))) == (201, 2)
+        path = replica(directory, sha(content))
+        assert is_whole(path, content)
+        assert bytes(seaweed.store().get(f"of-a-pair/{key_of(content)}").bytes()) == content
+        path.unlink()
+        assert [stor.get(content).body for _ in range(5)] == [content] * 5
+        assert settles(lambda path=path, content=content: is_whole(path, content))  # type: ignore[misc]
+        assert stor.store(content).status == 200

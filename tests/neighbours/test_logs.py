@@ -1,0 +1,538 @@
+"""The log: what it looks like, where it goes, that it never holds anybody up, and that it tells no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor.adapters import logs
+from pystor.adapters.logs import Described, kinds, repeats
+from pystor.digest import Digest
+from pystor.errors import NeighbourError, StorageError
+from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
+from tests.neighbours.servers.memcached import free_port
+from tests.support.processes import eventually
+
+DIGEST = Digest.of(b"a blob")
+ERROR = StorageError("/mnt/data1", f"open {DIGEST.path}", "Input/output error")
+GET = RequestEnded("GET", f"/{DIGEST.hex}", 200, 0.0123456, 0, 100, "10.0.0.1", DIGEST, "/mnt/data1", "pool")
+MISS = RequestEnded("GET", f"/{DIGEST.hex}", 404, 0.001, 0, 20, "10.0.0.1", DIGEST)
+FAILURE = RequestEnded("GET", f"/{DIGEST.hex}", 503, 0.001, 0, 20, "10.0.0.1", DIGEST)
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """Leave Python's logging as it was."""
+    root, ours = logging.getLogger(), logging.getLogger("pystor")
+    before = root.level, ours.level
+    yield
+    logs.tear_down()
+    root.setLevel(before[0])
+    ours.setLevel(before[1])
+
+
+class Log:
+    """A log into a file, read back as lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def set_up(self, *more: Described, options: dict[str, object] | None = None, **keys: Any) -> logs.Logs:
+        self.logs = logs.set_up([("File", {"filename": str(self.path), **(options or {})}), *more], **keys)
+        return self.logs
+
+    def lines(self) -> list[str]:
+        self.logs.flush()
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def messages(self) -> list[str]:
+        """The lines without their times."""
+        return [line.split(" ", 2)[2] for line in self.lines()]
+
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines()]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Log:
+    return Log(tmp_path / "stor.log")
+
+
+def in_a_loop(*events: Event, observe: Callable[[Event], None], seconds: float = 0) -> None:
+    async def scenario() -> None:
+        for event in events:
+            observe(event)
+        await asyncio.sleep(seconds)
+
+    asyncio.run(scenario())
+
+
+# What it looks like
+
+
+def test_without_outputs_lines_go_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    observe = logs.set_up()
+    in_a_loop(StorageFailed(ERROR), ReplicaBad(DIGEST, "/mnt/data1"), LeftoversSwept("/mnt/data1", 3), observe=observe)
+    logging.getLogger("pystor.http").error("something %s", "else")
+    observe.flush()
+    lines = capfd.readouterr().err.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]", line) for line in lines)
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        f"WARNING pystor: storage failed: /mnt/data1: open {DIGEST.path}: Input/output error",
+        f"ERROR pystor: bad replica of {DIGEST.hex} on /mnt/data1",
+        "INFO pystor: swept 3 temporaries of dead processes on /mnt/data1",
+        "ERROR pystor.http: something else",
+    ]
+
+
+def test_json_is_one_object_a_line(written: Log) -> None:
+    observe = written.set_up(style="json", access=1)
+    in_a_loop(GET, StorageFailed(ERROR), observe=observe)
+    access, failure = written.documents()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", access.pop("time"))
+    assert re.fullmatch(r"[0-9a-f]{6}-1", access.pop("request"))
+    assert access == {
+        "level": "info",
+        "logger": "pystor.access",
+        "message": f"GET /{DIGEST.hex} 200",
+        "client": "10.0.0.1",
+        "method": "GET",
+        "path": f"/{DIGEST.hex}",
+        "status": 200,
+        "digest": DIGEST.hex,
+        "received": 0,
+        "sent": 100,
+        "ms": 12.346,
+        "storage": "/mnt/data1",
+        "tier": "pool",
+    }
+    assert (failure["level"], failure["storage"]) == ("warning", "/mnt/data1")
+
+
+def test_the_access_log_for_people_is_a_line_with_all_there_is_to_know(written: Log) -> None:
+    in_a_loop(GET, MISS, observe=written.set_up(access=1))
+    served, missed = (re.sub("request=[0-9a-f]{6}-", "request=", line) for line in written.messages())
+    assert served == (
+        f"INFO pystor.access: GET /{DIGEST.hex} 200 request=1 client=10.0.0.1 digest={DIGEST.hex}"
+        " received=0 sent=100 ms=12.346 storage=/mnt/data1 tier=pool"
+    )
+    assert missed.endswith("sent=20 ms=1.0")
+
+
+def test_the_access_log_is_off_unless_it_is_wanted(written: Log) -> None:
+    in_a_loop(GET, FAILURE, observe=written.set_up())
+    assert written.lines() == []
+
+
+def test_a_sampled_access_log_has_its_part_of_the_requests_and_every_failure(written: Log) -> None:
+    observe = written.set_up(access=0.1, style="json")
+    in_a_loop(*[GET] * 2000, *[FAILURE] * 20, observe=observe)
+    statuses = [line["status"] for line in written.documents()]
+    assert 120 < statuses.count(200) < 300
+    assert statuses.count(503) == 20
+
+
+def test_what_a_client_sends_cannot_look_like_a_line_of_its_own(written: Log) -> None:
+    nasty = "/x\r\n2024-01-01 ERROR pystor: forged\x1b[31m\u2028\ud800"
+    in_a_loop(RequestEnded("GET", nasty, 404, 0.1, 0, 0, "::1"), observe=written.set_up(access=1))
+    (line,) = written.messages()
+    assert r"/x\r\n2024-01-01 ERROR pystor: forged\x1b[31m\u2028\ud800 404" in line
+    long = RequestEnded("GET", "/" + 65_000 * "x", 404, 0.1, 0, 0, "::1")
+    in_a_loop(long, observe=written.set_up(access=1, style="json"))
+    assert len(written.lines()[-1]) < 1000
+
+
+def test_a_query_or_a_whole_url_is_not_logged_for_it_may_have_a_password(written: Log) -> None:
+    observe = written.set_up(access=1)
+    for path in ("/x?password=TOPSECRET", "http://writer:TOPSECRET@host/x", "*"):
+        in_a_loop(RequestEnded("GET", path, 404, 0.1, 0, 0, "::1"), observe=observe)
+    paths = [line.split()[3] for line in written.messages()]
+    assert paths == ["/x", "-", "-"]
+
+
+def test_a_stack_trace_is_below_its_line_for_people_and_a_field_of_json(written: Log) -> None:
+    for style in ("text", "json"):
+        written.set_up(style=style)
+        try:
+            raise ValueError("no such thing")
+        except ValueError:
+            logging.getLogger("pystor").exception("it failed")
+    text, *trace, last = written.lines()
+    assert text.endswith("ERROR pystor: it failed")
+    assert (trace[0], trace[-1]) == ("Traceback (most recent call last):", "ValueError: no such thing")
+    field = json.loads(last)["trace"].split("\n")
+    assert (field[0], field[-1], len(field)) == (trace[0], trace[-1], len(trace))
+
+
+# Failures that repeat themselves
+
+
+def test_a_failure_that_repeats_itself_is_one_line_and_a_number(written: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "REPEATED", 0.2)
+    observe = written.set_up()
+    other = StorageError("/mnt/data2", "open x", "Input/output error")
+    many = [StorageFailed(StorageError("/mnt/data1", f"open {n}", "Input/output error")) for n in range(100)]
+    in_a_loop(*many, StorageFailed(other), *many, observe=observe, seconds=0.7)
+    assert written.messages() == [
+        "WARNING pystor: storage failed: /mnt/data1: open 0: Input/output error",
+        "WARNING pystor: storage failed: /mnt/data2: open x: Input/output error",
+        "WARNING pystor: storage failed: /mnt/data1: open 99: Input/output error (and 199 more like that in 0.2 s)",
+    ]
+    in_a_loop(many[0], observe=observe)
+    assert written.messages()[3] == "WARNING pystor: storage failed: /mnt/data1: open 0: Input/output error"
+
+
+def test_what_was_left_out_is_told_when_it_stops(written: Log) -> None:
+    async def scenario() -> None:
+        observe = written.set_up()
+        for _ in range(5):
+            observe(NeighbourFailed("memcached", "h:1: Connection refused"))
+            observe(ReplicaBad(DIGEST, "/mnt/data1"))
+        await observe.stop()
+
+    asyncio.run(scenario())
+    assert len(written.lines()) == 4
+    assert written.messages()[2] == (
+        "WARNING pystor: memcached failed: h:1: Connection refused (and 4 more like that in 10 s)"
+    )
+
+
+def test_failures_of_many_kinds_take_a_bounded_place(written: Log) -> None:
+    observe = written.set_up()
+    in_a_loop(*(NeighbourFailed("x", str(number)) for number in range(5000)), observe=observe)
+    assert len(written.lines()) == repeats.KEYS
+
+
+# The outputs of the original's list
+
+
+def test_each_output_takes_the_levels_from_its_lowest_to_its_highest(tmp_path: Path) -> None:
+    levels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+    outputs: list[Described] = [("File", {"min_level": name, "filename": str(tmp_path / name)}) for name in levels]
+    outputs.append(("File", {"min_level": "notice", "max_level": "err", "filename": str(tmp_path / "some")}))
+    observe = logs.set_up(outputs)
+    for number in logs.LEVELS.values():
+        logging.getLogger("pystor").log(number, "x")
+    observe.flush()
+    seen = {name: [line.split()[2].lower() for line in (tmp_path / name).read_text().splitlines()] for name in levels}
+    assert seen == {name: levels[index:] for index, name in enumerate(levels)}
+    assert len((tmp_path / "some").read_text().splitlines()) == 3
+
+
+def test_aliases_and_numbers_of_levels_are_those_of_the_original() -> None:
+    for name, number in (("warn", 30), ("err", 40), ("crit", 50), ("emerg", 70), (0, 10), (7, 70)):
+        assert kinds.output_of(("Screen", {"min_level": name}), "info", "text").lowest == number
+
+
+def test_screen_is_standard_error_or_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    for value, stream in ((1, "err"), (0, "out"), (True, "err"), (False, "out")):
+        observe = logs.set_up([("Screen", {"min_level": "info", "stderr": value, "newline": 1})])
+        logging.getLogger("pystor").warning("here")
+        observe.flush()
+        assert getattr(capfd.readouterr(), stream).endswith("WARNING pystor: here\n")
+
+
+def test_a_file_that_was_moved_away_is_made_anew(written: Log) -> None:
+    written.set_up(options={"permissions": 0o600})
+    logging.getLogger("pystor").warning("one")
+    assert len(written.lines()) == 1
+    written.path.rename(written.path.with_suffix(".old"))
+    logging.getLogger("pystor").warning("two")
+    assert written.messages() == ["WARNING pystor: two"]
+    assert written.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_syslog_gets_a_datagram_an_entry(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(5)
+        logs.set_up([("Syslog", {"min_level": "info", "socket": path, "ident": "stor", "facility": "local3"})])
+        logging.getLogger("pystor").error("one\ntwo")
+        datagram = receiver.recv(65536).decode()
+    assert re.fullmatch(r"<155>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d stor\[\d+\]: one\\ntwo", datagram)
+
+
+@pytest.mark.parametrize(
+    ("described", "line"),
+    [
+        (("Email", {}), "'Email' is no kind of output; there are Screen, File, File::Locked, Syslog, Gelf"),
+        (("Screen", {"min_level": "loud"}), "min_level must be one of debug, info, notice, warning, error, critical"),
+        (("Screen", {"min_level": 8}), "min_level must be one of debug"),
+        (("Screen", {"min_level": True}), "min_level must be one of debug"),
+        (("Screen", {"colour": 1}), "unknown option 'colour'; there are format, max_level, min_level, name, newline,"),
+        (("Screen", {"format": "xml"}), "format must be one of text, json"),
+        (("File", {}), "filename must be text"),
+        (("File", {"filename": 7}), "filename must be text"),
+        (("File", {"filename": "/x", "permissions": "rw"}), "permissions must be a whole number from 0 to 511"),
+        (("Syslog", {"facility": "x"}), "facility must be one of kern, user"),
+        (("Gelf", {"socket": "graylog:12201"}), "socket must be an object"),
+        (("Gelf", {"socket": {"host": "h", "path": 1}}), "unknown option 'path'; there are host, port, protocol"),
+        (("Gelf", {"host": "h", "port": 70000}), "port must be a whole number from 0 to 65535"),
+        (("Gelf", {"host": "h", "port": 1.5}), "port must be a whole number"),
+        (("Gelf", {"protocol": "http"}), "protocol must be one of udp, tcp"),
+        (("Gelf", {"chunked": 100}), "chunked must be lan, wan, 0 or the size of a datagram"),
+        (("Gelf", {"additional_fields": 1}), "additional_fields must be an object"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_line(described: Described, line: str) -> None:
+    good: Described = ("Screen", {"min_level": "info"})
+    (problem,) = logs.problems([good, described, good])
+    assert problem.startswith(f"log[1]: {line}")
+    with pytest.raises(ValueError, match=re.escape(line)):
+        logs.set_up([described])
+
+
+# Graylog
+
+
+def gelf(datagrams: list[bytes]) -> dict[str, Any]:
+    """Put a message together as the specification of GELF has it, whatever order its chunks come in."""
+    if len(datagrams) == 1:
+        whole = datagrams[0]
+    else:
+        assert {datagram[:2] for datagram in datagrams} == {b"\x1e\x0f"}
+        assert len({datagram[2:10] for datagram in datagrams}) == 1
+        assert {datagram[11] for datagram in datagrams} == {len(datagrams)}
+        assert len(datagrams) <= 128
+        ordered = sorted(datagrams, key=lambda datagram: datagram[10])
+        assert [datagram[10] for datagram in ordered] == list(range(len(datagrams)))
+        whole = b"".join(datagram[12:] for datagram in ordered)
+    document: dict[str, Any] = json.loads(gzip.decompress(whole) if whole[:2] == b"\x1f\x8b" else whole)
+    assert document["version"] == "1.1"
+    assert "_id" not in document
+    return document
+
+
+@pytest.fixture
+def graylog() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        yield receiver
+
+
+def datagrams(receiver: socket.socket) -> list[bytes]:
+    """All that comes until it is quiet."""
+    found = [receiver.recv(65536)]
+    while select.select([receiver], [], [], 0.2)[0]:
+        found.append(receiver.recv(65536))
+    return found
+
+
+def test_gelf_by_udp_has_what_the_specification_wants(graylog: socket.socket) -> None:
+    place = {"host": "127.0.0.1", "port": graylog.getsockname()[1], "protocol": "udp"}
+    options = {"min_level": "info", "socket": place, "additional_fields": {"facility": "stor", "_dc": 1}}
+    observe = logs.set_up([("Gelf", options)], access=1)
+    in_a_loop(GET, observe=observe)
+    message = gelf(datagrams(graylog))
+    assert message["host"] == socket.gethostname()
+    assert message["short_message"] == f"GET /{DIGEST.hex} 200"
+    assert abs(message["timestamp"] - time.time()) < 10
+    assert message["level"] == 6
+    assert (message["_facility"], message["_dc"], message["_status"], message["_tier"]) == ("stor", 1, 200, "pool")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(("chunked", "most"), [("wan", 1420), ("lan", 8154), (600, 600), (0, 65507)])
+def test_a_long_message_is_cut_into_chunks_that_can_be_put_together(
+    graylog: socket.socket, chunked: object, most: int, compress: bool
+) -> None:
+    options = {"host": "127.0.0.1", "port": graylog.getsockname()[1], "chunked": chunked, "compress": compress}
+    logs.set_up([("Gelf", options)])
+    text = "".join(f"{number:x}é" for number in range(2000))[:8000]
+    logging.getLogger("pystor").error("%s", text)
+    found = datagrams(graylog)
+    assert max(map(len, found)) <= most
+    assert gelf(found)["short_message"] == text
+
+
+def test_the_longest_entry_has_no_more_than_128_chunks() -> None:
+    entry = logs.Entry(0, 40, "x", 8192 * "\x01", trace=16_384 * "\x01")
+    message = logs.as_gelf(entry, "host", {})
+    assert gelf(list(logs.chunks(message, 1420)))["full_message"].startswith("\x01")
+
+
+class TcpGraylog:
+    """A receiver of messages that are ended by NUL; it can hang up, go away and come back."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.messages: list[dict[str, Any]] = []
+        self._open: list[socket.socket] = []
+
+    def __enter__(self) -> TcpGraylog:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._receive, args=[connection], daemon=True).start()
+
+    def _receive(self, connection: socket.socket) -> None:
+        pending = b""
+        with connection, contextlib.suppress(OSError):
+            while piece := connection.recv(65536):
+                *whole, pending = (pending + piece).split(b"\0")
+                self.messages += map(json.loads, whole)
+
+    @property
+    def described(self) -> Described:
+        return ("Gelf", {"host": "127.0.0.1", "port": self.port, "protocol": "tcp", "min_level": "info"})
+
+
+def test_gelf_by_tcp_ends_each_message_with_a_nul() -> None:
+    with TcpGraylog() as graylog:
+        observe = logs.set_up([graylog.described], access=1)
+        in_a_loop(*[GET] * 1500, observe=observe)
+        eventually(lambda: len(graylog.messages) == 1500, within=5)
+        numbers = [int(message["_request"].split("-")[1], 16) for message in graylog.messages]
+        assert numbers == list(range(1, 1501))
+
+
+def test_a_graylog_that_is_away_holds_nobody_up_and_gets_everything_when_it_is_back(written: Log) -> None:
+    graylog = TcpGraylog()
+    written.set_up(graylog.described)
+    for number in range(100):
+        logging.getLogger("pystor").warning("%s", number)
+    eventually(lambda: any("does not work: Connection refused" in line for line in written.lines()), within=5)
+    with graylog:
+        eventually(lambda: len(graylog.messages) >= 100, within=10)
+        assert [message["short_message"] for message in graylog.messages[:100]] == [str(n) for n in range(100)]
+        eventually(lambda: any(f"Gelf tcp 127.0.0.1:{graylog.port} works again" in x for x in written.lines()))
+        graylog.hang_up()
+        time.sleep(0.1)
+        logging.getLogger("pystor").warning("after the hang-up")
+        eventually(lambda: graylog.messages[-1]["short_message"] == "after the hang-up", within=10)
+
+
+def test_only_output_that_fails_says_so_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    logs.set_up([("Gelf", {"host": "127.0.0.1", "port": port, "protocol": "tcp"})])
+    logging.getLogger("pystor").warning("lost")
+    line = f"WARNING pystor: the log output Gelf tcp 127.0.0.1:{port} does not work: Connection refused\n"
+    eventually(lambda: line in capfd.readouterr().err, within=5)
+
+
+def test_a_log_server_that_hangs_takes_a_bounded_number_of_entries_and_no_time(written: Log) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        observe = written.set_up(("Gelf", {"host": "127.0.0.1", "port": port, "protocol": "tcp"}), access=1)
+        began = time.perf_counter()
+        in_a_loop(*[GET] * 40_000, observe=observe)
+        assert time.perf_counter() - began < 3
+        assert len(observe._outputs[1]._queue) <= logs.QUEUED
+        began = time.perf_counter()
+        asyncio.run(observe.stop())
+        assert time.perf_counter() - began < 2
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_left_out_is_told() -> None:
+    reader, writer = os.pipe()
+    output = logs.Output(logs.Screen(writer, "text"), 10, 70)
+    output.start(lambda _: None)
+    entry = logs.Entry(time.time(), 20, "x", 100 * "y")
+    began = time.perf_counter()
+    for _ in range(2 * logs.QUEUED):
+        output.put(entry)
+    assert time.perf_counter() - began < 2
+    found, told = b"", 0
+    while found.count(b"yyy\n") + told < 2 * logs.QUEUED:
+        found += os.read(reader, 65536)
+        told = sum(map(int, re.findall(rb"(\d+) entries were left out: the log output Screen was too slow\n", found)))
+    assert found.count(b"yyy\n") + told == 2 * logs.QUEUED
+    assert told
+    output.close(time.monotonic() + 2)
+    os.close(writer)
+    os.close(reader)
+
+
+def test_a_disk_that_is_full_holds_nobody_up(capfd: pytest.CaptureFixture[str]) -> None:
+    observe = logs.set_up([("File", {"filename": "/dev/full"}), ("Screen", {})])
+    logging.getLogger("pystor").warning("x")
+    line = "the log output File /dev/full does not work: No space left on device\n"
+    eventually(lambda: line in capfd.readouterr().err, within=5)
+    asyncio.run(observe.stop())
+
+
+# Processes
+
+
+def test_what_was_logged_last_is_written_before_the_process_ends() -> None:
+    program = "from pystor.adapters import logs; import logging; logs.set_up(); logging.error('the last word')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr.endswith("ERROR root: the last word\n")
+
+
+def test_lines_of_several_processes_are_not_mixed_up(tmp_path: Path) -> None:
+    program = (
+        "from pystor.adapters import logs; import logging; logs.set_up()\n"
+        "for n in range(2000): logging.getLogger('pystor').warning('%s', 80 * 'x')"
+    )
+    with (tmp_path / "err").open("wb") as err:
+        both = [subprocess.Popen([sys.executable, "-c", program], stderr=err) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+    lines = (tmp_path / "err").read_text().splitlines()
+    assert len(lines) == 4000
+    assert all(line.endswith(" WARNING pystor: " + 80 * "x") for line in lines)
+
+
+def test_setting_up_again_replaces_what_was_there(written: Log) -> None:
+    for _ in range(3):
+        written.set_up()
+    logging.getLogger("pystor").warning("once")
+    assert written.messages() == ["WARNING pystor: once"]
+    assert sum(thread.name.startswith("log File") for thread in threading.enumerate()) == 1
+
+
+def test_a_probe_opens_every_output(tmp_path: Path) -> None:
+    path = tmp_path / "stor.log"
+    observe = logs.set_up([("Screen", {}), ("File", {"filename": str(path)})])
+    assert asyncio.run(observe.probe()) == f"opened Screen, File {path}"
+    observe = logs.set_up([("File", {"filename": str(tmp_path / "gone" / "x")})])
+    with pytest.raises(NeighbourError, match="No such file or directory; mend it, or remove it from log"):
+        asyncio.run(observe.probe())
+
+
+def test_something_that_cannot_be_written_down_does_not_end_the_log(written: Log) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    observe = written.set_up(style="json")
+    observe.put(logs.Entry(time.time(), 30, "x", "y", {"z": Unspeakable()}))
+    observe.flush()
+    logging.getLogger("pystor").warning("still there")
+    assert written.documents()[-1]["message"] == "still there"

@@ -1,0 +1,388 @@
+"""One storage's threads: what hangs in them hangs for that storage alone."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pystor.breaker import SharedSwitches
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import StorageError
+from pystor.files import FileReplica
+from tests.rooms.tools import adopted, break_disk, descriptors, eventually, open_below, place, run, temporaries
+
+CONTENT = b"a blob"
+BLOB = Digest.of(CONTENT)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Directory:
+    storage = adopted(tmp_path / "a")
+    place(storage, CONTENT)
+    return storage
+
+
+class Hang:
+    """Operations that take until they are let go."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, then: Callable[[], object] = lambda: None) -> object:
+        with self._lock:
+            self.begun += 1
+        assert self.over.wait(20)
+        try:
+            return then()
+        finally:
+            self.ended += 1
+
+    async def until(self, count: int) -> None:
+        await eventually(lambda: self.begun >= count)
+
+
+def test_what_an_operation_returns_or_raises_passes(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        assert await bulkhead.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await bulkhead.run(divmod, 7, 0)
+        assert bulkhead.last_error is None
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_failure_of_the_storage_is_remembered_for_operators(storage: Directory) -> None:
+    def fail() -> None:
+        raise StorageError("/a", "fsync", "broken")
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        with pytest.raises(StorageError, match="A storage failed"):
+            await bulkhead.run(fail)
+        assert bulkhead.last_error == "/a: fsync: broken"
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_an_operation_that_hangs_is_a_failure_after_the_deadline(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        began = time.monotonic()
+        with pytest.raises(StorageError) as failure:
+            await bulkhead.run(hang, deadline=0.05)
+        assert 0.04 < time.monotonic() - began < 2
+        assert failure.value.reason == "no answer within 0.05 s"
+        assert bulkhead.last_error == failure.value.describe()
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_hanging_operation_holds_up_nobody_as_long_as_there_are_threads(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=3)
+        hanging = [asyncio.create_task(bulkhead.run(hang)) for _ in range(2)]
+        await hang.until(2)
+        for _ in range(5):
+            assert await bulkhead.run(int, "5", deadline=1) == 5
+        hang.over.set()
+        await asyncio.gather(*hanging)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_no_more_threads_than_allowed_and_the_rest_waits_in_turn(storage: Directory) -> None:
+    hang, done = Hang(), list[int]()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=3)
+        before = threading.active_count()
+        working = [
+            asyncio.create_task(bulkhead.run(hang, lambda number=number: done.append(number))) for number in range(20)
+        ]
+        await hang.until(3)
+        await asyncio.sleep(0.02)
+        assert (hang.begun, threading.active_count() - before) == (3, 3)
+        with pytest.raises(StorageError):
+            await bulkhead.run(int, deadline=0.02)
+        hang.over.set()
+        await asyncio.gather(*working)
+        assert threading.active_count() - before == 3
+        bulkhead.stop()
+        await eventually(lambda: threading.active_count() == before)
+
+    run(scenario())
+    assert sorted(done) == list(range(20))
+
+
+def test_one_after_another_needs_one_thread(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        before = threading.active_count()
+        for _ in range(20):
+            await bulkhead.run(int, probing=True)
+            await asyncio.sleep(0.001)
+        assert threading.active_count() - before <= 2
+        bulkhead.stop()
+
+    run(scenario())
+
+
+# What comes too late
+
+
+def test_what_comes_after_the_deadline_is_closed(storage: Directory, tmp_path: Path) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        with pytest.raises(StorageError):
+            await bulkhead.run(hang, lambda: storage.open(BLOB), deadline=0.02)
+        hang.over.set()
+        await bulkhead.run(int, probing=True)
+        await eventually(lambda: not open_below(tmp_path))
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_what_comes_after_a_cancellation_is_closed(storage: Directory, tmp_path: Path) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        task = asyncio.create_task(bulkhead.run(hang, lambda: storage.stage(5)))
+        await hang.until(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        hang.over.set()
+        await eventually(lambda: hang.ended == 1)
+        await eventually(lambda: not open_below(tmp_path) and not temporaries(storage))
+        bulkhead.stop()
+
+    run(scenario())
+    assert not temporaries(storage)
+
+
+def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(storage: Directory, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        task = asyncio.create_task(bulkhead.run(storage.stage, 5))
+        await asyncio.sleep(0)  # the operation is on its way
+        time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
+        await asyncio.sleep(0)  # the answer is there; who waits for it has not been told
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await bulkhead.run(int, probing=True)
+        bulkhead.stop()
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+    assert not temporaries(storage)
+
+
+def test_what_comes_when_the_loop_is_gone_is_closed(storage: Directory, tmp_path: Path) -> None:
+    hang = Hang()
+    threads = set(threading.enumerate())
+
+    async def scenario() -> None:
+        task = asyncio.create_task(Bulkhead(storage, threads=1).run(hang, lambda: storage.open(BLOB)))
+        await hang.until(1)
+        task.cancel()
+
+    run(scenario())
+    (worker,) = set(threading.enumerate()) - threads
+    hang.over.set()
+    worker.join(0.2)
+
+    assert not descriptors(tmp_path)
+
+
+def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> None:
+    hang, begun = Hang(), list[int]()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        hanging = asyncio.create_task(bulkhead.run(hang))
+        await hang.until(1)
+        with pytest.raises(StorageError):
+            await bulkhead.run(begun.append, 1, deadline=0.02)
+        hang.over.set()
+        await hanging
+        await bulkhead.run(int, probing=True)
+        bulkhead.stop()
+
+    run(scenario())
+    assert not begun
+
+
+def test_a_failure_that_comes_too_late_bothers_nobody(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        with pytest.raises(StorageError):
+            await bulkhead.run(hang, lambda: 1 / 0, deadline=0.02)
+        hang.over.set()
+        await bulkhead.run(int, probing=True)
+        assert not complaints
+        bulkhead.stop()
+
+    run(scenario())
+
+
+# Reading
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_blob_is_opened_and_read_from_any_storage(storage: Directory, tmp_path: Path, *, local: bool) -> None:
+    storage.local = local
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        replica = await bulkhead.open(BLOB)
+        assert isinstance(replica, FileReplica)
+        with replica:
+            assert await bulkhead.read(replica, 0, 6) == CONTENT
+        assert await bulkhead.open(Digest.of(b"another")) is None
+        assert await bulkhead.open(Digest.of(b"another")) is None
+        assert (await bulkhead.check()).total > 0
+        bulkhead.stop()
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_a_local_storage_needs_no_thread_for_what_is_in_the_cache(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        monkeypatch.setattr(bulkhead, "_submit", lambda _: pytest.fail("a thread was asked"))
+        replica = await bulkhead.open(BLOB)
+        assert replica is not None
+        with replica:
+            assert await bulkhead.read(replica, 0, 6) == CONTENT
+
+    storage.local = True
+    run(scenario())
+
+
+# The breaker
+
+
+def is_out(bulkhead: Bulkhead) -> bool:
+    return bulkhead.out
+
+
+def is_unwritable(bulkhead: Bulkhead) -> bool:
+    return bulkhead.unwritable
+
+
+def is_slow(bulkhead: Bulkhead) -> bool:
+    return bulkhead.slow
+
+
+def test_a_storage_that_hangs_is_out_for_all_who_share_its_switch_until_a_probe_succeeds(
+    storage: Directory, tmp_path: Path
+) -> None:
+    hang = Hang()
+    switches = [SharedSwitches(str(tmp_path / "switches"), 2) for _ in range(2)]
+
+    async def scenario() -> None:
+        one, other = (Bulkhead(storage, switch=shared.switch(1)) for shared in switches)
+        unconcerned = Bulkhead(storage, switch=switches[1].switch(0))
+        with pytest.raises(StorageError, match="A storage failed"):
+            await one.run(hang, int, deadline=0.02)
+        assert (is_out(one), is_out(other), is_out(unconcerned)) == (True, True, False)
+        for bulkhead in (one, other):
+            with pytest.raises(StorageError) as failure:
+                await bulkhead.run(storage.check)
+            assert "is out" in failure.value.reason
+        hang.over.set()
+        await other.recover()
+        assert not is_out(one)
+        await one.run(storage.check)
+        for bulkhead in (one, other):
+            bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_succeeds(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        break_disk(monkeypatch, "fsync", storage.root)
+        with pytest.raises(StorageError):
+            await bulkhead.run(storage.probe)
+        assert is_unwritable(bulkhead)
+        assert not is_out(bulkhead)
+        with pytest.raises(StorageError):
+            await bulkhead.run(int, writing=True)
+        assert await bulkhead.run(int) == 0
+        await bulkhead.recover()
+        assert is_unwritable(bulkhead)
+        monkeypatch.undo()
+        await bulkhead.recover()
+        assert not is_unwritable(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_full_disk_is_not_out(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        break_disk(monkeypatch, "write", storage.root, errno.ENOSPC)
+        await bulkhead.run(storage.probe)
+        assert not is_out(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_is_slow_is_asked_last_and_forgiven_when_it_is_quick_again(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        await bulkhead.run(time.sleep, 0.5)
+        assert is_slow(bulkhead)
+        for _ in range(30):
+            await bulkhead.recover()
+        assert not is_slow(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_read_only_storage_is_probed_by_reading(tmp_path: Path) -> None:
+    adopted(tmp_path / "a")
+    storage = Directory(str(tmp_path / "a"), writable=False)
+    before = sorted(tmp_path.rglob("*"))
+    storage.attach()
+    storage.probe()
+    assert sorted(tmp_path.rglob("*")) == before

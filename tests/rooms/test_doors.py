@@ -1,0 +1,548 @@
+"""One logic, two doors: the fast path and ASGI say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import itertools
+import json
+import os
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.events import Event
+from pystor.http.app import App
+from pystor.http.auth import Guard
+from pystor.http.blobs import Blobs
+from pystor.http.messages import Field
+from pystor.http.protocol import Limits
+from pystor.pool import Pool
+from pystor.verification import Verifier
+from tests.rooms.tools import adopted, blobs, break_reads, descriptors, place, pool_of, run, tiers_of, where
+
+KIB = 1 << 10
+CONTENTS = {size: random.Random(size).randbytes(size) for size in (0, 1, 4 * KIB, 64 * KIB, 64 * KIB + 1)}
+LARGE = random.Random(1).randbytes(300 * KIB)
+MODIFIED = 1_234_567_890
+DATE = b"Fri, 13 Feb 2009 23:31:30 GMT"
+WRITER: Field = (b"authorization", b"Basic " + base64.b64encode(b"writer:secret"))
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[Field]
+    body: bytes
+
+
+def app_over(*storages: Directory, verifier: Verifier | None = None, events: list[Event] | None = None) -> App:
+    return app_of(pool_of(storages, verifier=verifier, events=events))
+
+
+def app_of(pool: Pool) -> App:
+    guard = Guard("writer:secret")
+    blobs_ = Blobs(tiers_of(pool), pool, guard, max_blob_size=1 << 20, observe=pool.observe)
+    return App(pool, blobs_, observe=pool.observe, limits=Limits(), upload_idle_timeout=0.2, services=[pool])
+
+
+async def ask(
+    app: App,
+    method: str,
+    path: str,
+    headers: tuple[Field, ...] = (),
+    *pieces: bytes | None,
+    send: Callable[[Any], Awaitable[None]] | None = None,
+) -> Answer:
+    """Ask by ASGI. A piece that is None is a client that goes; after the last one it stays, and says nothing."""
+    told: list[Any] = []
+    given = iter(pieces or (b"",))
+    left = len(pieces or (b"",))
+
+    async def receive() -> dict[str, object]:
+        nonlocal left
+        for piece in given:
+            left -= 1
+            if piece is None:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": piece, "more_body": left > 0}
+        await asyncio.sleep(20)
+        return {"type": "http.disconnect"}
+
+    async def tell(message: Any) -> None:
+        told.append(message)
+        await asyncio.sleep(0)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    await app(scope, receive, send or tell)
+    body = b"".join(message["body"] for message in told[1:])
+    complete = len(told) > 1 and not told[-1].get("more_body", False)
+    return Answer(told[0]["status"] if complete else -told[0]["status"], sorted(told[0]["headers"]), body)
+
+
+class Living:
+    """An application between its start and its end, by the lifespan protocol."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._told: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def __aenter__(self) -> App:
+        self._task = asyncio.create_task(self._app({"type": "lifespan"}, self._events.get, self._told.put))
+        await self._change("startup")
+        return self._app
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._change("shutdown")
+        await self._task
+
+    async def _change(self, what: str) -> None:
+        await self._events.put({"type": f"lifespan.{what}"})
+        assert await self._told.get() == {"type": f"lifespan.{what}.complete"}
+
+
+def at_once(app: App, method: str, path: str, headers: tuple[Field, ...] = ()) -> Answer | None:
+    """Ask by the fast door."""
+    response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
+    if response is None:
+        return None
+    assert isinstance(response.body, bytes)
+    return Answer(response.status, sorted(response.headers), response.body)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Directory]:
+    return [adopted(tmp_path / name) for name in "ab"]
+
+
+def fill(*storages: Directory) -> None:
+    for storage, content in itertools.product(storages, (*CONTENTS.values(), LARGE)):
+        path = place(storage, content)
+        os.utime(path, (MODIFIED, MODIFIED))
+
+
+# Both doors
+
+RANGES = (
+    b"",
+    b"bytes=0-0",
+    b"bytes=1-",
+    b"bytes=-1",
+    b"bytes=100-199",
+    b"bytes=99999999-",
+    b"bytes=0-1,3-4",
+    b"lines=1-2",
+)
+CONDITIONS: tuple[tuple[Field, ...], ...] = (
+    (),
+    ((b"if-none-match", b"*"),),
+    ((b"if-none-match", b'"other"'),),
+    ((b"if-modified-since", DATE),),
+    ((b"if-modified-since", b"Thu, 01 Jan 1970 00:00:00 GMT"),),
+    ((b"if-none-match", b'"other"'), (b"if-modified-since", DATE)),
+    ((b"if-range", DATE),),
+    ((b"if-range", b'"other"'),),
+    ((b"if-none-match", b'"a"'), (b"if-none-match", b'"b"')),
+)
+
+
+def requests(size: int) -> list[tuple[str, tuple[Field, ...]]]:
+    etag: tuple[Field, ...] = ((b"if-none-match", b'W/"%s"' % Digest.of(CONTENTS[size]).hex.encode()),)
+    return [
+        (method, (*condition, *([(b"range", value)] if value else [])))
+        for method, value, condition in itertools.product(("GET", "HEAD"), RANGES, (*CONDITIONS, etag))
+    ]
+
+
+@pytest.mark.parametrize("size", CONTENTS)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_both_doors_say_the_same_of_a_blob(pair: list[Directory], size: int, *, known: bool) -> None:
+    fill(*pair)
+    path = "/" + Digest.of(CONTENTS[size]).hex
+    quick = 0
+
+    async def scenario() -> None:
+        nonlocal quick
+        async with Living(app_over(*pair)) as app:
+            for method, headers in requests(size):
+                fast_app = app if known else app_over(*pair)
+                for storage in pair:
+                    storage.attach()
+                if known:
+                    for _ in pair:
+                        await ask(app, "GET", path)
+                fast = at_once(fast_app, method, path, headers)
+                slow = await ask(app, method, path, headers)
+                assert fast is None or fast == slow, (method, headers)
+                quick += fast is not None
+                if size <= 64 * KIB:
+                    assert fast is not None, (method, headers)
+
+    run(scenario())
+    assert quick or size > 64 * KIB
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_both_doors_say_the_same_of_names(pair: list[Directory], method: str) -> None:
+    fill(*pair)
+    names = {
+        "in upper case": Digest.of(CONTENTS[1]).hex.upper(),
+        "a miss": Digest.of(b"none").hex,
+        "a miss in upper case": Digest.of(b"none").hex.upper(),
+        "malformed": "g" * 64,
+        "with a quote": "'" * 64,
+        "short": "ab",
+        "long": "a" * 65,
+        "two segments": f"{'a' * 31}/{'b' * 32}",
+        "all slashes": "/" * 64,
+        "the front page": "",
+        "alive": "live",
+    }
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            for case, name in names.items():
+                slow = await ask(app, method, f"/{name}")
+                fast = at_once(app, method, f"/{name}")
+                assert fast in (None, slow), case
+            for name in (names["in upper case"], names["a miss"]):
+                assert at_once(app, method, f"/{name}") is not None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [f"/status?{'a' * 57}", f"/?{'a' * 63}", f"/{'a' * 40}?{'b' * 23}", f"/{'%61' * 21}b", f"/live#{'a' * 59}"],
+)
+def test_a_query_is_not_taken_for_a_name(pair: list[Directory], target: str) -> None:
+    assert len(target) == 65
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            assert at_once(app, "GET", target) is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("target", [b"x" + b"a" * 64, b"*" + b"a" * 64, b"/" + b"\xc3\xa9" * 32, b"", b"/"])
+def test_what_is_no_path_of_a_blob_goes_the_long_way(pair: list[Directory], target: bytes) -> None:
+    assert app_over(*pair).answer(b"GET", target, [], "127.0.0.1") is None
+
+
+@pytest.mark.parametrize("value", RANGES)
+def test_both_doors_say_the_same_of_a_blob_with_a_bad_replica(pair: list[Directory], value: bytes) -> None:
+    content = CONTENTS[4 * KIB]
+    digest = Digest.of(content)
+    headers = ((b"range", value),) if value else ()
+    place(pair[0], content[:10], digest)
+    os.utime(place(pair[1], content), (MODIFIED, MODIFIED))
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            slow = await ask(app, "GET", f"/{digest.hex}", headers)
+            for _ in range(4):
+                fast = at_once(app, "GET", f"/{digest.hex}", headers)
+                assert fast in (None, slow)
+
+    run(scenario())
+
+
+def test_a_large_blob_that_is_known_has_a_quick_head(pair: list[Directory]) -> None:
+    fill(pair[0])
+    path = f"/{Digest.of(LARGE).hex}"
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            assert at_once(app, "HEAD", path) is None
+            assert (await ask(app, "GET", path)).body == LARGE
+            assert at_once(app, "HEAD", path) == await ask(app, "HEAD", path)
+            assert at_once(app, "GET", path) is None
+
+    run(scenario())
+
+
+def test_a_storage_that_is_not_local_has_no_fast_door(pair: list[Directory]) -> None:
+    fill(*pair)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            for storage in pair:
+                storage.local = False
+            for name in (Digest.of(CONTENTS[1]).hex, Digest.of(b"none").hex):
+                assert at_once(app, "GET", f"/{name}") is None
+
+    run(scenario())
+
+
+def test_what_is_not_in_the_cache_is_left_to_the_long_way(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fill(*pair)
+    path = f"/{Digest.of(CONTENTS[1]).hex}"
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            monkeypatch.setattr(os, "preadv", lambda *_: 0)
+            assert at_once(app, "GET", path) is None
+            assert (await ask(app, "GET", path)).body == CONTENTS[1]
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+# The long way
+
+
+def test_a_blob_is_answered_in_full(pair: list[Directory], tmp_path: Path) -> None:
+    fill(*pair)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            got = await ask(app, "GET", f"/{digest.hex.upper()}")
+            assert got == Answer(
+                200,
+                [
+                    (b"accept-ranges", b"bytes"),
+                    (b"cache-control", b"public, max-age=31536000, immutable"),
+                    (b"content-length", b"307200"),
+                    (b"content-type", b"application/octet-stream"),
+                    (b"etag", b'"%s"' % digest.hex.encode()),
+                    (b"last-modified", DATE),
+                    (b"repr-digest", b"sha-256=:%s:" % digest.base64.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ],
+                LARGE,
+            )
+            head = await ask(app, "HEAD", f"/{digest.hex}")
+            assert (head.status, head.headers, head.body) == (200, got.headers, b"")
+            part = await ask(app, "GET", f"/{digest.hex}", ((b"range", b"bytes=70000-199999"),))
+            assert (part.status, part.body) == (206, LARGE[70000:200000])
+            past = await ask(app, "GET", f"/{digest.hex}", ((b"range", b"bytes=307200-"),))
+            assert (past.status, dict(past.headers)[b"content-range"]) == (416, b"bytes */307200")
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_a_body_that_cannot_go_on_is_cut_and_does_not_look_complete(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fill(*pair)
+    content, verifier = LARGE, Verifier()
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair, verifier=verifier)) as app:
+            path = f"/{Digest.of(content).hex}"
+            for _ in pair:
+                await ask(app, "GET", path)
+            for storage in pair:
+                break_reads(monkeypatch, storage.root, from_offset=128 * KIB)
+            cut = await ask(app, "GET", path)
+            assert (cut.status, cut.body) == (-200, content[: 128 * KIB])
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_nothing_is_read_for_a_client_that_is_gone(pair: list[Directory], tmp_path: Path) -> None:
+    fill(*pair)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            answer = await ask(app, "GET", f"/{Digest.of(LARGE).hex}", (), b"", None)
+            assert answer.status == -200
+            assert len(answer.body) < len(LARGE)
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_an_answer_that_cannot_even_begin_gives_everything_back(pair: list[Directory], tmp_path: Path) -> None:
+    fill(*pair)
+
+    async def broken(_: object) -> None:
+        raise ConnectionResetError
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            with pytest.raises(ConnectionResetError):
+                await ask(app, "GET", f"/{Digest.of(LARGE).hex}", send=broken)
+
+    run(scenario())
+    gc.collect()  # the exception keeps what it came through
+    assert not descriptors(tmp_path)
+
+
+def test_what_goes_wrong_while_an_answer_is_made_gives_everything_back(
+    pair: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(*pair)
+    monkeypatch.setattr("pystor.http.blobs._headers", lambda *_: 1 / 0)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            answer = await ask(app, "GET", f"/{Digest.of(LARGE).hex}")
+            assert (answer.status, answer.body[:27]) == (500, b"Something went wrong inside")
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_an_original_file_older_than_time_is_served(pair: list[Directory]) -> None:
+    for storage in pair:
+        os.utime(place(storage, b"old"), (-86400, -86400))
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            slow = await ask(app, "GET", f"/{Digest.of(b'old').hex}")
+            assert dict(slow.headers)[b"last-modified"] == b"Wed, 31 Dec 1969 00:00:00 GMT"
+            assert at_once(app, "GET", f"/{Digest.of(b'old').hex}") == slow
+
+    run(scenario())
+
+
+# Storing
+
+
+def test_an_upload_is_stored_and_answered(pair: list[Directory]) -> None:
+    content = b"a blob"
+    digest = Digest.of(content)
+    paths = [str(where(storage, digest)) for storage in pair]
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            made = await ask(app, "PUT", f"/{digest.hex.upper()}", (WRITER,), b"a ", b"", b"blob")
+            assert (made.status, json.loads(made.body)) == (201, paths)
+            again = await ask(app, "POST", f"/{digest.hex}", (WRITER,), b"anything")
+            assert (again.status, json.loads(again.body)) == (200, paths)
+            named = await ask(app, "POST", "/", (WRITER, (b"content-length", b"5")), b"other")
+            assert (named.status, dict(named.headers)[b"location"]) == (201, f"/{Digest.of(b'other').hex}".encode())
+
+    run(scenario())
+    assert sorted(blobs(pair[0])) == [content, b"other"]
+
+
+REFUSED: dict[str, tuple[str, tuple[Field, ...], tuple[bytes | None, ...], int, str]] = {
+    "a malformed name": ("/x", (), (b"a blob",), 412, "Given hash 'x' isn't sha256"),
+    "no credentials": ("/SHA", (), (b"a blob",), 401, "Authentication required!"),
+    "no credentials for an unnamed one": ("/", (), (b"a blob",), 401, "Authentication required!"),
+    "another body": ("/SHA", (WRITER,), (b"rotten",), 412, "Content sha256 REAL doesn't match given sha256 SHA"),
+    "declared too large": ("/SHA", (WRITER, (b"content-length", b"1048577")), (None,), 413, ""),
+    "too large": ("/SHA", (WRITER,), (bytes(1 << 20), b"x"), 413, ""),
+    "shorter than declared": ("/SHA", (WRITER, (b"content-length", b"7")), (b"a blob",), 400, ""),
+    "cut": ("/SHA", (WRITER, (b"content-length", b"7")), (b"a blob", None), 400, ""),
+    "nothing at this path": ("/SHA/x", (WRITER,), (b"a blob",), 404, ""),
+}
+
+
+@pytest.mark.parametrize(("path", "headers", "pieces", "status", "line"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_stores_nothing(
+    pair: list[Directory],
+    path: str,
+    headers: tuple[Field, ...],
+    pieces: tuple[bytes | None, ...],
+    status: int,
+    line: str,
+) -> None:
+    name = Digest.of(b"a blob").hex.upper()
+    expected = line.replace("SHA", name).replace("REAL", Digest.of(b"rotten").hex)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            answer = await ask(app, "POST", path.replace("SHA", name), headers, *pieces)
+            assert answer.status == status
+            assert answer.body.decode() == expected or not line
+
+    run(scenario())
+    assert not blobs(pair[0])
+
+
+def test_an_upload_that_stands_still_is_ended(pair: list[Directory]) -> None:
+    async def stalled() -> dict[str, object]:
+        await asyncio.sleep(20)
+        return {}
+
+    async def scenario() -> None:
+        told: list[Any] = []
+
+        async def tell(message: Any) -> None:
+            told.append(message)
+
+        async with Living(app_over(*pair)) as app:
+            scope = {"type": "http", "method": "POST", "path": "/", "headers": [WRITER]}
+            await app(scope, stalled, tell)
+        assert told[0]["status"] == 408
+
+    run(scenario())
+
+
+# Other resources
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    {
+        "/": b"GET, HEAD, POST, OPTIONS",
+        "/SHA": b"GET, HEAD, POST, PUT, OPTIONS",
+        "/live": b"GET, HEAD, OPTIONS",
+    }.items(),
+)
+def test_every_resource_tells_its_methods(pair: list[Directory], path: str, allowed: bytes) -> None:
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            target = path.replace("SHA", "a" * 64)
+            options, refused = await ask(app, "OPTIONS", target), await ask(app, "DELETE", target)
+            assert options == Answer(204, [(b"allow", allowed)], b"")
+            assert (refused.status, dict(refused.headers)[b"allow"]) == (405, allowed)
+
+    run(scenario())
+
+
+def test_the_status_tells_which_storage_is_gone(pair: list[Directory]) -> None:
+    as_json: tuple[Field, ...] = ((b"accept", b"application/json"),)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            good, rows = await ask(app, "GET", "/status"), await ask(app, "GET", "/status", as_json)
+            assert (good.status, good.body) == (200, b"OK")
+            assert [row["available"] for row in json.loads(rows.body)["storages"]] == [True, True]
+            os.rename(pair[1].root, f"{pair[1].root}.away")
+            gone, rows = await ask(app, "GET", "/status"), await ask(app, "GET", "/status", as_json)
+            assert gone.status == 503
+            assert gone.body.decode().startswith(pair[1].root)
+            assert [row["available"] for row in json.loads(rows.body)["storages"]] == [True, False]
+            assert (await ask(app, "GET", "/live")).status == 200
+
+    run(scenario())
+
+
+def test_the_front_page_is_for_people_and_for_programs(pair: list[Directory]) -> None:
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            line, page = await ask(app, "GET", "/"), await ask(app, "GET", "/", ((b"accept", b"text/html"),))
+            assert line.body.startswith(b"This is Stor ")
+            assert page.body.startswith(b"<!doctype html>")
+            assert (await ask(app, "GET", "/a/b")).status == 404
+
+    run(scenario())
+
+
+def test_what_nobody_foresaw_is_an_answer_and_no_stack_trace(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        pool = pool_of(pair, events=None)
+        async with Living(app_of(pool)) as app:
+            monkeypatch.setattr(pool, "find", lambda _: 1 / 0)
+            answer = await ask(app, "GET", f"/{'a' * 64}")
+            assert (answer.status, b"Traceback" in answer.body) == (500, False)
+
+    run(scenario())

@@ -1,0 +1,750 @@
+"""Storing: in every replica or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor import ingest, pool
+from pystor.blob import Space
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import (
+    DigestMismatch,
+    IncompleteBody,
+    NoSpace,
+    StalledBody,
+    StorageError,
+    StorageFull,
+    TooLarge,
+    Unavailable,
+)
+from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
+from pystor.ingest import BATCH, Body, Stored, already_stored, store
+from pystor.pool import Pool
+from pystor.replicas import ReplicaSet, Upload
+from pystor.staging import StagedFile
+from tests.rooms.tools import (
+    adopted,
+    beside,
+    blobs,
+    body_of,
+    break_disk,
+    chunked,
+    descriptors,
+    eventually,
+    in_the_way,
+    open_below,
+    path_of,
+    place,
+    run,
+    running,
+    temporaries,
+    where,
+)
+from tests.support.mounts import Mounts
+
+SMALL = b"a blob"
+MEDIUM = random.Random(1).randbytes(100_000)
+LARGE = random.Random(2).randbytes(BATCH + 70_000)
+LONG = random.Random(3).randbytes(3 * BATCH + 17)
+CONTENTS = {"empty": b"", "small": SMALL, "medium": MEDIUM, "one batch": LARGE[:BATCH], "large": LARGE, "long": LONG}
+each_content = pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+
+
+@pytest.fixture
+def pair(memory: Path) -> list[Directory]:
+    return [adopted(memory / name) for name in "ab"]
+
+
+def pieces_of(content: bytes, size: int = 65536) -> list[bytes]:
+    return [content[at : at + size] for at in range(0, len(content), size)]
+
+
+async def put(pool: Pool, content: bytes, digest: Digest | None = None, body: Body | None = None) -> Stored:
+    """Store as the resource does: what is there already is not stored."""
+    name = digest or Digest.of(content)
+    surveys = await pool.survey(name)
+    there = already_stored(name, surveys)
+    return there or await store(pool, body or body_of(*pieces_of(content)), name, surveys)
+
+
+def paths(storages: list[Directory], content: bytes) -> tuple[str, ...]:
+    return tuple(str(where(storage, Digest.of(content))) for storage in storages)
+
+
+def clean(*storages: Directory) -> bool:
+    """Whether nothing but whole blobs is left, and nothing open."""
+    return not temporaries(*storages) and not [path for storage in storages for path in descriptors(Path(storage.root))]
+
+
+def clean_now(*storages: Directory) -> bool:
+    return not temporaries(*storages) and not [path for storage in storages for path in open_below(Path(storage.root))]
+
+
+# Stored
+
+
+@each_content
+@pytest.mark.parametrize("known", ["declared", "chunked"])
+def test_a_blob_is_stored_in_every_replica(
+    pair: list[Directory], events: list[Event], content: bytes, known: str
+) -> None:
+    async def scenario() -> Stored:
+        async with running(pair, events=events) as pool:
+            return await put(pool, content, body=chunked(*pieces_of(content)) if known == "chunked" else None)
+
+    stored = run(scenario())
+
+    assert stored == Stored(Digest.of(content), created=True, paths=paths(pair, content))
+    assert [blobs(storage) for storage in pair] == [[content], [content]]
+    assert clean(*pair)
+
+
+@each_content
+def test_a_blob_that_is_there_in_full_is_not_stored_again(pair: list[Directory], content: bytes) -> None:
+    async def scenario() -> tuple[Stored, Stored]:
+        async with running(pair) as pool:
+            await put(pool, content)
+            inodes = [where(storage, Digest.of(content)).stat().st_ino for storage in pair]
+            answers = await put(pool, content), await store(pool, body_of(*pieces_of(content)), None)
+            assert [where(storage, Digest.of(content)).stat().st_ino for storage in pair] == inodes
+            return answers
+
+    expected = Stored(Digest.of(content), created=False, paths=paths(pair, content))
+    assert run(scenario()) == (expected, expected)
+    assert clean(*pair)
+
+
+@each_content
+def test_a_blob_without_a_name_gets_it_from_its_bytes(pair: list[Directory], content: bytes) -> None:
+    async def scenario() -> Stored:
+        async with running(pair) as pool:
+            return await store(pool, chunked(*pieces_of(content)), None)
+
+    assert run(scenario()) == Stored(Digest.of(content), created=True, paths=paths(pair, content))
+    assert [blobs(storage) for storage in pair] == [[content], [content]]
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_body_may_come_byte_by_byte(pair: list[Directory], size: int) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await put(pool, MEDIUM[:300], body=body_of(*pieces_of(MEDIUM[:300], size)))
+
+    run(scenario())
+    assert blobs(pair[0]) == [MEDIUM[:300]]
+
+
+def test_one_storage_is_a_set_and_so_are_three(memory: Path) -> None:
+    for count in (1, 3):
+        storages = [adopted(memory / f"{count}{number}") for number in range(count)]
+
+        async def scenario(storages: list[Directory] = storages) -> Stored:
+            async with running(storages) as pool:
+                return await put(pool, SMALL)
+
+        assert run(scenario()).paths == paths(storages, SMALL)
+
+
+@pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
+def test_sixteen_uploads_of_one_blob_at_once_are_all_right(pair: list[Directory], content: bytes) -> None:
+    async def scenario() -> list[Stored]:
+        async with running(pair) as pool:
+            return await asyncio.gather(*(put(pool, content) for _ in range(16)))
+
+    assert {stored.paths for stored in run(scenario())} == {paths(pair, content)}
+    assert [blobs(storage) for storage in pair] == [[content], [content]]
+    assert clean(*pair)
+
+
+def test_many_uploads_at_once_are_all_stored(pair: list[Directory]) -> None:
+    contents = [b"%d" % number for number in range(100)]
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await asyncio.gather(*(put(pool, content) for content in contents))
+
+    run(scenario())
+    assert [sorted(blobs(storage)) for storage in pair] == [sorted(contents)] * 2
+    assert clean(*pair)
+
+
+# Refused
+
+
+@each_content
+def test_a_body_that_is_not_the_blob_it_was_said_to_be_is_refused(pair: list[Directory], content: bytes) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with pytest.raises(DigestMismatch) as refused:
+                await put(pool, content, Digest.of(b"other"))
+            assert refused.value.real == Digest.of(content).hex
+            assert Digest.of(b"other").hex in str(refused.value)
+
+    run(scenario())
+    assert not blobs(pair[0])
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("content", [SMALL, MEDIUM, LARGE], ids=["small", "medium", "large"])
+@pytest.mark.parametrize("declared", [-1, +1, 10**12])
+def test_a_body_of_another_length_than_declared_is_refused(
+    pair: list[Directory], content: bytes, declared: int
+) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            body = body_of(*pieces_of(content), declared=len(content) + declared)
+            with pytest.raises((IncompleteBody, NoSpace)):
+                await put(pool, content, body=body)
+
+    run(scenario())
+    assert not blobs(pair[0])
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("content", [SMALL, MEDIUM, LARGE], ids=["small", "medium", "large"])
+def test_a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not(pair: list[Directory], content: bytes) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with pytest.raises(TooLarge, match="max_blob_size"):
+                await put(pool, content, body=chunked(*pieces_of(content), limit=len(content) - 1))
+            assert not blobs(pair[0])
+            await put(pool, content, body=chunked(*pieces_of(content), limit=len(content)))
+
+    run(scenario())
+    assert blobs(pair[0]) == [content]
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("after", [0, 1, 17])
+def test_a_body_that_breaks_off_leaves_nothing(pair: list[Directory], after: int) -> None:
+    async def breaking() -> AsyncIterator[bytes]:
+        for piece in pieces_of(LARGE)[:after]:
+            yield piece
+        raise StalledBody("x")
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with pytest.raises(StalledBody):
+                await put(pool, LARGE, body=Body(breaking(), len(LARGE), 1 << 40))
+
+    run(scenario())
+    assert not blobs(pair[0])
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("after", [0, 1, 17])
+def test_an_upload_that_is_cancelled_leaves_nothing(pair: list[Directory], after: int) -> None:
+    async def scenario() -> None:
+        waiting = asyncio.Event()
+
+        async def stalling() -> AsyncIterator[bytes]:
+            for piece in pieces_of(LARGE)[:after]:
+                yield piece
+            waiting.set()
+            await asyncio.sleep(20)
+
+        async with running(pair) as pool:
+            upload = asyncio.create_task(put(pool, LARGE, body=Body(stalling(), len(LARGE), 1 << 40)))
+            await waiting.wait()
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+            await eventually(lambda: clean_now(*pair))
+
+    run(scenario())
+    assert not blobs(pair[0])
+
+
+# All or nothing
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, storage: Directory, step: str) -> None:
+    """Let a step of every write fail on one storage."""
+    match step:
+        case "stage":
+            in_the_way(storage, ".stor/tmp")
+        case "write":
+            break_disk(monkeypatch, "write", storage.root, errno.EIO)
+        case "full":
+            break_disk(monkeypatch, "write", storage.root, errno.ENOSPC)
+        case "sync":
+            break_disk(monkeypatch, "fsync", storage.root)
+        case "publish":
+            for number in range(256):
+                Path(storage.root, f"{number:02X}").write_bytes(b"")
+        case "repair":
+            in_the_way(storage, ".stor/repair")
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize("step", ["stage", "write", "full", "sync"])
+def test_a_storage_that_fails_before_the_names_leaves_nothing_anywhere(
+    pair: list[Directory],
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    broken: int,
+    step: str,
+) -> None:
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            fails(monkeypatch, pair[broken], step)
+            with pytest.raises((StorageError, Unavailable, NoSpace)) as failure:
+                await put(pool, content)
+            assert isinstance(failure.value, StorageFull | NoSpace) == (step == "full")
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+    assert [beside(storage, "repair") for storage in pair] == [[], []]
+    assert not [event for event in events if isinstance(event, BlobStored)]
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_name_that_one_storage_refuses_is_not_acknowledged_and_asked_to_be_repaired(
+    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch, content: bytes, broken: int
+) -> None:
+    good = pair[1 - broken]
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            fails(monkeypatch, pair[broken], "publish")
+            name = Digest.of(content)
+            with pytest.raises(StorageError):
+                await store(pool, body_of(*pieces_of(content)), name)
+
+    run(scenario())
+    assert blobs(good) == [content]
+    assert not where(pair[broken], Digest.of(content)).exists()
+    assert [path.name for path in beside(good, "repair")] == [Digest.of(content).hex.upper()]
+    assert not [event for event in events if isinstance(event, BlobStored)]
+    assert clean(*pair)
+
+
+def test_a_name_that_cannot_be_synced_is_not_acknowledged(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fail(fd: int) -> None:
+        if os.path.isdir(path_of(fd)) and path_of(fd).startswith(pair[1].root) and ".stor" not in path_of(fd):
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            monkeypatch.setattr(os, "fsync", fail)
+            with pytest.raises(StorageError):
+                await put(pool, SMALL)
+
+    run(scenario())
+    assert [path.name for path in beside(pair[0], "repair")] == [Digest.of(SMALL).hex.upper()]
+    assert clean(*pair)
+
+
+def test_all_replicas_are_synced_before_the_first_name_appears(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(fd: int) -> None:
+        if ".stor/tmp" in path_of(fd):
+            taken.append("fsync")
+        fsync(fd)
+
+    def watched_rename(*arguments: Any, **named: Any) -> None:
+        taken.append("rename")
+        rename(*arguments, **named)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            monkeypatch.setattr(os, "fsync", watched_fsync)
+            monkeypatch.setattr(os, "rename", watched_rename)
+            for content in (SMALL, LARGE):
+                taken.clear()
+                await put(pool, content)
+                assert taken[:2] == ["fsync", "fsync"]
+                assert set(taken[2:]) == {"rename"}
+
+    run(scenario())
+
+
+def test_a_wish_for_repair_that_fails_too_does_not_hide_the_failure(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            fails(monkeypatch, pair[1], "publish")
+            fails(monkeypatch, pair[0], "repair")
+            with pytest.raises(StorageError) as failure:
+                await store(pool, body_of(SMALL), Digest.of(SMALL))
+            assert failure.value.storage == pair[1].root
+
+    run(scenario())
+    assert blobs(pair[0]) == [SMALL]
+
+
+class Slow(Directory):
+    """A storage that stages when it is let go."""
+
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.staging = threading.Event()
+        self.go_on = threading.Event()
+
+    def stage(self, size: int) -> StagedFile:
+        self.staging.set()
+        assert self.go_on.wait(20)
+        return super().stage(size)
+
+
+@pytest.mark.parametrize("content", [SMALL, None], ids=["whole", "in pieces"])
+def test_an_upload_that_is_cancelled_while_one_storage_stages_leaves_nothing_on_the_others(
+    memory: Path, content: bytes | None
+) -> None:
+    quick = adopted(memory / "a")
+    adopted(memory / "b")
+    slow = Slow(str(memory / "b"), reserve=0)
+
+    async def scenario() -> None:
+        members = [Bulkhead(quick), Bulkhead(slow)]
+        staging = asyncio.create_task(Upload.stage(members, 6, content))
+        await eventually(lambda: bool(temporaries(quick)) and slow.staging.is_set())
+        await asyncio.sleep(0.02)
+        staging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await staging
+        slow.go_on.set()
+        for _ in range(200):
+            if clean_now(quick, slow):
+                break
+            await asyncio.sleep(0.005)
+        for member in members:
+            member.stop()
+
+    run(scenario())
+    assert clean(quick, slow)
+
+
+def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_anybody_waits(memory: Path) -> None:
+    storage = adopted(memory / "a")
+    busy = threading.Event()
+
+    async def scenario() -> None:
+        member = Bulkhead(storage, threads=1)
+        upload = await Upload.stage([member], 6, SMALL)
+        hanging = asyncio.create_task(member.run(busy.wait, 10, deadline=20))
+        await asyncio.sleep(0.02)
+        async with upload:
+            pass
+        busy.set()
+        await hanging
+        await member.run(int, probing=True)
+        member.stop()
+
+    run(scenario())
+    assert clean(storage)
+
+
+# Made whole
+
+
+def leave(storage: Directory, content: bytes, what: str) -> None:
+    """Bring a storage's replica of a blob into a state."""
+    path = where(storage, Digest.of(content))
+    match what:
+        case "missing":
+            path.unlink(missing_ok=True)
+        case "rotten":
+            place(storage, b"rotten", Digest.of(content))
+        case "cut short":
+            place(storage, content[:-1], Digest.of(content))
+        case "empty":
+            place(storage, b"", Digest.of(content))
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("state", ["missing", "rotten", "cut short", "empty"])
+@pytest.mark.parametrize("harmed", [0, 1])
+@pytest.mark.parametrize("name", ["named", "unnamed"])
+def test_a_replica_that_is_missing_or_bad_is_made_good_from_the_body(
+    pair: list[Directory], content: bytes, state: str, harmed: int, name: str
+) -> None:
+    whole = pair[1 - harmed]
+
+    async def scenario() -> Stored:
+        async with running(pair) as pool:
+            await put(pool, content)
+            leave(pair[harmed], content, state)
+            if name == "unnamed":
+                return await store(pool, body_of(*pieces_of(content)), None)
+            inode = where(whole, Digest.of(content)).stat().st_ino
+            answer = await put(pool, content)
+            assert where(whole, Digest.of(content)).stat().st_ino == inode
+            return answer
+
+    assert run(scenario()) == Stored(Digest.of(content), created=False, paths=paths(pair, content))
+    assert [blobs(storage) for storage in pair] == [[content], [content]]
+    assert len(beside(pair[harmed], "quarantine")) == (state != "missing")
+    assert not beside(whole, "quarantine")
+    assert clean(*pair)
+
+
+def test_a_set_with_bad_replicas_only_is_made_good_from_the_body(pair: list[Directory]) -> None:
+    for storage in pair:
+        leave(storage, SMALL, "rotten")
+
+    async def scenario() -> Stored:
+        async with running(pair) as pool:
+            return await put(pool, SMALL)
+
+    assert not run(scenario()).created
+    assert [blobs(storage) for storage in pair] == [[SMALL], [SMALL]]
+    assert [len(beside(storage, "quarantine")) for storage in pair] == [1, 1]
+
+
+def test_a_wrong_body_mends_nothing(pair: list[Directory]) -> None:
+    place(pair[0], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with pytest.raises(DigestMismatch):
+                await put(pool, b"another", Digest.of(SMALL))
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[SMALL], []]
+    assert clean(*pair)
+
+
+def test_the_gap_is_mended_where_the_blob_is_and_not_where_placement_would_put_it(memory: Path) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(4)]
+    contents = [b"%d" % number for number in range(12)]
+    for number, content in enumerate(contents):
+        place(sets[number % 4][0], content)
+
+    async def scenario() -> None:
+        async with running(*sets) as pool:
+            for number, content in enumerate(contents):
+                assert await put(pool, content) == Stored(
+                    Digest.of(content), created=False, paths=paths(sets[number % 4], content)
+                )
+
+    run(scenario())
+
+
+def test_a_gap_that_cannot_be_mended_is_left_and_the_blob_stored_elsewhere(
+    memory: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+    place(sets[0][0], SMALL)
+
+    async def scenario() -> Stored:
+        async with running(*sets, events=events) as pool:
+            fails(monkeypatch, sets[0][1], "stage")
+            return await put(pool, SMALL)
+
+    assert run(scenario()) == Stored(Digest.of(SMALL), created=True, paths=paths(sets[1], SMALL))
+    assert {event.error.storage for event in events if isinstance(event, StorageFailed)} == {sets[0][1].root}
+
+
+def test_a_set_that_is_read_only_is_not_mended(memory: Path) -> None:
+    old = [adopted(memory / "a", writable=False), adopted(memory / "b", writable=False)]
+    new = [adopted(memory / "c")]
+    place(old[0], SMALL)
+
+    async def scenario() -> Stored:
+        async with running(old, new) as pool:
+            return await put(pool, SMALL)
+
+    assert run(scenario()) == Stored(Digest.of(SMALL), created=True, paths=paths(new, SMALL))
+    assert not blobs(old[1])
+
+
+def test_all_copies_of_all_sets_are_told(memory: Path) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+    for storage in (*sets[0], sets[1][1]):
+        place(storage, SMALL)
+
+    async def scenario() -> Stored:
+        async with running(*sets) as pool:
+            return await put(pool, SMALL)
+
+    stored = run(scenario())
+    assert not stored.created
+    assert sorted(stored.paths) == sorted(paths([*sets[0], sets[1][1]], SMALL))
+
+
+# Placement
+
+
+def test_the_next_set_takes_what_the_first_has_no_room_for(mounts: Mounts, memory: Path) -> None:
+    small, large = [adopted(mounts.tmpfs(2 << 20))], [adopted(memory / "large")]
+
+    async def scenario() -> None:
+        async with running(small, large) as pool:
+            for number in range(5):
+                stored = await put(pool, LONG + b"%d" % number)
+                assert stored.paths == paths(large, LONG + b"%d" % number)
+
+    run(scenario())
+    assert clean(*small, *large)
+
+
+def test_the_next_set_takes_what_the_first_fails_at(
+    memory: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, good = [adopted(memory / "a"), adopted(memory / "b")], [adopted(memory / "c")]
+
+    async def scenario() -> None:
+        async with running(broken, good, events=events) as pool:
+            fails(monkeypatch, broken[1], "stage")
+            for number in range(10):
+                assert (await put(pool, b"%d" % number)).paths == paths(good, b"%d" % number)
+
+    run(scenario())
+    assert [event for event in events if isinstance(event, StorageFailed)]
+    assert clean(*broken, *good)
+
+
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+def test_no_set_with_room_is_no_space(mounts: Mounts, content: bytes) -> None:
+    full = [adopted(mounts.tmpfs(2 << 20), reserve=4 << 20), adopted(mounts.tmpfs(2 << 20))]
+
+    async def scenario() -> None:
+        async with running(full) as pool:
+            with pytest.raises(NoSpace, match=rf"No replica set has room for {len(content)} bytes"):
+                await put(pool, content)
+
+    run(scenario())
+    assert clean(*full)
+
+
+def test_a_body_without_a_length_that_fills_the_disk_leaves_nothing(mounts: Mounts) -> None:
+    storages = [adopted(mounts.tmpfs(2 << 20)), adopted(mounts.tmpfs(8 << 20))]
+    free = [storage.check().free for storage in storages]
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            with pytest.raises(StorageFull):
+                await put(pool, LONG, body=chunked(*pieces_of(LONG)))
+
+    run(scenario())
+    assert [storage.check().free for storage in storages] == free
+    assert clean(*storages)
+
+
+def test_a_storage_that_does_not_answer_might_have_had_room(mounts: Mounts, memory: Path) -> None:
+    full = [adopted(mounts.tmpfs(1 << 20), reserve=4 << 20)]
+    gone = [adopted(memory / "a"), adopted(memory / "b")]
+    Path(gone[1].root).rename(memory / "away")
+
+    async def scenario() -> None:
+        async with running(full, gone) as pool:
+            with pytest.raises(Unavailable):
+                await store(pool, body_of(SMALL), Digest.of(SMALL))
+
+    run(scenario())
+
+
+def test_a_read_only_set_takes_nothing_and_its_absence_is_no_reason(mounts: Mounts, memory: Path) -> None:
+    full = [adopted(mounts.tmpfs(1 << 20), reserve=4 << 20)]
+    old = [adopted(memory / "a", writable=False), adopted(memory / "b")]
+    Path(old[0].root).rename(memory / "away")
+
+    async def scenario() -> None:
+        async with running(full, old) as pool:
+            with pytest.raises(NoSpace):
+                await store(pool, body_of(SMALL), Digest.of(SMALL))
+
+    run(scenario())
+    assert not blobs(old[1])
+
+
+def test_room_is_measured_again_after_a_while(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[str] = []
+    real = Directory.check
+
+    def counted(storage: Directory) -> Space:
+        checks.append(storage.root)
+        return real(storage)
+
+    monkeypatch.setattr(Directory, "check", counted)
+
+    async def scenario() -> None:
+        async with running(pair) as pool_:
+            before = len(checks)
+            await asyncio.gather(*(put(pool_, b"%d" % number) for number in range(5)))
+            assert len(checks) - before == 5 * 2  # only what each staging looks at itself
+            monkeypatch.setattr(pool, "_MEASURED_FOR", 0.0)
+            await put(pool_, SMALL)
+            assert len(checks) - before == 6 * 2 + 2
+            assert pool_.sets[0].left > 0
+
+    run(scenario())
+
+
+def test_the_room_of_a_set_is_that_of_its_fullest_member(mounts: Mounts) -> None:
+    storages = [adopted(mounts.tmpfs(8 << 20)), adopted(mounts.tmpfs(2 << 20), reserve=1 << 20)]
+
+    async def scenario() -> None:
+        group = ReplicaSet([Bulkhead(storage) for storage in storages])
+        assert await group.measure()
+        assert 0 < group.left <= 1 << 20
+        os.rename(f"{storages[0].root}/.stor", f"{storages[0].root}/away")
+        storages[0]._known = None
+        assert not await group.measure()
+        assert group.left == 0
+        for member in group.members:
+            member.stop()
+
+    run(scenario())
+
+
+# Sweeping
+
+
+def test_leftovers_are_swept_at_the_start_and_every_so_often(memory: Path, events: list[Event]) -> None:
+    storages = [adopted(memory / "a"), adopted(memory / "b", writable=False), Directory(str(memory / "gone"))]
+
+    def leave_one() -> None:
+        Path(storages[0].root, ".stor/tmp/left").write_bytes(b"")
+
+    def swept() -> int:
+        return [event.count for event in events if isinstance(event, LeftoversSwept)].count(1)
+
+    async def scenario() -> None:
+        leave_one()
+        async with running(storages, events=events, sweep_period=0.01):
+            await eventually(lambda: swept() == 1)
+            leave_one()
+            await eventually(lambda: swept() == 2)
+
+    run(scenario())
+    assert {event.storage for event in events if isinstance(event, LeftoversSwept)} == {storages[0].root}
+
+
+# Batches
+
+
+def test_a_body_is_given_in_batches_of_a_bounded_size() -> None:
+    async def scenario() -> list[int]:
+        return [len(batch) async for batch in body_of(*pieces_of(LARGE, 100_000)).batches()]
+
+    sizes = run(scenario())
+    assert sum(sizes) == len(LARGE)
+    assert all(BATCH <= size < BATCH + 100_000 for size in sizes[:-1])
+    assert ingest.BATCH == 1 << 20

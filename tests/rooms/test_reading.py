@@ -1,0 +1,473 @@
+"""Finding a blob and sending it: verified, and from another replica when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import threading
+from collections import Counter
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from pystor.blob import Replica
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import NotFound, StorError, Unavailable
+from pystor.events import Event, ReplicaBad, StorageFailed
+from pystor.files import FileReplica
+from pystor.http.messages import Stream
+from pystor.pool import Pool
+from pystor.reading import PIECE, Reading
+from pystor.replicas import State
+from pystor.verification import Verifier
+from tests.rooms.tools import adopted, break_disk, break_reads, descriptors, place, run, running, tiers_of, where
+
+SMALL = b"a blob"
+LARGE = random.Random(1).randbytes(5 * PIECE + 100)
+FIRST = 1 << 10  # what is verified before it is handed out, here
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Directory]:
+    return [adopted(tmp_path / name) for name in "ab"]
+
+
+def bad(events: list[Event]) -> list[str]:
+    return [event.storage for event in events if isinstance(event, ReplicaBad)]
+
+
+def failed(events: list[Event]) -> list[str]:
+    return [event.error.storage for event in events if isinstance(event, StorageFailed)]
+
+
+async def find_on(pool: Pool, digest: Digest, storage: Directory) -> Replica:
+    """Find a blob, again and again until the replica is that of a storage."""
+    for _ in range(200):
+        replica = await pool.find(digest)
+        if replica.storage == storage.root:
+            return replica
+        replica.close()
+    raise AssertionError(f"never found on {storage.root}")
+
+
+async def receive(pieces: Stream, into: bytearray) -> None:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            into += piece
+
+
+async def read_all(pool: Pool, digest: Digest, replica: Replica, start: int = 0, stop: int | None = None) -> bytes:
+    received = bytearray()
+    end = replica.size if stop is None else stop
+    await receive(Reading(tiers_of(pool), digest, replica, start, end), received)
+    return bytes(received)
+
+
+# Finding
+
+
+def test_reads_are_spread_over_the_replicas(pair: list[Directory]) -> None:
+    async def scenario() -> Counter[str]:
+        found: Counter[str] = Counter()
+        async with running(pair) as pool:
+            for _ in range(200):
+                with await pool.find(Digest.of(SMALL)) as replica:
+                    found[replica.storage] += 1
+        return found
+
+    for storage in pair:
+        place(storage, SMALL)
+    found = run(scenario())
+    assert all(found[storage.root] > 50 for storage in pair)  # by chance less than once in 10^12 runs
+
+
+def test_a_replica_that_is_missing_is_found_on_the_other_storage(pair: list[Directory], events: list[Event]) -> None:
+    place(pair[1], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            for _ in range(4):
+                with await pool.find(Digest.of(SMALL)) as replica:
+                    assert replica.storage == pair[1].root
+
+    run(scenario())
+    assert not failed(events)
+
+
+def test_a_blob_is_found_in_whatever_set_it_is(tmp_path: Path) -> None:
+    storages = [adopted(tmp_path / f"{number}") for number in range(5)]
+    contents = [b"%d" % number for number in range(20)]
+    for number, content in enumerate(contents):
+        place(storages[number % 5], content)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages)) as pool:
+            for number, content in enumerate(contents):
+                with await pool.find(Digest.of(content)) as replica:
+                    assert replica.storage == storages[number % 5].root
+            with pytest.raises(NotFound, match=Digest.of(b"none").hex):
+                await pool.find(Digest.of(b"none"))
+
+    run(scenario())
+
+
+def test_a_miss_is_not_known_while_a_storage_does_not_answer(pair: list[Directory], events: list[Event]) -> None:
+    place(pair[0], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            os.rename(pair[1].root, f"{pair[1].root}.away")
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await pool.find(Digest.of(b"none"))
+                (await pool.find(Digest.of(SMALL))).close()
+
+    run(scenario())
+    assert pair[1].root in failed(events)
+
+
+def test_a_storage_that_hangs_is_left_for_the_other(
+    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+    over = threading.Event()
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            pair[0].local = False
+            monkeypatch.setattr(pair[0], "open", lambda _: over.wait(10))
+            real = Bulkhead.run
+            monkeypatch.setattr(Bulkhead, "run", lambda *args, **named: real(*args, **{**named, "deadline": 0.05}))
+            for _ in range(50):
+                with await pool.find(Digest.of(SMALL)) as replica:
+                    assert replica.storage == pair[1].root
+            over.set()
+
+    run(scenario())
+    assert set(failed(events)) == {pair[0].root}
+
+
+@pytest.mark.parametrize("rotten", [b"rotten", b"rot", b""], ids=["changed", "cut short", "empty"])
+def test_a_bad_replica_is_not_handed_out(
+    pair: list[Directory], events: list[Event], tmp_path: Path, rotten: bytes
+) -> None:
+    digest = Digest.of(SMALL)
+    place(pair[0], rotten, digest)
+    place(pair[1], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            for _ in range(2):
+                with await pool.find(digest) as replica:
+                    assert replica.storage == pair[1].root
+            where(pair[1], digest).unlink()
+            with pytest.raises(Unavailable):
+                await pool.find(digest)
+
+    run(scenario())
+    assert set(bad(events)) == {pair[0].root}
+    assert not descriptors(tmp_path)
+
+
+def test_a_replica_that_cannot_be_verified_is_left_for_the_other(
+    pair: list[Directory], events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            break_reads(monkeypatch, pair[0].root)
+            for _ in range(50):
+                with await pool.find(Digest.of(SMALL)) as replica:
+                    assert replica.storage == pair[1].root
+
+    run(scenario())
+    assert set(failed(events)) == {pair[0].root}
+    assert not descriptors(tmp_path)
+
+
+def test_storages_that_failed_the_reader_are_left_out(pair: list[Directory]) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with await pool.find(Digest.of(SMALL), without=frozenset({pair[0].root})) as replica:
+                assert replica.storage == pair[1].root
+            with pytest.raises(Unavailable):
+                await pool.find(Digest.of(SMALL), without=frozenset(storage.root for storage in pair))
+            with pytest.raises(Unavailable):
+                await pool.find(Digest.of(b"none"), without=frozenset({pair[0].root}))
+
+    run(scenario())
+
+
+def test_a_storage_that_is_not_there_at_the_start_is_used_when_it_comes(tmp_path: Path, events: list[Event]) -> None:
+    storage = Directory(str(tmp_path / "a"), reserve=0)
+
+    async def scenario() -> None:
+        async with running([storage], events=events) as pool:
+            assert failed(events) == [storage.root]
+            place(adopted(tmp_path / "a"), SMALL)
+            with pytest.raises(NotFound):
+                await pool.find(Digest.of(b"none"))
+            (await pool.find(Digest.of(SMALL))).close()
+
+    run(scenario())
+
+
+def test_find_now_finds_knows_or_does_not_know(tmp_path: Path) -> None:
+    storages = [adopted(tmp_path / f"{number}") for number in range(3)]
+    place(storages[0], SMALL)
+    place(storages[1], b"other")
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            with pytest.raises(NotFound):
+                await pool.find(Digest.of(b"none"))
+            assert pool.find_now(Digest.of(b"none"), []) is None
+            storages[2].local = False
+            assert pool.find_now(Digest.of(b"none"), []) is False
+            found = [pool.find_now(Digest.of(SMALL), []) for _ in range(100)]
+            replicas = [replica for replica in found if isinstance(replica, FileReplica)]
+            assert replicas
+            for replica in replicas:
+                replica.close()
+
+    run(scenario())
+
+
+# Sending
+
+RANGES = [(0, len(LARGE)), (0, 1), (len(LARGE) - 1, len(LARGE)), (PIECE - 1, 3 * PIECE + 1), (7, 7)]
+
+
+@pytest.mark.parametrize(("start", "stop"), RANGES)
+def test_the_bytes_that_are_asked_for_are_sent(pair: list[Directory], tmp_path: Path, start: int, stop: int) -> None:
+    place(pair[0], LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> bytes:
+        async with running(pair, verify_first=FIRST) as pool:
+            return await read_all(pool, digest, await pool.find(digest), start, stop)
+
+    assert run(scenario()) == LARGE[start:stop]
+    assert not descriptors(tmp_path)
+
+
+def test_a_large_blob_is_hashed_on_its_way_and_only_once(pair: list[Directory]) -> None:
+    for storage in pair[:1]:
+        place(storage, LARGE)
+    digest, verifier = Digest.of(LARGE), Verifier()
+
+    async def scenario() -> None:
+        async with running(pair, verify_first=FIRST, verifier=verifier) as pool:
+            replica = await pool.find(digest)
+            assert await read_all(pool, digest, replica, 0, PIECE) == LARGE[:PIECE]
+            assert not verifier.knows(replica, digest)
+            replica = await pool.find(digest)
+            assert await read_all(pool, digest, replica) == LARGE
+            assert verifier.knows(replica, digest)
+            assert await read_all(pool, digest, await pool.find(digest)) == LARGE
+
+    run(scenario())
+
+
+def test_the_last_piece_of_a_large_blob_that_is_bad_never_comes(
+    pair: list[Directory], events: list[Event], tmp_path: Path
+) -> None:
+    digest, rotten = Digest.of(LARGE), bytearray(LARGE)
+    rotten[10] ^= 1
+    place(pair[0], bytes(rotten), digest)
+
+    async def scenario() -> bytes:
+        received = bytearray()
+        async with running(pair, verify_first=FIRST, events=events) as pool:
+            replica = await pool.find(digest)
+            with pytest.raises(StorError):
+                await receive(Reading(tiers_of(pool), digest, replica, 0, replica.size), received)
+        return bytes(received)
+
+    assert run(scenario()) == rotten[: 5 * PIECE]
+    assert bad(events) == [pair[0].root]
+    assert not descriptors(tmp_path)
+
+
+@pytest.mark.parametrize("offset", [0, 1, PIECE, 3 * PIECE - 1, 5 * PIECE])
+@pytest.mark.parametrize("start", [0, 50])
+def test_another_replica_goes_on_at_the_same_offset(
+    pair: list[Directory], events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, start: int
+) -> None:
+    for storage in pair:
+        place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> bytes:
+        async with running(pair, verify_first=FIRST, events=events) as pool:
+            replica = await find_on(pool, digest, pair[0])
+            break_reads(monkeypatch, pair[0].root, from_offset=offset)
+            return await read_all(pool, digest, replica, start)
+
+    assert run(scenario()) == LARGE[start:]
+    assert failed(events) == [pair[0].root]
+    assert not descriptors(tmp_path)
+
+
+def test_a_file_that_is_cut_while_it_is_sent_is_gone_on_with_from_another(pair: list[Directory]) -> None:
+    for storage in pair:
+        place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> bytes:
+        received = bytearray()
+        async with running(pair, verify_first=FIRST) as pool:
+            replica = await find_on(pool, digest, pair[0])
+            async for piece in Reading(tiers_of(pool), digest, replica, 0, len(LARGE)):
+                received += piece
+                os.truncate(where(pair[0], digest), len(received))
+        return bytes(received)
+
+    assert run(scenario()) == LARGE
+
+
+def test_with_no_replica_left_the_rest_never_comes(
+    pair: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> bytes:
+        received = bytearray()
+        async with running(pair, verify_first=FIRST) as pool:
+            replica = await pool.find(digest)
+            for storage in pair:
+                break_reads(monkeypatch, storage.root, from_offset=2 * PIECE)
+            with pytest.raises(Unavailable):
+                await receive(Reading(tiers_of(pool), digest, replica, 0, len(LARGE)), received)
+        return bytes(received)
+
+    assert run(scenario()) == LARGE[: 2 * PIECE]
+    assert not descriptors(tmp_path)
+
+
+@pytest.mark.parametrize("start", [0, 50])
+@pytest.mark.parametrize("damage", ["changed", "cut short"])
+def test_a_bad_replica_is_not_gone_on_with(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch, damage: str, start: int
+) -> None:
+    storages = [adopted(tmp_path / name) for name in "abc"]
+    digest, rotten = Digest.of(LARGE), bytearray(LARGE)
+    rotten[4 * PIECE] ^= 1
+    place(storages[0], LARGE)
+    place(storages[1], bytes(rotten) if damage == "changed" else LARGE[:-1], digest)
+    place(storages[2], LARGE)
+
+    async def scenario() -> bytes:
+        async with running(storages, verify_first=FIRST, events=events) as pool:
+            replica = await find_on(pool, digest, storages[0])
+            break_reads(monkeypatch, storages[0].root, from_offset=PIECE)
+            return await read_all(pool, digest, replica, start, len(LARGE))
+
+    assert run(scenario()) == LARGE[start:]
+    assert not descriptors(tmp_path)
+
+
+def test_a_replica_that_cannot_be_verified_is_not_gone_on_with(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storages = [adopted(tmp_path / name) for name in "abc"]
+    for storage in storages:
+        place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> bytes:
+        async with running(storages, verify_first=FIRST, events=events) as pool:
+            replica = await find_on(pool, digest, storages[0])
+            for storage in storages[:2]:
+                break_reads(monkeypatch, storage.root)
+            return await read_all(pool, digest, replica, 50)
+
+    assert run(scenario()) == LARGE[50:]
+    assert storages[0].root in failed(events)
+    assert storages[2].root not in failed(events)
+    assert not descriptors(tmp_path)
+
+
+def test_a_reader_that_goes_gives_everything_back(pair: list[Directory], tmp_path: Path) -> None:
+    place(pair[0], LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> None:
+        async with running(pair, verify_first=FIRST) as pool:
+            body = Reading(tiers_of(pool), digest, await pool.find(digest), 0, len(LARGE))
+            assert await anext(aiter(body)) == LARGE[:PIECE]
+            await body.aclose()
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_a_reader_that_is_cancelled_while_another_replica_is_verified_gives_everything_back(
+    pair: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+        async with running(pair, verify_first=FIRST) as pool:
+
+            async def hang(*_: object) -> bool:
+                begun.set()
+                await asyncio.sleep(20)
+                return True
+
+            replica = await find_on(pool, digest, pair[0])
+            break_reads(monkeypatch, pair[0].root)
+            monkeypatch.setattr(pool, "verify", hang)
+            reader = asyncio.create_task(read_all(pool, digest, replica, 50))
+            await begun.wait()
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+# Surveys
+
+
+def test_a_survey_tells_what_every_storage_has(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storages = [adopted(tmp_path / name) for name in "abcd"]
+    digest = Digest.of(SMALL)
+    place(storages[0], SMALL)
+    place(storages[1], b"rotten", digest)
+    place(storages[3], SMALL)
+
+    async def scenario() -> list[State]:
+        async with running(storages, events=events) as pool:
+            break_disk(monkeypatch, "preadv", storages[3].root)
+            break_disk(monkeypatch, "pread", storages[3].root, errno.ETIMEDOUT)
+            (survey,) = await pool.survey(digest)
+            assert not survey.complete
+            assert not survey.mendable
+            assert [member.storage for member in survey.having()] == storages[:1]
+            assert [member.storage for member in survey.lacking()] == storages[1:]
+            return list(survey.states.values())
+
+    assert run(scenario()) == [State.GOOD, State.BAD, State.MISSING, State.UNKNOWN]
+    assert bad(events) == [storages[1].root]
+    assert failed(events) == [storages[3].root]
+    assert not descriptors(tmp_path)

@@ -1,0 +1,211 @@
+"""An open replica, and how it is opened without waiting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pystor import posix
+from pystor.blob import READ_SIZE
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import StorageError
+from pystor.files import FileReplica
+from tests.rooms.tools import adopted, break_disk, descriptors, place, where
+
+CONTENT = random.Random(1).randbytes(100_000)
+BLOB = Digest.of(CONTENT)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Directory:
+    return adopted(tmp_path / "a")
+
+
+def opened(storage: Directory, digest: Digest = BLOB) -> FileReplica:
+    replica = storage.open(digest)
+    assert replica is not None
+    return replica
+
+
+def test_a_replica_tells_what_it_is(storage: Directory, tmp_path: Path) -> None:
+    path = place(storage, CONTENT)
+    os.utime(path, (0, 1_234_567_890.9))
+    info = path.stat()
+    with opened(storage) as replica:
+        assert (replica.storage, replica.path) == (storage.root, str(path))
+        assert (replica.size, replica.modified) == (100_000, 1_234_567_890)
+        assert replica.fingerprint == (
+            *(info.st_dev, info.st_ino, info.st_size),
+            *(info.st_mtime_ns, info.st_ctime_ns),
+        )
+        assert replica.digest() == BLOB
+        replica.close()
+
+    assert not descriptors(tmp_path)
+
+
+def test_a_replica_larger_than_one_read_is_hashed_whole(storage: Directory) -> None:
+    content = random.Random(2).randbytes(2 * READ_SIZE + 1)
+    place(storage, content)
+
+    with opened(storage, Digest.of(content)) as replica:
+        assert replica.digest() == Digest.of(content)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 100_000), (0, 0), (0, 1), (99_999, 1), (500, 70_000), (100_000, 0)])
+def test_exactly_what_is_asked_for_is_read(storage: Directory, offset: int, size: int) -> None:
+    place(storage, CONTENT)
+    with opened(storage) as replica:
+        assert replica.read(offset, size) == CONTENT[offset : offset + size]
+        assert replica.read_cached(offset, size) == CONTENT[offset : offset + size]
+
+
+def test_short_reads_go_on(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(storage, CONTENT)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 30_000), offset))
+    with opened(storage) as replica:
+        assert replica.read(0, 100_000) == CONTENT
+
+
+@pytest.mark.parametrize("left", [0, 50_000, 99_999])
+def test_a_file_that_became_shorter_is_a_failure_and_never_a_short_answer(storage: Directory, left: int) -> None:
+    path = place(storage, CONTENT)
+    with opened(storage) as replica:
+        os.truncate(path, left)
+
+        with pytest.raises(StorageError) as failure:
+            replica.read(0, 100_000)
+        assert failure.value.reason == f"ends at {left} bytes"
+        assert replica.read_cached(0, 100_000) is None
+        with pytest.raises(StorageError):
+            replica.digest()
+
+
+def test_a_disk_that_refuses_is_a_failure(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(storage, CONTENT)
+    with opened(storage) as replica:
+        for call in ("pread", "preadv"):
+            break_disk(monkeypatch, call, storage.root)
+
+        with pytest.raises(StorageError, match="A storage failed"):
+            replica.read(0, 1)
+        assert replica.read_cached(0, 1) is None
+
+
+def test_a_replica_that_is_renamed_or_replaced_is_read_as_it_was(storage: Directory) -> None:
+    path = place(storage, CONTENT)
+    with opened(storage) as replica:
+        path.unlink()
+        place(storage, b"x")
+
+        assert replica.read(0, 100_000) == CONTENT
+
+
+# What is no replica
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        directory = os.open(path.parent, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{directory}/{path.name[:8]}")  # the whole path would be too long
+        os.rename(path.name[:8], path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.close(directory)
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "a directory": Path.mkdir,
+    "a FIFO": os.mkfifo,
+    "a socket": _socket,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a device": lambda path: path.symlink_to("/dev/null"),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_what_is_no_file_is_a_failure_and_hangs_nobody(
+    storage: Directory, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = where(storage, BLOB)
+    path.parent.mkdir(parents=True)
+    make(path)
+    failures: list[BaseException] = []
+
+    def try_it() -> None:
+        try:
+            storage.open(BLOB)
+        except StorageError as error:
+            failures.append(error)
+
+    trying = threading.Thread(target=try_it, daemon=True)
+    trying.start()
+    trying.join(5)
+
+    assert len(failures) == 1
+    assert storage.open_cached(BLOB) is False
+    assert not descriptors(tmp_path)
+
+
+def test_a_descriptor_that_cannot_be_looked_at_is_given_back(
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, CONTENT)
+    break_disk(monkeypatch, "fstat", storage.root)
+    with pytest.raises(StorageError):
+        storage.open(BLOB)
+    assert storage.open_cached(BLOB) is False
+
+    assert not descriptors(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_directory_is_no_blob(storage: Directory) -> None:
+    Path(storage.root, BLOB.path[:2]).write_bytes(b"")
+
+    assert storage.open(BLOB) is None
+    assert not storage.open_cached(BLOB)
+
+
+# Without waiting
+
+
+def test_a_blob_whose_names_are_in_the_cache_is_opened_at_once(storage: Directory, tmp_path: Path) -> None:
+    place(storage, CONTENT)
+    replica = storage.open_cached(BLOB)
+
+    assert isinstance(replica, FileReplica)
+    with replica:
+        assert replica.path == str(where(storage, BLOB))
+        assert replica.read(0, 100_000) == CONTENT
+    assert not descriptors(tmp_path)
+
+
+def test_a_miss_is_known_at_once_when_it_was_asked_for_before(storage: Directory) -> None:
+    assert storage.open(BLOB) is None
+    assert storage.open_cached(BLOB) is None
+
+
+def test_what_the_cache_does_not_know_is_left_to_the_patient(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, CONTENT)
+    for code in (errno.EAGAIN, errno.ENOSYS, errno.EIO):
+        monkeypatch.setattr(posix, "open_cached", lambda _, code=code: -code)
+
+        assert storage.open_cached(BLOB) is False
+
+
+def test_a_reservation_that_fails_says_why(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, (tmp_path / "file").open("rb") as read_only:
+        posix.reserve(file.fileno(), 1 << 20)
+        assert os.fstat(file.fileno()).st_size == 0
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            posix.reserve(read_only.fileno(), 1)

@@ -1,0 +1,605 @@
+"""The rules of a write, on one storage."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor import posix, staging
+from pystor.blob import Space
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import StorageError, StorageFull
+from pystor.staging import StagedFile
+from tests.rooms.tools import (
+    adopted,
+    beside,
+    blobs,
+    break_disk,
+    descriptors,
+    in_the_way,
+    path_of,
+    place,
+    temporaries,
+    where,
+)
+from tests.support.mounts import Mounts
+
+CONTENT = b"a blob"
+BLOB = Digest.of(CONTENT)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Directory:
+    return adopted(tmp_path / "a")
+
+
+def publish(storage: Directory, content: bytes) -> None:
+    with storage.stage(len(content)) as staged:
+        staged.write(content)
+        staged.sync()
+        staged.publish(Digest.of(content))
+
+
+# The way of a file
+
+
+def test_a_temporary_is_private_and_beside_the_blobs(storage: Directory) -> None:
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        (temporary,) = temporaries(storage)
+
+        assert temporary.read_bytes() == CONTENT
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        assert stat.S_IMODE(temporary.parent.stat().st_mode) == 0o700
+        assert not blobs(storage)
+
+
+def test_a_temporary_is_made_and_never_found(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real = os.open
+
+    def spy(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if str(path).startswith(staging.TEMPORARIES):
+            opened.append(flags)
+        return real(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", spy)
+    storage.stage(6).discard()
+
+    assert len(opened) == 1
+    wanted = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    assert opened[0] & wanted == wanted
+
+
+def test_a_published_replica_has_its_name_and_is_for_all_to_read(storage: Directory, tmp_path: Path) -> None:
+    publish(storage, CONTENT)
+    path = where(storage, BLOB)
+
+    assert path.read_bytes() == CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert not temporaries(storage)
+    assert not descriptors(tmp_path)
+
+
+def test_the_empty_blob_is_published_too(storage: Directory) -> None:
+    publish(storage, b"")
+
+    assert blobs(storage) == [b""]
+
+
+def test_what_is_not_published_is_gone_without_a_trace(storage: Directory, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    staged = storage.stage(4 << 20)
+    staged.write(CONTENT)
+    staged.sync()
+    staged.discard()
+    staged.close()
+
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not descriptors(tmp_path)
+    steps: list[Callable[[], None]] = [lambda: staged.write(b"x"), staged.sync, lambda: staged.publish(BLOB)]
+    for step in steps:
+        with pytest.raises(StorageError):
+            step()
+
+
+def test_a_discard_leaves_a_published_replica(storage: Directory) -> None:
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        staged.sync()
+        staged.publish(BLOB)
+        staged.discard()
+
+    assert blobs(storage) == [CONTENT]
+
+
+def test_two_writers_of_one_blob_are_both_right(storage: Directory) -> None:
+    with storage.stage(6) as one, storage.stage(6) as other:
+        for staged in (one, other):
+            staged.write(CONTENT)
+            staged.sync()
+        one.publish(BLOB)
+        one.discard()
+        assert blobs(storage) == [CONTENT]
+        other.publish(BLOB)
+
+    assert blobs(storage) == [CONTENT]
+    assert not temporaries(storage)
+
+
+def test_a_writer_that_gives_up_leaves_the_blob_of_the_other(storage: Directory) -> None:
+    with storage.stage(6) as one:
+        one.write(b"ot")
+        publish(storage, CONTENT)
+
+    assert blobs(storage) == [CONTENT]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_short_writes_go_on_until_all_is_written(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:most]))
+    publish(storage, CONTENT)
+
+    assert blobs(storage) == [CONTENT]
+
+
+def test_whoever_discards_waits_for_the_step_that_goes_on(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    real = os.fsync
+
+    def slow(fd: int) -> None:
+        began.set()
+        assert go_on.wait(10)
+        real(fd)
+
+    staged = storage.stage(6)
+    monkeypatch.setattr(os, "fsync", slow)
+    syncing, discarding = threading.Thread(target=staged.sync), threading.Thread(target=staged.discard)
+    syncing.start()
+    assert began.wait(10)
+    discarding.start()
+    discarding.join(0.05)
+    assert discarding.is_alive()
+    assert temporaries(storage)
+    go_on.set()
+    syncing.join()
+    discarding.join()
+
+    assert not temporaries(storage)
+
+
+# The order of the steps
+
+
+class Steps:
+    """Writes down what is synced and renamed, by path below the storage."""
+
+    def __init__(self, storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[tuple[str, str]] = []
+        fsync, rename = os.fsync, os.rename
+
+        def watched_fsync(fd: int) -> None:
+            self.taken.append(("fsync", os.path.relpath(path_of(fd), storage.root)))
+            fsync(fd)
+
+        def watched_rename(source: str, target: str, **directories: int) -> None:
+            rename(source, target, **directories)
+            self.taken.append(("rename", target))
+
+        monkeypatch.setattr(os, "fsync", watched_fsync)
+        monkeypatch.setattr(os, "rename", watched_rename)
+
+
+def age(path: Path) -> None:
+    """Make a directory look as if it had not changed for a day."""
+    os.utime(path, (time.time() - 86400,) * 2)
+
+
+def test_bytes_are_synced_then_named_then_each_name_is_synced(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(storage, monkeypatch)
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        (temporary,) = temporaries(storage)
+        staged.sync()
+        staged.publish(BLOB)
+    leaf = os.path.dirname(BLOB.path)
+
+    assert steps.taken[:2] == [("fsync", os.path.relpath(temporary, storage.root)), ("rename", BLOB.path)]
+    assert steps.taken[2] == ("fsync", leaf)
+    assert sorted(steps.taken[2:]) == sorted(("fsync", path) for path in (leaf, leaf[:5], leaf[:2], "."))
+
+
+def test_only_the_leaf_is_synced_when_its_parents_are_old(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = where(storage, BLOB).parent
+    leaf.mkdir(parents=True)
+    for directory in (leaf, leaf.parent, leaf.parent.parent, Path(storage.root)):
+        age(directory)
+    steps = Steps(storage, monkeypatch)
+    publish(storage, CONTENT)
+
+    assert [path for call, path in steps.taken[1:] if call == "fsync"] == [os.path.dirname(BLOB.path)]
+
+
+def test_a_parent_that_another_has_just_changed_is_synced_too(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaf = where(storage, BLOB).parent
+    leaf.mkdir(parents=True)
+    for directory in (leaf.parent.parent, Path(storage.root)):
+        age(directory)
+    steps = Steps(storage, monkeypatch)
+    publish(storage, CONTENT)
+
+    assert steps.taken[2:] == [("fsync", os.path.dirname(BLOB.path)), ("fsync", BLOB.path[:5])]
+
+
+def test_a_parent_that_was_made_is_synced_though_its_time_is_wrong(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_is_fresh", lambda _: False)
+    steps = Steps(storage, monkeypatch)
+    publish(storage, CONTENT)
+
+    assert {path for call, path in steps.taken[2:]} == {os.path.dirname(BLOB.path), BLOB.path[:5], BLOB.path[:2], "."}
+
+
+def test_a_parent_that_another_makes_at_the_same_time_is_used(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def raced(name: str, *arguments: Any, **named: Any) -> None:
+        real(name, *arguments, **named)
+        real(name, *arguments, **named)
+
+    monkeypatch.setattr(os, "mkdir", raced)
+    publish(storage, CONTENT)
+
+    assert blobs(storage) == [CONTENT]
+
+
+def test_nothing_is_synced_where_durability_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = adopted(tmp_path, durable=False)
+    steps = Steps(storage, monkeypatch)
+    publish(storage, CONTENT)
+
+    assert steps.taken == [("rename", BLOB.path)]
+
+
+def test_an_fsync_that_fails_is_told_and_nothing_is_published(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        break_disk(monkeypatch, "fsync", storage.root)
+        with pytest.raises(StorageError) as failure:
+            staged.sync()
+
+    assert failure.value.describe() == f"{storage.root}: fsync: Input/output error"
+    assert not blobs(storage)
+    assert not temporaries(storage)
+
+
+# Quarantine
+
+
+def test_a_bad_replica_is_kept_in_quarantine_when_it_is_replaced(storage: Directory) -> None:
+    place(storage, b"rotten", BLOB)
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        staged.sync()
+        staged.set_aside(BLOB)
+        assert where(storage, BLOB).read_bytes() == b"rotten"
+        staged.publish(BLOB)
+    (kept,) = beside(storage, "quarantine")
+
+    assert blobs(storage) == [CONTENT]
+    assert kept.read_bytes() == b"rotten"
+    assert kept.name.startswith(BLOB.hex.upper())
+
+
+def test_two_bad_replicas_of_one_blob_are_both_kept(storage: Directory) -> None:
+    for rotten in (b"one", b"two"):
+        place(storage, rotten, BLOB)
+        with storage.stage(6) as staged:
+            staged.set_aside(BLOB)
+        where(storage, BLOB).unlink()
+
+    assert {path.read_bytes() for path in beside(storage, "quarantine")} == {b"one", b"two"}
+
+
+def test_what_is_gone_already_needs_no_quarantine(storage: Directory) -> None:
+    with storage.stage(6) as staged:
+        staged.set_aside(BLOB)
+
+    assert not beside(storage, "quarantine")
+
+
+# Room
+
+
+def test_a_full_disk_is_told_and_its_room_is_free_again(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(4 << 20))
+    free = storage.check().free
+    with storage.stage(0) as staged, pytest.raises(StorageFull):
+        staged.write(bytes(8 << 20))
+    with pytest.raises(StorageFull):
+        storage.stage(8 << 20)
+
+    assert storage.check().free == free
+    assert not temporaries(storage)
+
+
+def test_a_disk_without_inodes_is_full(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(4 << 20, inodes=16))
+
+    def publish_many() -> None:
+        for number in range(16):
+            publish(storage, b"%d" % number)
+
+    with pytest.raises(StorageFull):
+        publish_many()
+
+    assert not temporaries(storage)
+
+
+def test_room_is_reserved_before_the_first_byte_and_among_uploads(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(8 << 20))
+    with storage.stage(5 << 20) as staged:
+        assert temporaries(storage)[0].stat().st_size == 0
+        with pytest.raises(StorageFull):
+            storage.stage(5 << 20)
+        staged.write(bytes(5 << 20))
+
+    assert not temporaries(storage)
+
+
+def test_the_reserve_stays_free(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(8 << 20), reserve=4 << 20)
+    storage.stage(3 << 20).discard()
+
+    for size in (5 << 20, 6 << 20):
+        with pytest.raises(StorageFull):
+            storage.stage(size)
+    publish(storage, bytes(3 << 20))
+    with pytest.raises(StorageFull, match=r"A storage failed"):
+        storage.stage(1 << 20)
+    assert storage.left(storage.check()) < 1 << 20
+
+
+def test_the_reserve_is_one_percent_and_no_more_than_64_mib(tmp_path: Path) -> None:
+    storage = Directory(str(tmp_path))
+
+    assert storage.left(Space(1_000_000, 500_000)) == 490_000
+    assert storage.left(Space(10**12, 10**11)) == 10**11 - (64 << 20)
+    assert Directory(str(tmp_path), reserve=7).left(Space(10**12, 5)) == -2
+
+
+def test_a_file_over_the_limit_of_the_process_is_a_lack_of_room(storage: Directory) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with storage.stage(0) as staged:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+        try:
+            with pytest.raises(StorageFull):
+                staged.write(bytes(65537))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_filesystem_that_cannot_reserve_is_written_to_without(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posix, "_fallocate", lambda *_: -1)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EOPNOTSUPP)
+    publish(storage, bytes(2 << 20))
+
+    assert blobs(storage) == [bytes(2 << 20)]
+
+
+def test_a_lost_directory_of_temporaries_is_made_again(storage: Directory) -> None:
+    Path(storage.root, staging.TEMPORARIES).rmdir()
+    publish(storage, CONTENT)
+
+    assert blobs(storage) == [CONTENT]
+
+
+def test_a_file_in_the_way_of_a_directory_is_a_failure_that_leaves_nothing(storage: Directory) -> None:
+    Path(storage.root, BLOB.path[:2]).write_bytes(b"")
+    with pytest.raises(StorageError):
+        publish(storage, CONTENT)
+
+    assert not temporaries(storage)
+
+
+# Sweeping
+
+WRITER = """
+import sys
+from pystor.directory import Directory
+storage = Directory(sys.argv[1], reserve=0)
+storage.attach()
+staged = storage.stage(6)
+staged.write(b"a bl")
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_writer(storage: Directory) -> subprocess.Popen[bytes]:
+    """Another process in the middle of an upload."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, storage.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"written\n"
+    return writer
+
+
+def end(writer: subprocess.Popen[bytes]) -> None:
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+
+
+@pytest.mark.parametrize("days", [-400, 0, 400])
+def test_temporaries_of_the_dead_are_swept_and_never_those_of_the_living(storage: Directory, days: int) -> None:
+    dead, living = start_writer(storage), start_writer(storage)
+    try:
+        with storage.stage(6) as ours:
+            ours.write(CONTENT)
+            assert len(temporaries(storage)) == 3
+            end(dead)
+            for path in temporaries(storage):
+                os.utime(path, (time.time() + days * 86400,) * 2)
+
+            assert storage.sweep() == 1
+            assert len(temporaries(storage)) == 2
+            assert storage.sweep() == 0
+            ours.sync()
+            ours.publish(BLOB)
+        end(living)
+        assert storage.sweep() == 1
+    finally:
+        for writer in (dead, living):
+            end(writer)
+
+    assert not temporaries(storage)
+    assert blobs(storage) == [CONTENT]
+
+
+def test_a_sweep_of_a_storage_that_is_gone_is_a_failure(storage: Directory) -> None:
+    Path(storage.root, staging.TEMPORARIES).rmdir()
+    with pytest.raises(StorageError, match="A storage failed"):
+        storage.sweep()
+
+
+def test_odd_things_among_the_temporaries_do_not_keep_the_others_from_being_swept(storage: Directory) -> None:
+    directory = Path(storage.root, staging.TEMPORARIES)
+    (directory / "directory").mkdir()
+    (directory / "link").symlink_to("nowhere")
+    os.mkfifo(directory / "fifo")
+    for number in range(20):
+        (directory / f"{number:032x}").write_bytes(b"left")
+    storage.sweep()
+
+    assert not [path for path in temporaries(storage) if path.is_file()]
+
+
+def test_where_locks_are_unknown_only_age_tells(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    directory = Path(storage.root, staging.TEMPORARIES)
+    (directory / "young").write_bytes(b"")
+    (directory / "old").write_bytes(b"")
+    os.utime(directory / "old", (time.time() - 8 * 86400,) * 2)
+
+    assert storage.sweep() == 1
+    assert os.listdir(directory) == ["young"]
+    publish(storage, CONTENT)
+    assert blobs(storage) == [CONTENT]
+
+
+def test_what_vanishes_during_a_sweep_is_no_failure(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Path(storage.root, staging.TEMPORARIES)
+    (directory / "left").write_bytes(b"")
+    monkeypatch.setattr(os, "listdir", lambda _: ["gone", "left"])
+    real = os.unlink
+
+    def late(path: str, **named: Any) -> None:
+        real(path, **named)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "unlink", late)
+    assert storage.sweep() == 0
+
+
+def test_a_sweep_before_the_lock_is_noticed_and_another_file_is_made(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    swept: list[str] = []
+
+    def swept_first(fd: int, operation: int) -> None:
+        if not swept:
+            swept.append(path_of(fd))
+            os.unlink(swept[0])
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", swept_first)
+    publish(storage, CONTENT)
+
+    assert swept
+    assert blobs(storage) == [CONTENT]
+
+
+def test_a_sweep_in_the_middle_of_the_lock_is_noticed_too(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The sweep has the lock already, and is about to remove the file.
+    real = fcntl.flock
+    sweeping: list[tuple[int, str]] = []
+
+    def sweep_is_ahead(fd: int, operation: int) -> None:
+        if not sweeping:
+            sweeping.append((os.open(f"/proc/self/fd/{fd}", os.O_RDONLY), path_of(fd)))
+            real(sweeping[0][0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_is_ahead)
+    with storage.stage(6) as staged:
+        ((sweep_fd, swept),) = sweeping
+        if os.path.exists(swept):
+            os.unlink(swept)
+        os.close(sweep_fd)
+        staged.write(CONTENT)
+        staged.sync()
+        staged.publish(BLOB)
+
+    assert blobs(storage) == [CONTENT]
+
+
+# Repairs
+
+
+def test_a_wish_for_repair_is_kept(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(storage, monkeypatch)
+    storage.enqueue("repair", BLOB)
+    storage.enqueue("repair", BLOB)
+
+    assert [path.name for path in beside(storage, "repair")] == [BLOB.hex.upper()]
+    assert ("fsync", ".stor/repair") in steps.taken
+
+
+def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) -> None:
+    in_the_way(storage, ".stor/repair")
+
+    with pytest.raises(StorageError):
+        storage.enqueue("repair", BLOB)
+
+
+def test_a_staged_replica_that_cannot_be_made_gives_its_descriptors_back(storage: Directory, tmp_path: Path) -> None:
+    in_the_way(storage, staging.TEMPORARIES)
+    root_fd = os.open(storage.root, os.O_RDONLY)
+    with pytest.raises(StorageError):
+        StagedFile(storage.root, root_fd, durable=True)
+
+    assert not descriptors(tmp_path)

@@ -1,0 +1,173 @@
+"""What was found good is not hashed again; what changed is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pystor import verification
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import StorageError
+from pystor.files import FileReplica
+from pystor.verification import Verifier
+from tests.rooms.tools import adopted, place, run, where
+
+SMALL, LARGE = b"a blob", bytes(range(256)) * 1024
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Directory:
+    return adopted(tmp_path / "a")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every read of a replica, by which way it was read."""
+    seen: list[str] = []
+    for name in ("read", "read_cached"):
+        real = getattr(FileReplica, name)
+
+        def counted(replica: FileReplica, offset: int, size: int, name: str = name, real: object = real) -> object:
+            seen.append(name)
+            return real(replica, offset, size)  # type: ignore[operator]
+
+        monkeypatch.setattr(FileReplica, name, counted)
+    return seen
+
+
+def verify(verifier: Verifier, storage: Directory, digest: Digest) -> bool:
+    async def scenario() -> bool:
+        bulkhead = Bulkhead(storage)
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        with replica:
+            good = await verifier.verify(bulkhead, replica, digest)
+            assert verifier.knows(replica, digest) == good
+        bulkhead.stop()
+        return good
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
+def test_a_good_replica_is_hashed_once(storage: Directory, reads: list[str], content: bytes) -> None:
+    place(storage, content)
+    verifier = Verifier()
+
+    assert verify(verifier, storage, Digest.of(content))
+    assert reads or not content
+    reads.clear()
+    assert verify(verifier, storage, Digest.of(content))
+    assert not reads
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+def test_a_bad_replica_is_found_each_time(storage: Directory, content: bytes) -> None:
+    digest = Digest.of(content)
+    place(storage, content[:-1] + b"x", digest)
+    verifier = Verifier()
+
+    assert not verify(verifier, storage, digest)
+    assert not verify(verifier, storage, digest)
+    where(storage, digest).write_bytes(b"")
+    assert not verify(verifier, storage, digest)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+def test_a_replica_that_rots_is_found_though_its_times_are_set_back(storage: Directory, content: bytes) -> None:
+    path = place(storage, content)
+    digest, info, verifier = Digest.of(content), path.stat(), Verifier()
+    assert verify(verifier, storage, digest)
+    with path.open("r+b") as file:
+        file.write(b"X")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert path.stat().st_mtime_ns == info.st_mtime_ns
+
+    assert not verify(verifier, storage, digest)
+
+
+def test_a_replica_that_is_replaced_by_a_good_one_is_good(storage: Directory) -> None:
+    digest, verifier = Digest.of(SMALL), Verifier()
+    place(storage, b"rotten", digest)
+    assert not verify(verifier, storage, digest)
+    place(storage, SMALL)
+
+    assert verify(verifier, storage, digest)
+
+
+def test_what_is_good_for_one_name_is_not_good_for_another(storage: Directory) -> None:
+    path, other, verifier = place(storage, SMALL), Digest.of(b"other"), Verifier()
+    assert verify(verifier, storage, Digest.of(SMALL))
+    where(storage, other).parent.mkdir(parents=True)
+    os.link(path, where(storage, other))
+
+    assert verify(verifier, storage, Digest.of(SMALL))
+    assert not verify(verifier, storage, other)
+
+
+def test_content_that_was_read_already_is_vouched_for(storage: Directory, reads: list[str]) -> None:
+    place(storage, SMALL)
+    digest, verifier = Digest.of(SMALL), Verifier()
+    replica = storage.open(digest)
+    assert replica is not None
+    with replica:
+        assert not verifier.vouch(replica, b"rotten", digest)
+        assert not verifier.knows(replica, digest)
+        assert verifier.vouch(replica, SMALL, digest)
+        assert verifier.knows(replica, digest)
+    assert not reads
+
+
+def test_memory_is_bounded_and_what_is_new_stays(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_REMEMBERED", 10)
+    verifier = Verifier()
+    digests = [Digest.of(b"%d" % number) for number in range(30)]
+    for number, digest in enumerate(digests):
+        place(storage, b"%d" % number)
+        assert verify(verifier, storage, digest)
+
+    assert len(verifier._good) == 10
+    assert list(verifier._good.values()) == digests[-10:]
+
+
+def test_remembering_the_same_again_forgets_nothing_else(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_REMEMBERED", 3)
+    verifier = Verifier()
+    digests = [Digest.of(b"%d" % number) for number in range(3)]
+    for number in range(3):
+        place(storage, b"%d" % number)
+        assert verify(verifier, storage, digests[number])
+    last = storage.open(digests[-1])
+    assert last is not None
+    with last:
+        verifier.remember(last, digests[-1])
+
+    assert list(verifier._good.values()) == digests
+
+
+def test_a_verifier_that_is_switched_off_takes_everything_for_good(storage: Directory, reads: list[str]) -> None:
+    digest = Digest.of(SMALL)
+    place(storage, b"rotten", digest)
+
+    assert verify(Verifier(enabled=False), storage, digest)
+    assert not reads
+
+
+def test_a_replica_that_cannot_be_read_is_neither_good_nor_bad(storage: Directory) -> None:
+    path = place(storage, LARGE)
+    bulkhead, digest = Bulkhead(storage), Digest.of(LARGE)
+
+    async def scenario() -> None:
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        with replica:
+            os.truncate(path, 10)
+            with pytest.raises(StorageError):
+                await Verifier().verify(bulkhead, replica, digest)
+        bulkhead.stop()
+
+    run(scenario())

@@ -1,0 +1,64 @@
+"""Filesystems of our own: small enough to fill, real enough to trust."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+from tests.support import needs
+
+
+class Mounts:
+    """Mounts filesystems below a directory, and takes all of them away at the end."""
+
+    _MIN_BYTES: ClassVar = {"ext4": 2 << 20, "xfs": 320 << 20}
+
+    def __init__(self, directory: Path) -> None:
+        needs.root("mount filesystems")
+        self._directory = directory
+        self._cleanup = contextlib.ExitStack()
+        self._count = 0
+
+    def tmpfs(self, size: int, inodes: int = 0, *, at: Path | None = None) -> Path:
+        """Mount a filesystem in memory with room for `size` bytes and `inodes` inodes (0: no limit)."""
+        return self._mount(at, "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "stor-test")
+
+    def ext4(self, size: int = 32 << 20, *, at: Path | None = None, options: str = "defaults") -> Path:
+        """Mount an ext4 image of `size` bytes, sparse, on a loop device."""
+        return self._image("ext4", size, at, options, "-q", "-m0")
+
+    def xfs(self, size: int = 320 << 20, *, at: Path | None = None, options: str = "defaults") -> Path:
+        """Mount an xfs image of `size` bytes, sparse, on a loop device; 320 MiB is the least xfs takes."""
+        return self._image("xfs", size, at, options, "-q")
+
+    def unmount(self, point: Path) -> None:
+        """Take a filesystem away, lazily: what is open stays usable. A second time does nothing."""
+        subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True)
+
+    def close(self) -> None:
+        """Take everything away."""
+        self._cleanup.close()
+
+    def _image(self, kind: str, size: int, at: Path | None, options: str, *mkfs: str) -> Path:
+        needs.tool(f"mkfs.{kind}")
+        assert size >= self._MIN_BYTES[kind]
+        image = self._directory / f"{self._next()}.{kind}"
+        with image.open("wb") as file:
+            file.truncate(size)
+        self._cleanup.callback(image.unlink)
+        subprocess.run([needs.find(f"mkfs.{kind}") or "", *mkfs, str(image)], check=True, capture_output=True)
+        return self._mount(at, "-t", kind, "-o", f"loop,{options}", str(image))
+
+    def _mount(self, at: Path | None, *arguments: str) -> Path:
+        point = at or self._directory / f"mount{self._next()}"
+        point.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", *arguments, str(point)], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"mount {' '.join(arguments)}: {done.stderr}"
+        self._cleanup.callback(self.unmount, point)
+        return point
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count

@@ -1,0 +1,50 @@
+"""Which processes live, as Linux tells: sessions, states, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with_the_tests() -> None:
+    """Have the kernel kill this process when the thread that started it ends, also if that is killed itself."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def in_session(session: int) -> list[int]:
+    """The living processes of a session, lowest first; zombies are dead."""
+    return sorted(
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _lives(entry, session)
+    )
+
+
+def _lives(entry: Path, session: int) -> bool:
+    try:
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in "ZX" and int(fields[3]) == session
+
+
+def resident_bytes(pid: int, kind: str = "RssAnon") -> int:
+    """Memory of a process: `RssAnon` is what it allocated, `VmHWM` the highest it ever had."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == kind:
+            return int(value.split()[0]) * 1024
+    raise LookupError(kind)
+
+
+def eventually(holds: Callable[[], bool], *, within: float = 10.0, what: str = "") -> None:
+    """Wait until something holds, and fail when it still does not after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within} s: {what or holds}"
+        time.sleep(0.02)

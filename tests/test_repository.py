@@ -1,0 +1,148 @@
+"""What holds for the repository as a whole: its layers, its links, its pins, and its scripts."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "src"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _domain() -> list[str]:
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    sources: list[str] = next(c["source_modules"] for c in contracts if c["name"].startswith("The domain"))
+    return sources
+
+
+def _imports(module: str) -> Iterator[str]:
+    path = SOURCES / (module.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("module", _domain())
+def test_the_domain_imports_the_standard_library_only(module: str) -> None:
+    assert set(_imports(module)) <= {*sys.stdlib_module_names, "pystor"}
+
+
+def _floors() -> list[set[str]]:
+    """The layers of the import contract, from the top: the names of the rooms on each."""
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    (layers,) = (c["layers"] for c in contracts if c.get("containers") == ["pystor"])
+    return [set(re.findall(r"\w+", layer)) for layer in layers]
+
+
+def test_every_module_below_the_handlers_is_counted_to_the_domain() -> None:
+    floors = _floors()
+    handlers = next(index for index, rooms in enumerate(floors) if "http" in rooms)
+    above = {"__init__"}.union(*floors[: handlers + 1])
+    modules = {f"pystor.{path.stem}" for path in (SOURCES / "pystor").glob("*.py") if path.stem not in above}
+    assert modules == set(_domain())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    targets = [target.partition("#")[0] for target in _LINK.findall(document.read_text())]
+    local = [target for target in targets if target and "://" not in target]
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = _LINK.findall((ROOT / "docs/README.md").read_text())
+    assert {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"} <= set(index)
+
+
+def test_the_design_draws_the_floors_as_the_import_contract_has_them() -> None:
+    design = (ROOT / "docs/design.md").read_text()
+    drawn: dict[int, set[str]] = {}
+    for floor, rooms in re.findall(r"^\| (\d+) \| ([^|]*) \|", design, re.MULTILINE):
+        drawn.setdefault(int(floor), set()).update(re.findall(r"`(\w+)`", rooms))
+    assert drawn == dict(enumerate((rooms for rooms in _floors() if rooms != {"__main__"}), 1))
+
+
+def test_the_design_names_every_room() -> None:
+    design = (ROOT / "docs/design.md").read_text()
+    modules = [path.relative_to(SOURCES / "pystor") for path in (SOURCES / "pystor").rglob("*.py")]
+    # An adapter that is a package is one room: its files are its own business.
+    rooms = {part.removesuffix(".py") for module in modules for part in module.parts[:2] if not part.startswith("__")}
+    assert {room for room in rooms if f"`{room}`" not in design} == set()
+
+
+def _pins() -> list[str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_constraints_pin_versions_and_name_no_registry() -> None:
+    assert [line for line in _pins() if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line)] == []
+
+
+def test_everything_that_is_required_is_pinned() -> None:
+    project = PROJECT["project"]
+    required = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
+    pinned = {_canonical(line.partition("==")[0]) for line in _pins()}
+    assert {_canonical(re.split(r"[\[<>=!~ ;]", line)[0]) for line in required} <= pinned
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_changelog_knows_this_version_or_collects_for_the_next() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tests/install-packages"])
+def test_a_script_can_be_run_and_stops_at_the_first_error(script: str) -> None:
+    path = ROOT / script
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text()
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("target", ["help", "serve", "test", "check", "format", "bench", "clean"])
+def test_make_help_lists_every_target(target: str) -> None:
+    done = subprocess.run(["make", "-C", str(ROOT), "help"], check=True, capture_output=True, text=True)
+    assert target == "help" or f"make {target}" in done.stdout
+
+
+def test_a_skip_is_a_failure_in_continuous_integration(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    (tmp_path / "test_sample.py").write_text(
+        "import pytest\n"
+        "def test_skipped(): pytest.skip('no root')\n"
+        "@pytest.mark.may_skip(reason='needs hardware')\n"
+        "def test_accepted(): pytest.skip('no hardware')\n"
+        "@pytest.mark.xfail(reason='known')\n"
+        "def test_expected(): assert False\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), str(tmp_path)],
+        env={**os.environ, "CI": "true"},
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "1 failed, 1 skipped, 1 xfailed" in done.stdout, done.stdout
+    assert "does not accept: Skipped: no root" in done.stdout

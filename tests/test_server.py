@@ -1,0 +1,348 @@
+"""The server as processes: `python -m tests.test_server DIRECTORY` serves an application of a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from pystor.http import server, supervisor
+from pystor.http.messages import Response, text
+from pystor.http.protocol import Limits
+from tests.support.processes import eventually, in_session
+
+ROOT = Path(__file__).parent.parent
+
+
+class Application:
+    """Answers with the number of its process; files in its directory make it fail."""
+
+    limits = Limits()
+
+    def __init__(self, directory: Path) -> None:
+        if (directory / "broken").exists():
+            raise RuntimeError("the factory is broken")
+        self._directory = directory
+
+    def answer(
+        self, _method: bytes, target: bytes, _headers: list[tuple[bytes, bytes]], _client: str
+    ) -> Response | None:
+        return text(200, str(os.getpid())) if target == b"/pid" else None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        size = 1 << 30 if scope["path"] == "/large" else 0
+        if not size:
+            while (await receive())["more_body"]:
+                pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        for _ in range(size >> 20):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        await receive()
+        assert not (self._directory / "unable").exists(), "the lifespan is broken"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if (self._directory / "hanging").exists():
+            time.sleep(60)  # noqa: ASYNC251  # as a disk that hangs would
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def main(directory: Path, shutdown_timeout: float) -> int:
+    return server.serve(
+        functools.partial(Application, directory),
+        host="127.0.0.1",
+        port=0,
+        workers=2,
+        limits=Application.limits,
+        shutdown_timeout=shutdown_timeout,
+        announce=lambda url: print(url, flush=True),  # noqa: T201  # as the command does
+    )
+
+
+class Running:
+    """A server with a session of its own, so that nothing it starts can hide."""
+
+    def __init__(self, directory: Path, *, shutdown_timeout: float = 1.0) -> None:
+        self.directory = directory
+        with (directory / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.test_server", str(directory), str(shutdown_timeout)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @functools.cached_property
+    def port(self) -> int:
+        assert self._process.stdout is not None
+        announced = self._process.stdout.readline().decode()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)\n", announced)
+        assert found, (announced, self.errors)
+        return int(found[1])
+
+    @property
+    def errors(self) -> str:
+        return (self.directory / "errors").read_text()
+
+    @property
+    def processes(self) -> list[int]:
+        return in_session(self.pid)
+
+    @property
+    def workers(self) -> list[int]:
+        return [pid for pid in self.processes if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        return self._process.wait(timeout)
+
+    def ask(self, request: bytes = b"GET /pid HTTP/1.1\r\nconnection: close\r\n\r\n") -> bytes:
+        with self.connect(request) as client:
+            return b"".join(iter(functools.partial(client.recv, 65536), b""))
+
+    @contextlib.contextmanager
+    def connect(self, request: bytes) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+            client.sendall(request)
+            yield client
+
+    def is_served(self) -> bool:
+        return self.ask().startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start servers; what they leave behind is killed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(Running(tmp_path, **options))
+
+
+Start = Callable[..., Running]
+
+
+def leaves_nothing(running: Running) -> None:
+    # The resource tracker of multiprocessing ends by itself when it has seen the others end.
+    eventually(lambda: running.processes == [], within=2.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_announces_itself_serves_and_ends_at_once_with_status_0(start: Start, number: int) -> None:
+    running = start()
+    assert running.is_served()
+    eventually(lambda: len(running.workers) == 2)
+    with running.connect(b"GET /pid HTTP/1.1\r\n\r\n"):
+        began = time.monotonic()
+        running.signal(number)
+        assert running.wait() == 0
+        assert time.monotonic() - began < 3.0  # without load, 0.3
+    leaves_nothing(running)
+    assert "Traceback" not in running.errors
+
+
+def test_a_signal_before_anything_is_ready_ends_it_too(start: Start) -> None:
+    running = start(shutdown_timeout=0.5)
+    eventually(lambda: bool(running.workers))
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    leaves_nothing(running)
+
+
+def test_a_killed_worker_is_replaced_and_service_goes_on(start: Start) -> None:
+    running = start()
+    assert running.is_served()
+    eventually(lambda: len(running.workers) == 2)
+    for victim in running.workers:
+        os.kill(victim, signal.SIGKILL)
+        assert running.is_served()
+        eventually(lambda victim=victim: len(running.workers) == 2 and victim not in running.workers)  # type: ignore[misc]
+    assert running.errors.count("ended with status -9") == 2
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+def test_a_worker_that_cannot_be_replaced_yet_is_tried_again(start: Start) -> None:
+    running = start()
+    assert running.is_served()
+    eventually(lambda: len(running.workers) == 2)
+    time.sleep(0.5)  # for the second one to be ready, too
+    (running.directory / "broken").touch()
+    os.kill(running.workers[0], signal.SIGKILL)
+    eventually(lambda: "before it was ready" in running.errors)
+    assert running.is_served()
+    (running.directory / "broken").unlink()
+    eventually(lambda: len(running.workers) == 2)
+    assert running.is_served()
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+def test_sighup_renews_all_workers_without_a_pause(start: Start) -> None:
+    running = start()
+    assert running.is_served()
+    eventually(lambda: len(running.workers) == 2)
+    before = set(running.workers)
+    running.signal(signal.SIGHUP)
+
+    def renewed() -> bool:
+        assert running.is_served()
+        return len(running.workers) == 2 and not before & set(running.workers)
+
+    eventually(renewed)
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+def test_stalled_clients_hold_up_the_end_no_longer_than_the_shutdown_timeout(start: Start) -> None:
+    running = start(shutdown_timeout=1.0)
+    upload = b"POST /x HTTP/1.1\r\ncontent-length: 100\r\n\r\nsome"
+    early = b"PUT /pid HTTP/1.1\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for request in (upload, early, b"GET /large HTTP/1.1\r\n\r\n", b"GET /pi"):
+            stack.enter_context(running.connect(request))
+        time.sleep(0.3)
+        began = time.monotonic()
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+        assert time.monotonic() - began < 1.0 + server.KILL_AFTER
+    leaves_nothing(running)
+
+
+def test_a_running_upload_is_finished_before_the_end(start: Start) -> None:
+    running = start(shutdown_timeout=5.0)
+    with running.connect(b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nso") as client:
+        time.sleep(0.2)
+        running.signal(signal.SIGTERM)
+        time.sleep(0.5)
+        client.sendall(b"far")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert running.wait() == 0
+
+
+def test_a_second_interrupt_does_not_wait(start: Start) -> None:
+    running = start(shutdown_timeout=30.0)
+    with running.connect(b"POST /x HTTP/1.1\r\ncontent-length: 100\r\n\r\nsome"):
+        time.sleep(0.2)
+        running.signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert running.workers
+        running.signal(signal.SIGINT)
+        assert running.wait(2.0) == 0
+    leaves_nothing(running)
+
+
+def test_a_worker_that_does_not_end_is_killed(start: Start) -> None:
+    running = start(shutdown_timeout=0.5)
+    assert running.is_served()
+    (running.directory / "hanging").touch()
+    running.signal(signal.SIGTERM)
+    assert running.wait(server.KILL_AFTER + 3.0) == 0
+    leaves_nothing(running)
+
+
+@pytest.mark.parametrize("hanging", [False, True])
+def test_workers_whose_supervisor_is_killed_end_by_themselves(start: Start, hanging: bool) -> None:
+    running = start(shutdown_timeout=0.5)
+    assert running.is_served()
+    if hanging:
+        (running.directory / "hanging").touch()
+    running.signal(signal.SIGKILL)
+    running.wait()
+    eventually(lambda: running.processes == [], within=server.KILL_AFTER + 3.0)
+
+
+@pytest.mark.parametrize(("flag", "reason"), [("broken", "the factory is broken"), ("unable", "startup failed")])
+def test_an_application_that_cannot_start_ends_the_server_with_status_1(
+    start: Start, tmp_path: Path, flag: str, reason: str
+) -> None:
+    (tmp_path / flag).touch()
+    running = start()
+    assert running.wait() == 1
+    assert reason in running.errors
+    leaves_nothing(running)
+
+
+def test_an_address_in_use_is_the_callers_to_report() -> None:
+    with server.listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use"):
+        server.serve(
+            lambda: Application(ROOT),
+            host="127.0.0.1",
+            port=taken.getsockname()[1],
+            workers=1,
+            limits=Limits(),
+            shutdown_timeout=1.0,
+            announce=lambda _: None,
+        )
+
+
+def test_a_host_that_does_not_exist_is_the_callers_to_report() -> None:
+    with pytest.raises(OSError, match=r"not known|resolution|No address"):
+        server.listen("host.invalid", 0)
+
+
+def test_a_name_is_served_on_ipv4_first() -> None:
+    with server.listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://0.0.0.0:80"),  # noqa: S104  # shown, not bound
+        ("::1", "http://[::1]:80"),
+    ],
+)
+def test_the_url_can_be_pasted(host: str, url: str) -> None:
+    assert server._url(host, 80) == url
+
+
+def say_nothing(_: supervisor.Line) -> None:
+    threading.Event().wait()
+
+
+def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(supervisor, "SILENCE", 0.5)
+    worker = supervisor.Worker(say_nothing)
+    worker.tend(10.0)
+    worker.tend(10.4)
+    assert worker.alive
+    worker.tend(10.6)
+    eventually(lambda: not worker.alive)
+    assert "ended with status -9" in worker.bury()
+    assert "does not answer" in caplog.text
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))
