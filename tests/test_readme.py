@@ -29,6 +29,9 @@ COMMANDS: Final[list[str]] = [
 
 _DOCUMENTED_PORT: Final = 8080
 
+# What `make test` hands to everything below it, as the arguments of pytest, and a newcomer's terminal has not.
+_NOT_A_NEWCOMERS: Final = frozenset({"CONFIG_FILE", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"})
+
 
 class Clone:
     """A copy of the repository in which `make serve` runs, and a second terminal beside it."""
@@ -41,7 +44,7 @@ class Clone:
 
     def serve(self, command: str) -> None:
         """Run `make serve`, in this environment instead of one that would have to be installed."""
-        arguments = [f"VENV={sys.prefix}", "SERVED=", *([] if self.port else ["ARGS=--port 0"])]
+        arguments = [f"VENV={sys.prefix}", "SERVED=", "ARGS=" if self.port else "ARGS=--port 0"]
         with self._log.open("wb") as log:
             self._serve = subprocess.Popen(
                 [*command.split(), *arguments],
@@ -49,7 +52,7 @@ class Clone:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={name: value for name, value in os.environ.items() if name != "CONFIG_FILE"},
+                env={name: value for name, value in os.environ.items() if name not in _NOT_A_NEWCOMERS},
                 start_new_session=True,
             )
         processes.eventually(self._listens, within=30, what="make serve listens")
