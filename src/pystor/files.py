@@ -7,9 +7,11 @@ import os
 import stat
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
-from pystor.blob import READ_SIZE, Fingerprint
+from pystor import posix
+from pystor.blob import READ_SIZE, Again, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError
 
@@ -37,13 +39,7 @@ class FileReplica:
             raise
         self.size: Final = info.st_size
         self.modified: Final = int(info.st_mtime)
-        self.fingerprint: Final[Fingerprint] = (
-            info.st_dev,
-            info.st_ino,
-            info.st_size,
-            info.st_mtime_ns,
-            info.st_ctime_ns,
-        )
+        self.fingerprint: Final[Fingerprint] = _fingerprint(info)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes; raises `StorageError` if the disk refuses or the file has become shorter."""
@@ -64,13 +60,12 @@ class FileReplica:
 
     def read_cached(self, offset: int, size: int) -> bytes | None:
         """Read exactly `size` bytes if the page cache has them all; None if the disk would have to be asked."""
-        buffer = bytearray(size)
-        try:
-            if os.preadv(self.fd, (buffer,), offset, os.RWF_NOWAIT) == size:
-                return bytes(buffer)
-        except OSError:
-            pass  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
-        return None
+        return _read_cached(self.fd, offset, size)
+
+    @property
+    def again(self) -> Again | None:
+        """How to read the whole once more, from the same file of a local filesystem."""
+        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._local else None
 
     def digest(self) -> Digest:
         """Hash the whole replica; takes as long as the disk does."""
@@ -92,6 +87,33 @@ class FileReplica:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _fingerprint(info: os.stat_result) -> Fingerprint:
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
+    buffer = bytearray(size)
+    try:
+        if os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == size:
+            return bytes(buffer)
+    except OSError:
+        pass  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
+    return None
+
+
+def _read_again(path: bytes, fingerprint: Fingerprint) -> bytes | None:
+    fd = posix.open_cached(path)
+    if fd < 0:
+        return None
+    try:
+        same = _fingerprint(os.fstat(fd)) == fingerprint
+        return _read_cached(fd, 0, fingerprint[2]) if same else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _close(fd: int) -> None:

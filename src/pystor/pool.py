@@ -84,6 +84,10 @@ class Pool:
         """Go through all storages."""
         return (member for replica_set in self.sets for member in replica_set.members)
 
+    def set_of(self, replica: Replica) -> ReplicaSet:
+        """Tell which set a replica belongs to."""
+        return self._set_of[replica.storage]
+
     async def start(self) -> None:
         """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often."""
         await asyncio.gather(*(self._attach(member) for member in self.members()))

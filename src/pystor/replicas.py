@@ -54,6 +54,11 @@ class ReplicaSet:
             return sorted(turn, key=_is_slow)
         return turn
 
+    def pick(self) -> Bulkhead:
+        """Take the member that `in_turn` would begin with."""
+        member = self.members[int(self._dice() * len(self.members))]
+        return self.in_turn()[0] if member.slow else member
+
     async def measure(self) -> bool:
         """Bring `left` up to date; False, and nothing left, if a member does not answer."""
         measured = await asyncio.gather(*(member.check() for member in self.members), return_exceptions=True)

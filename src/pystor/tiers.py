@@ -11,6 +11,7 @@ from pystor.digest import Digest
 from pystor.errors import NotFound, StorageError, Unavailable
 from pystor.events import ArchiveMissed, BlobMissing, Event, Observer
 from pystor.pool import Pool
+from pystor.shortcuts import Shortcut
 
 TierName = Literal["pool", "archive"]
 
@@ -67,6 +68,10 @@ class Tiers:
                 return found
         noted.append(BlobMissing(digest))
         return None
+
+    def shortcut(self, replica: Replica) -> Shortcut:
+        """Begin a way back to a blob, through a replica of it."""
+        return Shortcut(self._tier_of[replica.storage].pool.set_of(replica))
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether a replica was found good before, or need not be."""
