@@ -25,7 +25,7 @@ class House:
 
     @property
     def address(self) -> Address:
-        return ("127.0.0.1", self.server.port)
+        return (self.server.host, self.server.port)
 
     @property
     def login(self) -> Fields:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
+from tests.neighbours.servers.memcached import Memcached
 from tests.neighbours.servers.seaweed import Seaweed
 from tests.support.server import Server
 
@@ -141,3 +142,31 @@ def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
         assert [stor.get(content).body for _ in range(5)] == [content] * 5
         assert settles(lambda path=path, content=content: is_whole(path, content))  # type: ignore[misc]
         assert stor.store(content).status == 200
+
+
+def test_where_a_blob_lies_among_buckets_is_known_to_another_server_by_memcached(
+    make_stor: Make, seaweed: Seaweed
+) -> None:
+    contents = [fresh() for _ in range(16)]
+    for content in contents:
+        seaweed.store().put(f"second/{key_of(content)}", content)
+
+    with Memcached() as memcached:
+        config = {
+            "s3_enabled": False,
+            "storage_pairs": [
+                [f"s3://{seaweed.bucket}/{name}?endpoint={seaweed.endpoint}"] for name in ("first", "second")
+            ],
+            "memcached_servers": [":".join(map(str, memcached.address))],
+        }
+        finder, other = make_stor(config=config, workers=1), make_stor(config=config, workers=1)
+        assert [finder.get(content).body for content in contents] == contents
+        assert settles(lambda: all(noted_in(memcached, content).startswith(b"s3://") for content in contents))
+        assert [other.get(content).body for content in contents] == contents
+    # That all of them are found at the first attempt without it has a chance of 1 in 65,536.
+    assert b"\nstor_lookup_attempts_total 16.0\n" in other.ask("GET", "/metrics").body
+
+
+def noted_in(memcached: Memcached, content: bytes) -> bytes:
+    answer = memcached.say(f"get {sha(content)}\r\n".encode())
+    return answer.partition(b"\r\n")[2]

@@ -19,6 +19,7 @@ from typing import IO, Any, ClassVar, Self, TypeAlias
 
 from tests.support import answers, processes
 from tests.support.answers import Answer
+from tests.support.machines import Machine
 
 Body: TypeAlias = bytes | IO[bytes] | Iterable[bytes] | None
 
@@ -33,7 +34,7 @@ class Server:
     `directory` holds the configuration and what the server prints. `pairs` are the storages, by default two pairs of
     two directories below `directory`; those that do not exist are made. `config` overrides keys of the configuration
     file (None leaves a key out). `user` and `password` are the writer's; requests that write carry them unless told
-    otherwise.
+    otherwise. On a `machine` of its own it listens there.
     """
 
     running: ClassVar[list[Server]] = []
@@ -47,16 +48,19 @@ class Server:
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        machine: Machine | None = None,
     ) -> None:
         self.directory = directory
+        self.host = "127.0.0.1" if machine is None else machine.address
         self.pairs = pairs or [[directory / f"pair{n}" / side for side in "ab"] for n in (1, 2)]
         self.user, self.password = "writer", "writer_pass"
         self.url, self.port = "", 0
         self._config = self._write_config(config or {})
-        self._command = [
+        command = [
             *(sys.executable, "-m", "pystor", "serve", "--config", str(self._config)),
-            *("--port", "0", "--workers", str(workers), *arguments),
+            *("--host", self.host, "--port", "0", "--workers", str(workers), *arguments),
         ]
+        self._command = command if machine is None else machine.command(*command)
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -222,7 +226,7 @@ class Server:
     @contextlib.contextmanager
     def client(self, timeout: float = 60) -> Iterator[http.client.HTTPConnection]:
         """Open a connection that is kept for several requests, and closed at the end."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             yield connection
         finally:
@@ -230,7 +234,7 @@ class Server:
 
     def connect(self, timeout: float = 30) -> socket.socket:
         """Open a raw connection for bytes that no HTTP client would send. Use it in a `with`."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout)
+        connection = socket.create_connection((self.host, self.port), timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -244,7 +248,7 @@ class Server:
     def upload_head(self, digest: str, *fields: str, method: str = "POST") -> bytes:
         """Write the head of an upload by hand, with credentials; `fields` are lines such as `Content-Length: 5`."""
         login = [f"{name}: {value}" for name, value in self.authorization().items()]
-        lines = [f"{method} {_path(digest)} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *login, *fields]
+        lines = [f"{method} {_path(digest)} HTTP/1.1", f"Host: {self.host}:{self.port}", *login, *fields]
         return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -42,6 +42,7 @@ MAX_PUTS: Final = 64
 """Values on their way to one server; more are not sent."""
 
 MAX_PATH: Final = 4096
+_BEGINNINGS: Final = ("/", "s3://")
 
 _KEY_OF_TRIAL: Final = b"stor"
 
@@ -228,12 +229,12 @@ class _Server:
 
 
 def _path(value: bytes) -> str | None:
-    """Take what can be a path; the cache is shared, and anybody may have written there."""
+    """Take what can be a path, or be in a bucket; the cache is shared, and anybody may have written there."""
     try:
         path = value.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return path if path.startswith("/") and len(value) <= MAX_PATH and path.isprintable() else None
+    return path if path.startswith(_BEGINNINGS) and len(value) <= MAX_PATH and path.isprintable() else None
 
 
 def _reason(error: Exception, timeout: float) -> str:

@@ -21,19 +21,20 @@ def free_port() -> int:
 
 
 class Memcached:
-    """`memcached` on a free port of 127.0.0.1; it can hang, wake up, be killed and come back on the same port."""
+    """`memcached` on a free port of a host; it can hang, wake up, be killed and come back on the same port."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         needs.tool("memcached")
+        self.host = host
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> tuple[str, int]:
-        return ("127.0.0.1", self.port)
+        return (self.host, self.port)
 
     def start(self) -> None:
-        command = ["memcached", "-u", "root", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "16"]
+        command = ["memcached", "-u", "root", "-l", self.host, "-p", str(self.port), "-U", "0", "-m", "16"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

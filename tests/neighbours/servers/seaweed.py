@@ -1,4 +1,4 @@
-"""SeaweedFS, which speaks S3: one process with a master, a volume server, a filer and the S3 gateway.
+"""SeaweedFS, which speaks S3: all in one process, or a cluster of several.
 
 It takes three to ten seconds until it stores something.
 """
@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
@@ -39,20 +39,32 @@ _SERVICES: Final = ("master", "volume", "filer", "s3")
 class Seaweed:
     """A running SeaweedFS with one bucket. `endpoint`, the keys and `bucket` are what a client needs."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
+        self.directory, self.host = directory, host
         self.access_key, self.secret_key, self.bucket = ACCESS_KEY, SECRET_KEY, BUCKET
-        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-        self.port = self._ports["s3.port"]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        names = self.port_names()
+        self.ports = dict(zip(names, free_ports(len(names), host), strict=True))
+        self.port = self.ports["s3.port"]
+        self.endpoint = f"http://{host}:{self.port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> Self:
         """Start it, or start it again with what it has stored, and return when it stores something."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
+        try:
+            for name, arguments in self.commands().items():
+                self._processes[name] = self._run(name, *arguments)
+            self._wait_until_it_stores()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        program = needs.find("weed") or str(Path(sys.executable).with_name("weed"))
+        with (self.directory / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -60,36 +72,40 @@ class Seaweed:
                 start_new_session=True,
                 preexec_fn=processes.end_with_the_tests,  # noqa: PLW1509  one call of the kernel, no lock
             )
-        try:
-            self._wait_until_it_stores()
-        except BaseException:
-            self.kill()
-            raise
-        return self
 
-    def _command(self) -> list[str]:
-        program = needs.find("weed") or str(Path(sys.executable).with_name("weed"))
-        identities = self.directory / "identities.json"
+    def port_names(self) -> tuple[str, ...]:
+        """The options that want a port."""
+        return tuple(f"{service}.port{kind}" for service in _SERVICES for kind in ("", ".grpc"))
+
+    def commands(self) -> Mapping[str, list[str]]:
+        """What is run, by the names of the processes."""
+        (self.directory / "data").mkdir(exist_ok=True)
+        return {
+            "server": [
+                *("server", f"-dir={self.directory}/data", f"-ip={self.host}", f"-ip.bind={self.host}"),
+                *("-filer", "-master.telemetry=false", "-master.electionTimeout=1s", "-volume.max=64"),
+                *("-master.volumeSizeLimitMB=128", "-volume.preStopSeconds=0"),
+                f"-filer.localSocket={self.directory}/filer.sock",
+                *("-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self.identities()}"),
+                # As everywhere else, a bucket that is not there is not made by writing to it.
+                *("-s3.autoCreateBucket=false", f"-s3.localSocket={self.directory}/s3.sock"),
+                *(f"-{name}={port}" for name, port in self.ports.items()),
+            ]
+        }
+
+    def identities(self) -> Path:
+        """Write down who may do what."""
         keys = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identity = {"name": "stor", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
-        identities.write_text(json.dumps({"identities": [identity]}))
-        (self.directory / "data").mkdir(exist_ok=True)
-        return [
-            *(program, "server", f"-dir={self.directory}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-            *("-filer", "-s3", f"-s3.config={identities}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            # As everywhere else, a bucket that is not there is not made by writing to it.
-            *("-s3.autoCreateBucket=false", "-master.telemetry=false", "-volume.max=64"),
-            *("-master.volumeSizeLimitMB=128", "-volume.preStopSeconds=0"),
-            "-master.electionTimeout=1s",
-            *(f"-filer.localSocket={self.directory}/filer.sock", f"-s3.localSocket={self.directory}/s3.sock"),
-            *(f"-{name}={port}" for name, port in self._ports.items()),
-        ]
+        path = self.directory / "identities.json"
+        path.write_text(json.dumps({"identities": [identity]}))
+        return path
 
     def _wait_until_it_stores(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._stores():
-            assert self._process is not None
-            assert self._process.poll() is None, f"SeaweedFS ended; see {self.directory}/log"
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            assert not ended, f"SeaweedFS ended; see {self.directory}/{ended[0]}.log"
             assert time.monotonic() < deadline, f"SeaweedFS does not store after {_START_SECONDS} s"
             time.sleep(0.1)
 
@@ -104,7 +120,7 @@ class Seaweed:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, which is a directory of the filer."""
-        url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{name}/"
+        url = f"http://{self.host}:{self.ports['filer.port']}/buckets/{name}/"
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=5).close()
         except urllib.error.HTTPError as error:
@@ -114,7 +130,7 @@ class Seaweed:
 
     def uploads(self) -> list[str]:
         """The uploads in parts that were begun in the bucket, and neither ended nor taken back."""
-        url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{self.bucket}/.uploads/"
+        url = f"http://{self.host}:{self.ports['filer.port']}/buckets/{self.bucket}/.uploads/"
         try:
             request = urllib.request.Request(url, headers={"Accept": "application/json"})
             with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  it is ours
@@ -149,14 +165,14 @@ class Seaweed:
     def kill(self) -> None:
         """End it at once, as a power cut does to a process; `start` brings it back."""
         self._signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait(timeout=10)
-            self._process = None
+        for process in self._processes.values():
+            process.wait(timeout=10)
+        self._processes.clear()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                os.killpg(process.pid, number)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -165,10 +181,79 @@ class Seaweed:
         self.kill()
 
 
-_PORTS: Final = tuple(f"{service}.port{kind}" for service in _SERVICES for kind in ("", ".grpc"))
+class SeaweedCluster(Seaweed):
+    """A master, three volume servers, a filer and an S3 gateway. Whatever is stored is on two volume servers."""
+
+    VOLUME_SERVERS: Final = 3
+
+    def port_names(self) -> tuple[str, ...]:
+        """The services that want a port, and another one for gRPC."""
+        volumes = [f"volume{number}" for number in range(self.VOLUME_SERVERS)]
+        return tuple(
+            f"{service}.port{kind}" for service in ("master", *volumes, "filer", "s3") for kind in ("", ".grpc")
+        )
+
+    def commands(self) -> Mapping[str, list[str]]:
+        """What is run, by the names of the processes."""
+        volumes = {f"volume{number}": self._volume_server(number) for number in range(self.VOLUME_SERVERS)}
+        return {"master": self._master(), **volumes, "filer": self._filer(), "s3": self._gateway()}
+
+    def kill_volume_server(self, number: int) -> None:
+        """End a volume server at once, with one of two replicas of what it has."""
+        process = self._processes.pop(f"volume{number}")
+        process.kill()
+        process.wait(timeout=10)
+
+    def kept_by(self, number: int) -> int:
+        """Bytes of the files that a volume server has."""
+        return sum(file.stat().st_size for file in (self.directory / f"volume{number}").glob("*.dat"))
+
+    def _master(self) -> list[str]:
+        (self.directory / "master").mkdir(exist_ok=True)
+        return [
+            *("master", f"-mdir={self.directory}/master", *self._place_of("master")),
+            # On another server of the same rack.
+            *("-defaultReplication=001", "-volumeSizeLimitMB=128", "-electionTimeout=1s", "-telemetry=false"),
+        ]
+
+    def _volume_server(self, number: int) -> list[str]:
+        name = f"volume{number}"
+        (self.directory / name).mkdir(exist_ok=True)
+        return [
+            *(
+                "volume",
+                f"-dir={self.directory}/{name}",
+                *self._place_of(name),
+                f"-master={self._address_of('master')}",
+            ),
+            *("-max=64", "-preStopSeconds=0"),
+        ]
+
+    def _filer(self) -> list[str]:
+        (self.directory / "filer").mkdir(exist_ok=True)
+        return [
+            *("filer", f"-defaultStoreDir={self.directory}/filer", *self._place_of("filer")),
+            *(f"-master={self._address_of('master')}", f"-localSocket={self.directory}/filer.sock"),
+        ]
+
+    def _gateway(self) -> list[str]:
+        return [
+            *("s3", f"-filer={self._address_of('filer')}", *self._place_of("s3"), f"-config={self.identities()}"),
+            *("-autoCreateBucket=false", "-port.iceberg=0", "-port.lance=0"),
+            f"-localSocket={self.directory}/s3.sock",
+        ]
+
+    def _place_of(self, service: str) -> list[str]:
+        return [
+            *(f"-ip={self.host}", f"-ip.bind={self.host}"),
+            *(f"-port{kind}={self.ports[f'{service}.port{kind}']}" for kind in ("", ".grpc")),
+        ]
+
+    def _address_of(self, service: str) -> str:
+        return f"{self.host}:{self.ports[f'{service}.port']}.{self.ports[f'{service}.port.grpc']}"
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports that nobody listens on now, below those that the kernel gives to clients."""
     found: list[int] = []
     start = 10_000 + os.getpid() * 37 % 15_000
@@ -176,7 +261,7 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             break
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
             found.append(port)
     assert len(found) == count, "no free ports"
     return found
