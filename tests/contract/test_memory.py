@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,28 +12,12 @@ from tests.contract.conftest import HouseFactory
 from tests.contract.disk import fresh, sha
 from tests.contract.house import House
 from tests.contract.wire import request
-from tests.support.processes import resident_bytes
+from tests.support.memory import MIB, little_taken
 
-MIB: Final = 1 << 20
 PIECES: Final = 2048
 ALLOWED: Final = 32 * MIB
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(600)]
-
-
-@contextlib.contextmanager
-def little_memory_taken(stor: House, allowed: int = ALLOWED) -> Iterator[None]:
-    """Check that no process of the server ever has so much more than at the start of the block."""
-    before = {pid: _start_again(pid) for pid in stor.server.processes()}
-    yield
-    grown = {pid: resident_bytes(pid, "VmHWM") - size for pid, size in before.items()}
-    assert max(grown.values()) < allowed, {pid: f"{size / MIB:.1f} MiB" for pid, size in grown.items()}
-
-
-def _start_again(pid: int) -> int:
-    """Forget the highest size that a process ever had; gives what it has now."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return resident_bytes(pid, "VmHWM")
 
 
 def warmed(stor: House) -> House:
@@ -56,10 +37,10 @@ def test_a_blob_of_2_gib_takes_less_than_32_mib(make_stor: HouseFactory) -> None
         hasher.update(piece)
     name = hasher.hexdigest()
 
-    with little_memory_taken(stor), stor.wire(timeout=300) as wire:
+    with little_taken(stor.server, ALLOWED), stor.wire(timeout=300) as wire:
         wire.send(stor.head_of_upload(name, PIECES * MIB), *(piece for _ in range(PIECES)))
         assert wire.answer().status == 201
-    with little_memory_taken(stor), stor.wire(timeout=300) as wire:
+    with little_taken(stor.server, ALLOWED), stor.wire(timeout=300) as wire:
         wire.send(request("GET", f"/{name}"))
         status, headers = wire.start()
         assert (status, headers["content-length"]) == (200, str(PIECES * MIB))
@@ -75,7 +56,7 @@ def test_two_hundred_readers_that_stop_reading_take_less_than_32_mib(make_stor: 
     # One worker: with two, how many readers each gets is a matter of luck.
     ask_for_it = request("GET", f"/{sha(content)}")
 
-    with little_memory_taken(stor), stor.wires(200, receive_buffer=4096) as wires:
+    with little_taken(stor.server, ALLOWED), stor.wires(200, receive_buffer=4096) as wires:
         for wire in wires:
             wire.send(ask_for_it)
             wire.receive(1)
@@ -89,7 +70,7 @@ def test_twenty_uploads_that_stand_still_take_a_few_mib_each_however_far_they_ca
     make_stor: HouseFactory, sent: int
 ) -> None:
     stor, small = warmed(make_stor()), fresh()
-    with little_memory_taken(stor, allowed=20 * 5 * MIB), stor.wires(20) as wires:
+    with little_taken(stor.server, 20 * 5 * MIB), stor.wires(20) as wires:
         for wire in wires:
             wire.send(stor.head_of_upload(sha(fresh()), 100 * MIB), bytes(sent))
         assert stor.store(small).status == 201

@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
@@ -39,8 +40,9 @@ _SERVICES: Final = ("master", "volume", "filer", "s3")
 class Seaweed:
     """A running SeaweedFS with one bucket. `endpoint`, the keys and `bucket` are what a client needs."""
 
-    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
-        self.directory, self.host = directory, host
+    def __init__(self, directory: Path, host: str = "127.0.0.1", *, open_to_all: bool = False) -> None:
+        """`open_to_all`: requests that nobody has signed may read and write."""
+        self.directory, self.host, self._open_to_all = directory, host, open_to_all
         self.access_key, self.secret_key, self.bucket = ACCESS_KEY, SECRET_KEY, BUCKET
         names = self.port_names()
         self.ports = dict(zip(names, free_ports(len(names), host), strict=True))
@@ -83,7 +85,7 @@ class Seaweed:
         return {
             "server": [
                 *("server", f"-dir={self.directory}/data", f"-ip={self.host}", f"-ip.bind={self.host}"),
-                *("-filer", "-master.telemetry=false", "-master.electionTimeout=1s", "-volume.max=64"),
+                *("-filer", "-master.telemetry=false", "-master.electionTimeout=1s", "-volume.max=128"),
                 *("-master.volumeSizeLimitMB=128", "-volume.preStopSeconds=0"),
                 f"-filer.localSocket={self.directory}/filer.sock",
                 *("-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self.identities()}"),
@@ -97,8 +99,9 @@ class Seaweed:
         """Write down who may do what."""
         keys = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identity = {"name": "stor", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
+        anybody = [{"name": "anonymous", "actions": ["Read", "Write"]}] if self._open_to_all else []
         path = self.directory / "identities.json"
-        path.write_text(json.dumps({"identities": [identity]}))
+        path.write_text(json.dumps({"identities": [identity, *anybody]}))
         return path
 
     def _wait_until_it_stores(self) -> None:
@@ -128,6 +131,13 @@ class Seaweed:
             if error.code != http.HTTPStatus.CONFLICT:  # it is there
                 raise
 
+    def move(self, key: str, to: str) -> None:
+        """Give an object another name, which costs nothing."""
+        there = f"http://{self.host}:{self.ports['filer.port']}/buckets/{self.bucket}/{to}"
+        url = f"{there}?mv.from=/buckets/{self.bucket}/{key}"
+        request = urllib.request.Request(url, method="POST")  # noqa: S310  it is ours
+        urllib.request.urlopen(request, timeout=5).close()  # noqa: S310  it is ours
+
     def uploads(self) -> list[str]:
         """The uploads in parts that were begun in the bucket, and neither ended nor taken back."""
         url = f"http://{self.host}:{self.ports['filer.port']}/buckets/{self.bucket}/.uploads/"
@@ -140,6 +150,32 @@ class Seaweed:
             if error.code == http.HTTPStatus.NOT_FOUND:
                 return []
             raise
+
+    def put_repeated(self, key: str, piece: bytes, count: int) -> None:
+        """Make an object of a piece, again and again. It sends the piece once; for that it must be `open_to_all`."""
+        obstore.put(self.store(), "piece", piece)
+        upload = _between(self._ask("POST", key, "uploads"), "UploadId")
+        copied = {"x-amz-copy-source": f"/{self.bucket}/piece"}
+        with ThreadPoolExecutor(2) as threads:
+            answers = threads.map(
+                lambda number: self._ask("PUT", key, f"partNumber={number}&uploadId={upload}", headers=copied),
+                range(1, count + 1),
+            )
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{_between(answer, 'ETag')}</ETag></Part>"
+            for number, answer in enumerate(answers, 1)
+        )
+        whole = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"
+        self._ask("POST", key, f"uploadId={upload}", whole.encode())
+        obstore.delete(self.store(), "piece")
+
+    def _ask(
+        self, method: str, key: str, query: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> str:
+        url = f"{self.endpoint}/{self.bucket}/{key}?{query}"
+        request = urllib.request.Request(url, body, headers or {}, method=method)  # noqa: S310  it is ours
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  it is ours
+            return bytes(answer.read()).decode()
 
     def store(self, bucket: str | None = None) -> S3Store:
         """A client of its own, to see what is really there; it gives up at once."""
@@ -179,6 +215,10 @@ class Seaweed:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def _between(text: str, tag: str) -> str:
+    return text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
 
 
 class SeaweedCluster(Seaweed):
