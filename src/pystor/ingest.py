@@ -151,9 +151,12 @@ async def _begin(
 
 async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey]) -> Stored:
     if pool.mirrored:
-        # Before there is a name: a note about nothing is dropped in its turn, one that is missing is missed by nobody.
+        # Before there is a name: whoever finds the blob after a crash, and is told that it is stored, needs no note.
         await upload.note("mirror", digest)
     await upload.publish(digest, keep=[member for gap in gaps for member in gap.having_bad()])
+    if pool.mirrored:
+        # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
+        await upload.note("mirror", digest)
     members = [member for gap in gaps for member in gap.states] or upload.members
     paths = tuple(member.storage.locate(digest) for member in members)
     return Stored(digest, created=not gaps, paths=paths)

@@ -1,14 +1,16 @@
 """Work that is put off: durable queues of digests in the storages, worked off in the background.
 
 Each storage keeps its own entries, so that they are mounted, lost and found together with what they are about. Any
-worker may work a storage's queue off, one at a time.
+worker may work off what the storages of a replica set have noted, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from pystor.blob import QueueName
@@ -17,13 +19,26 @@ from pystor.digest import Digest
 from pystor.errors import StorageError, StorError
 from pystor.events import JobDone, Observer, StorageFailed
 from pystor.pool import Pool
+from pystor.replicas import ReplicaSet
 
 Job: TypeAlias = Callable[[Digest], Awaitable[int]]
 """Does what is to be done about a blob; returns how many bytes that took. Raises `StorError` to be tried again."""
 
 _LONGEST_PAUSE: Final = 5.0  # seconds
 _AT_ONCE: Final = 10_000
-"""Entries that are read from a queue in one go."""
+"""Entries that are read from the queue of one storage in one go."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the storages of a set have noted."""
+
+    noted: dict[Digest, list[Bulkhead]] = field(default_factory=dict)
+    """The blobs, and who has noted each."""
+    failed: int = 0
+    """Storages that did not answer."""
+    more: bool = False
+    """Whether there was more than is read in one go."""
 
 
 class Queue:
@@ -50,8 +65,12 @@ class Queue:
         self._bytes_per_second: Final = bytes_per_second
         self._task: asyncio.Task[None] | None = None
         self._more = False
-        self.length = 0
-        """Entries that were left when they were last looked at, those of this process's turn."""
+        self._left: Final[dict[str, int]] = {}
+
+    @property
+    def length(self) -> int:
+        """Blobs that wait, among those that it is this process's turn to look after."""
+        return sum(self._left.values())
 
     async def start(self) -> None:
         """Begin to work in the background."""
@@ -73,10 +92,8 @@ class Queue:
 
     async def work_off(self, tell: Callable[[Digest, str], None] = lambda *_: None) -> int:
         """Do what there is to do now; returns how many entries are left because they failed."""
-        members = [member for member in self._pool.members() if member.storage.writable]
-        left = await asyncio.gather(*(self._work_off_one(member, tell) for member in members))
-        self.length = sum(left)
-        return self.length
+        left = await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets))
+        return sum(left)
 
     async def work_off_all(self, tell: Callable[[Digest, str], None]) -> int:
         """Do the same, again as long as a queue holds more than is read in one go."""
@@ -87,25 +104,43 @@ class Queue:
             left = await self.work_off(tell)
         return left
 
-    async def _work_off_one(self, member: Bulkhead, tell: Callable[[Digest, str], None]) -> int:
-        try:
-            turn = await member.run(member.storage.take_turn, self._name)
-            if turn is None:
-                return 0
-            with turn:
-                digests = await member.run(member.storage.pending, self._name, _AT_ONCE)
-                done = sum([await self._do(member, digest, tell) for digest in digests])
-                self._more |= done > 0 and len(digests) == _AT_ONCE
-                return len(digests) - done
-        except StorageError as error:
-            self._observe(StorageFailed(error))
-            return 1
+    async def _work_off_set(self, replica_set: ReplicaSet, tell: Callable[[Digest, str], None]) -> int:
+        """Do what any storage of a set has noted: once, though all of them may have noted it."""
+        name = replica_set.name
+        with ExitStack() as turns:
+            found = await self._look_at(replica_set, turns)
+            self._left[name] = len(found.noted)
+            for digest, members in found.noted.items():
+                if await self._do(members, digest, tell):
+                    self._left[name] -= 1
+            self._more |= found.more and self._left[name] < len(found.noted)
+        return self._left[name] + found.failed
 
-    async def _do(self, member: Bulkhead, digest: Digest, tell: Callable[[Digest, str], None]) -> bool:
+    async def _look_at(self, replica_set: ReplicaSet, turns: ExitStack) -> _Found:
+        """See what is noted; nothing, if somebody else has the turn of one of the storages."""
+        found = _Found()
+        for member in filter(_is_writable, replica_set.members):
+            try:
+                turn = await member.run(member.storage.take_turn, self._name)
+                if turn is None:
+                    return _Found()
+                turns.enter_context(turn)
+                digests = await member.run(member.storage.pending, self._name, _AT_ONCE)
+            except StorageError as error:
+                self._observe(StorageFailed(error))
+                found.failed += 1
+                continue
+            found.more |= len(digests) == _AT_ONCE
+            for digest in digests:
+                found.noted.setdefault(digest, []).append(member)
+        return found
+
+    async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Callable[[Digest, str], None]) -> bool:
         began = time.monotonic()
         try:
             size = await self._job(digest)
-            await member.run(member.storage.dequeue, self._name, digest)
+            for member in members:
+                await member.run(member.storage.dequeue, self._name, digest)
         except StorError as error:
             tell(digest, str(error))
             return False
@@ -114,3 +149,7 @@ class Queue:
         pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
         await asyncio.sleep(max(0.0, pause))
         return True
+
+
+def _is_writable(member: Bulkhead) -> bool:
+    return member.storage.writable

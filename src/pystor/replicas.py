@@ -209,9 +209,10 @@ class Upload:
         raise failures[0]
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
-        """Put the blob on a queue of one of its storages."""
-        member = next(iter(self._staged))
-        await member.run(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE)
+        """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
+        await _gather(
+            [member.run(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE) for member in self._staged]
+        )
 
     async def _each(self, operation: str, *arguments: object) -> None:
         await _gather(

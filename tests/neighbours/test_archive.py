@@ -110,14 +110,18 @@ def test_what_is_stored_is_mirrored(make_stor: Make, seaweed: Seaweed, size: int
     assert settles(lambda: archived(seaweed, content) == content, within=20)
 
 
-def test_what_could_not_be_mirrored_is_when_the_archive_is_back(make_stor: Make, seaweed: Seaweed) -> None:
+def test_what_could_not_be_mirrored_is_when_the_archive_is_back_though_a_disk_is_lost_meanwhile(
+    make_stor: Make, seaweed: Seaweed
+) -> None:
     stor, content = make_stor(config={"s3_mirror": True, "s3_retries": 0}), fresh(5_000)
     seaweed.pause()
     try:
         assert stor.store(content).status == 201
-        noted = stor.storages[0].parent.parent.rglob(f".stor/mirror/{sha(content).upper()}")
-        assert len(list(noted)) == 1
+        noted = [path for storage in stor.storages for path in storage.glob(f".stor/mirror/{sha(content).upper()}")]
+        assert len(noted) == 2
         stor.server.stop()
+        noted[0].unlink()
+        stor.replicas(content)[0].unlink()
         stor.server.start()
     finally:
         seaweed.resume()

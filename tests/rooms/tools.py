@@ -116,6 +116,7 @@ def pool_of(
     verifier: Verifier | None = None,
     events: list[Event] | None,
     sweep_period: float = 1800,
+    mirrored: bool = False,
 ) -> Pool:
     """A pool of the sets; what it observes is appended to `events`."""
     seen = [] if events is None else events
@@ -126,6 +127,7 @@ def pool_of(
         verify_first=verify_first,
         hints=Hints(NoSharedCache(), seen.append),
         sweep_period=sweep_period,
+        mirrored=mirrored,
         observe=seen.append,
     )
 
@@ -142,9 +144,17 @@ async def running(
     verifier: Verifier | None = None,
     events: list[Event] | None = None,
     sweep_period: float = 1800,
+    mirrored: bool = False,
 ) -> AsyncIterator[Pool]:
     """A pool that is started, and stopped in the end."""
-    pool = pool_of(*sets, verify_first=verify_first, verifier=verifier, events=events, sweep_period=sweep_period)
+    pool = pool_of(
+        *sets,
+        verify_first=verify_first,
+        verifier=verifier,
+        events=events,
+        sweep_period=sweep_period,
+        mirrored=mirrored,
+    )
     await pool.start()
     try:
         yield pool
