@@ -154,7 +154,7 @@ def _wait_for(port: int) -> None:
 
 def _load(url: str, script: Path, seconds: int) -> int:
     """Run wrk with 32 connections and return requests per second; an answer that is no success ends everything."""
-    command = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-s", str(script), url]
+    command = ["wrk", "-t1", "-c32", "--timeout", "60s", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     match = re.search(r"errors=(\d+) rate=(\d+)", output)
     if match is None or int(match[1]):
