@@ -47,6 +47,15 @@ class Seaweed:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "SeaweedFS was not started"
+        return self._process.pid
+
+    def service(self, name: str) -> str:
+        """Where one of its services is: `master`, `volume`, `filer` or `s3`."""
+        return f"127.0.0.1:{self._ports[f'{name}.port']}"
+
     def start(self) -> Self:
         """Start it, or start it again with what it has stored, and return when it stores something."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +113,7 @@ class Seaweed:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, which is a directory of the filer."""
-        url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{name}/"
+        url = f"http://{self.service('filer')}/buckets/{name}/"
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=5).close()
         except urllib.error.HTTPError as error:
@@ -114,7 +123,7 @@ class Seaweed:
 
     def uploads(self) -> list[str]:
         """The uploads in parts that were begun in the bucket, and neither ended nor taken back."""
-        url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{self.bucket}/.uploads/"
+        url = f"http://{self.service('filer')}/buckets/{self.bucket}/.uploads/"
         try:
             request = urllib.request.Request(url, headers={"Accept": "application/json"})
             with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  it is ours
