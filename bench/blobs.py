@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NUMBER = 16
-"""Bytes that a body begins with, which make it another one than the others: a number in digits."""
+"""Bytes that a body ends with, which make it another one than the others: a number in digits."""
 
 
 def path_of(digest: str) -> str:
@@ -34,15 +34,17 @@ def lay(pair: Sequence[Path], count: int, size: int) -> list[str]:
 
 @dataclass(slots=True)
 class Bodies:
-    """Bodies of one size that have never been sent before: a number, and the same random bytes."""
+    """Bodies of one size that have never been sent before: the same random bytes, and a number."""
 
     size: int
     filler: bytes = field(init=False)
+    _hashed: hashlib._Hash = field(init=False)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         """Make the bytes that all have in common."""
         self.filler = os.urandom(self.size - NUMBER)
+        self._hashed = hashlib.sha256(self.filler)
 
     def name(self, count: int) -> tuple[int, list[str]]:
         """Tell the number of the first of so many fresh bodies, and the digests of all."""
@@ -50,10 +52,10 @@ class Bodies:
         return numbers[0], [self._digest(number) for number in numbers]
 
     def _digest(self, number: int) -> str:
-        hasher = hashlib.sha256(b"%016d" % number)
-        hasher.update(self.filler)
+        hasher = self._hashed.copy()
+        hasher.update(b"%016d" % number)
         return hasher.hexdigest()
 
     def body(self, number: int) -> bytes:
         """One of them."""
-        return b"%016d" % number + self.filler
+        return self.filler + b"%016d" % number

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import heads, load, processes
-from bench.load import Requests
+from bench import clients, load, processes
+from bench.load import LoadFailed, Requests
 from bench.peers import Peer
 from bench.samples import Comparison, Sample
 
@@ -15,11 +16,20 @@ Run = Callable[[], Sample]
 
 
 def compare(comparison: Comparison, runs: Mapping[str, Run], rounds: int) -> Comparison:
-    """Run each server once in every round; the first is the subject."""
-    for _ in range(rounds):
+    """Run each server once in every round, after a run that does not count; the first is the subject."""
+    for number in range(rounds + 1):
         for name, run in runs.items():
-            comparison.add(name, run())
+            sample = _named(comparison.work, name, run)
+            if number:
+                comparison.add(name, sample)
     return comparison
+
+
+def _named(work: str, name: str, run: Run) -> Sample:
+    try:
+        return run()
+    except LoadFailed as error:
+        raise LoadFailed(f"{work}, {name}: {error}") from None
 
 
 def run_of(peer: Peer, requests: Callable[[], Requests], *, connections: int, seconds: int, directory: Path) -> Run:
@@ -34,7 +44,8 @@ def run_of(peer: Peer, requests: Callable[[], Requests], *, connections: int, se
 
 def _load(url: str, asked: Requests, connections: int, seconds: int, directory: Path) -> Sample:
     if asked.method == "HEAD":
-        return heads.run(url, asked.paths, connections=connections, seconds=seconds)
+        asks = itertools.cycle([clients.request("HEAD", path) for path in asked.paths])
+        return clients.run(url, asks, connections=connections, seconds=seconds)["HEAD"]
     return load.run(url, asked, connections=connections, seconds=seconds, directory=directory)
 
 

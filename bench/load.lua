@@ -1,7 +1,7 @@
 -- The load that wrk makes, as a plan says: wrk -s load.lua URL -- PLAN
 -- A plan is a Lua table: reads = {{method, path, headers}, ...}, every (each so many requests are an upload; 0: none),
 -- and of uploads: method, headers (lines), size, filler (a file), names (a file with a path a line), first (a number).
--- The body of an upload is a number of 16 digits, and the filler.
+-- The body of an upload is the filler, and a number of 16 digits.
 
 local plan, reads, names, filler, read, sent, uploaded
 
@@ -38,7 +38,7 @@ local function upload()
         return wrk.format("GET", "/there-were-too-few-names")
     end
     return plan.method .. " " .. name .. " HTTP/1.1\r\nHost: bench\r\n" .. plan.headers .. "Content-Length: " .. plan.size ..
-        "\r\n\r\n" .. string.format("%016d", plan.first + uploaded - 1) .. filler
+        "\r\n\r\n" .. filler .. string.format("%016d", plan.first + uploaded - 1)
 end
 
 function request()

@@ -99,3 +99,19 @@ class Comparison:
     def peers(self) -> list[str]:
         """Those that the subject is compared with."""
         return [name for name in self.rounds if name != self.subject]
+
+
+@dataclass(slots=True)
+class Check:
+    """What is measured of Stor alone, round by round, with a limit that it must stay below."""
+
+    work: str
+    unit: str
+    most: float | None
+    values: list[float] = field(default_factory=list)
+    note: str = ""
+    """What the values come from."""
+
+    def is_met(self) -> bool:
+        """Tell whether the median stays below the limit."""
+        return self.most is None or Spread.of(self.values).median < self.most

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from bench import blobs, heads, instructions, load, table
+from bench import blobs, clients, instructions, load, page, table
 from bench.blobs import Bodies
+from bench.comparing import compare, costed
 from bench.load import LoadFailed, Requests, Uploads
-from bench.samples import Comparison, Sample, Spread, Target
+from bench.results import Results
+from bench.samples import MIB, Check, Comparison, Sample, Spread, Target
 from tests.support import Server, needs
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -24,7 +28,8 @@ TOLD: Final = (
 
 
 def sample(rate: float, seconds: float = 2.0) -> Sample:
-    return Sample(requests=int(rate * seconds), seconds=seconds, p50=1.0, p99=12.3, cpu_seconds=0.5)
+    requests = int(rate * seconds)
+    return Sample(requests, seconds, p50=1.0, p99=12.3, cpu_seconds=requests / 400, peak_bytes=3 * MIB)
 
 
 def compared(ours: list[float], theirs: list[float], *targets: Target) -> Comparison:
@@ -84,6 +89,61 @@ def test_the_terminal_tells_the_ratio_its_spread_and_whether_the_target_is_met()
     assert "100/s beside        200/s; p50 1.00, p99 12 ms, 2.500 CPU s/1,000" in line
 
 
+def check(most: float | None, *values: float) -> Check:
+    return Check("p99 beside uploads", "ms", most, list(values))
+
+
+def test_a_limit_is_kept_by_the_median_of_the_rounds() -> None:
+    assert check(20, 1, 19, 100).is_met()
+    assert not check(20, 1, 20, 21).is_met()
+    assert check(None, 1e9).is_met()
+    assert list(table.lines(check(20, 30))) == ["p99 beside uploads: 30.00 (30.00 to 30.00) ms; < 20 MISSED"]
+
+
+def test_the_page_has_each_target_with_its_verdict_and_every_figure(tmp_path: Path) -> None:
+    comparison = compared([100, 300, 90], [200, 300, 100], Target("nginx", least=0.95))
+    found = Results("reads", "today", "3 rounds", {"processors": "2"}, [comparison, check(20, 7)], ["caddy: not there"])
+    found.save(tmp_path)
+    assert Results.load(tmp_path / "reads.json") == found
+    page.write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| GET 4 KiB | nginx | 0.90 (0.50 to 1.00) | ≥ 0.95 | **missed** |" in text
+    assert "| p99 beside uploads | itself | 7.00 (7.00 to 7.00) ms | < 20 | met |" in text
+    assert "| GET 4 KiB | nginx | 200/s | 1.00 | 12 | 2.500 CPU s/1,000 | 3 |" in text
+    assert {"- processors: 2", "- reads: today, 3 rounds", "- left out: caddy: not there"} <= set(text.splitlines())
+
+
+def test_the_page_that_is_here_is_what_the_results_that_are_here_make(tmp_path: Path) -> None:
+    page.write(page=tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == page.PAGE.read_text()
+
+
+def test_a_run_that_does_not_count_comes_first_and_the_servers_take_turns() -> None:
+    turns: list[str] = []
+
+    def run(name: str) -> Sample:
+        turns.append(name)
+        return sample(len(turns))
+
+    runs = {name: partial(run, name) for name in ("stor", "nginx")}
+    comparison = compare(Comparison("GET"), runs, rounds=2)
+    assert turns == ["stor", "nginx"] * 3
+    assert [each.rate for each in comparison.rounds["nginx"]] == [4, 6]
+
+
+def test_what_a_session_used_is_noted_with_the_run(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+
+    def run() -> Sample:
+        for _ in range(300):
+            server.get("/live")
+        return sample(100)
+
+    costed_ = costed(server.pid, run)
+    assert 0 < costed_.cpu_seconds < 10
+    assert costed_.peak_bytes > 20 * MIB
+
+
 def test_instructions_are_compared_with_those_recorded() -> None:
     recorded = json.loads(instructions.RECORD.read_text())
     assert set(recorded) == {"GET 4 KiB", "POST 4 KiB"}
@@ -110,9 +170,24 @@ def test_what_is_uploaded_is_what_was_named_and_what_was_laid_down_is_read(
     assert found.requests / 12 < len(stored) < found.requests / 10 + 4
     assert server.get(names[0]).body == bodies.body(first)
     assert server.get(names[1]).body == bodies.body(first + 1)
-    assert heads.run(server.url, [f"/{digest}"], connections=2, seconds=0.2).requests > 10
+
+
+def test_a_client_of_our_own_tells_kinds_of_requests_apart(make_server: Callable[..., Server]) -> None:
+    server, bodies = make_server(), Bodies(100_000)
+    (digest,) = blobs.lay(server.pairs[0], 1, 300_000)
+    first, names = bodies.name(5000)
+    uploads = (
+        clients.request("POST", f"/{name}", server.authorization(), bodies.body(number))
+        for number, name in enumerate(names, first)
+    )
+    reads = itertools.cycle([clients.request("GET", f"/{digest}"), clients.request("HEAD", f"/{digest}")])
+    mixed = itertools.chain.from_iterable(zip(reads, reads, uploads, strict=False))
+    found = clients.run(server.url, mixed, connections=3, seconds=0.5)
+
+    assert {kind: sample.requests > 3 for kind, sample in found.items()} == dict.fromkeys(("GET", "HEAD", "POST"), True)
+    assert server.get(names[0]).body == bodies.body(first)
     with pytest.raises(LoadFailed):
-        heads.run(server.url, [f"/{'0' * 64}"], connections=1, seconds=0.2)
+        clients.run(server.url, itertools.repeat(clients.request("GET", "/nothing")), connections=1, seconds=0.5)
 
 
 def test_make_and_the_documents_know_the_same_benchmarks() -> None:
