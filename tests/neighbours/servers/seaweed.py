@@ -50,6 +50,15 @@ class Seaweed:
         self.endpoint = f"http://{host}:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    @property
+    def pid(self) -> int:
+        (process,) = self._processes.values()
+        return process.pid
+
+    def service(self, name: str) -> str:
+        """Where one of its services is: `master`, `volume`, `filer` or `s3`."""
+        return f"{self.host}:{self.ports[f'{name}.port']}"
+
     def start(self) -> Self:
         """Start it, or start it again with what it has stored, and return when it stores something."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -123,7 +132,7 @@ class Seaweed:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, which is a directory of the filer."""
-        url = f"http://{self.host}:{self.ports['filer.port']}/buckets/{name}/"
+        url = f"http://{self.service('filer')}/buckets/{name}/"
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=5).close()
         except urllib.error.HTTPError as error:
@@ -133,14 +142,14 @@ class Seaweed:
 
     def move(self, key: str, to: str) -> None:
         """Give an object another name, which costs nothing."""
-        there = f"http://{self.host}:{self.ports['filer.port']}/buckets/{self.bucket}/{to}"
+        there = f"http://{self.service('filer')}/buckets/{self.bucket}/{to}"
         url = f"{there}?mv.from=/buckets/{self.bucket}/{key}"
         request = urllib.request.Request(url, method="POST")  # noqa: S310  it is ours
         urllib.request.urlopen(request, timeout=5).close()  # noqa: S310  it is ours
 
     def uploads(self) -> list[str]:
         """The uploads in parts that were begun in the bucket, and neither ended nor taken back."""
-        url = f"http://{self.host}:{self.ports['filer.port']}/buckets/{self.bucket}/.uploads/"
+        url = f"http://{self.service('filer')}/buckets/{self.bucket}/.uploads/"
         try:
             request = urllib.request.Request(url, headers={"Accept": "application/json"})
             with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  it is ours

@@ -1,0 +1,66 @@
+"""Many blobs beside few, many storages beside two: reading should not notice."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench import blobs, peers
+from bench.blobs import path_of
+from bench.comparing import reads
+from bench.peers import Peer
+from bench.samples import Comparison, Target
+from bench.setting import Setting, pair_in
+
+_FEW = 1000
+_LINKS = 60_000
+"""Names that one file may have, on any filesystem."""
+
+
+def growth(setting: Setting) -> Iterator[Comparison]:
+    """Compare Stor with itself."""
+    with setting.room() as room:
+        small, large = pair_in(room, "small"), pair_in(room, "large")
+        few, same = blobs.lay(small, _FEW, 4096), blobs.lay(large, _FEW, 4096)
+        for storage in large:
+            _crowd(storage, setting.many - _FEW)
+        names = (f"{setting.many:,} blobs", f"{_FEW:,} blobs")
+        with (
+            peers.stor(room, [large], setting.workers, names[0]) as many_blobs,
+            peers.stor(room, [small], setting.workers, names[1]) as few_blobs,
+        ):
+            yield _compare(setting, many_blobs, same, few_blobs, few)
+    with setting.room() as room:
+        two, many = [pair_in(room, "two")], [pair_in(room, f"pair{number}") for number in range(32)]
+        in_two = blobs.lay(two[0], _FEW, 4096)
+        in_many = [digest for pair in many for digest in blobs.lay(pair, _FEW // 32, 4096)]
+        with (
+            peers.stor(room, many, setting.workers, "64 storages") as over_many,
+            peers.stor(room, two, setting.workers, "2 storages") as over_two,
+        ):
+            yield _compare(setting, over_many, in_many, over_two, in_two)
+
+
+def _compare(setting: Setting, more: Peer, its: Sequence[str], fewer: Peer, theirs: Sequence[str]) -> Comparison:
+    digests = {more.name: its, fewer.name: theirs}
+    return setting.compare(
+        f"GET 4 KiB, {more.name} beside {fewer.name}, 32 connections",
+        [more, fewer],
+        lambda peer: reads(peer, digests[peer.name]),
+        connections=32,
+        targets=(Target(fewer.name, least=0.8),),
+    )
+
+
+def _crowd(storage: Path, count: int) -> None:
+    """Fill a storage with replicas that nobody reads: names of a few files."""
+    source = storage
+    for number in range(count):
+        if number % _LINKS == 0:
+            source = storage / f".source{number}"
+            source.write_bytes(os.urandom(4096))
+        name = storage / path_of(secrets.token_hex(32))
+        name.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, name)

@@ -1,0 +1,175 @@
+"""Uploads of fresh blobs: Stor keeps two copies, whoever it is compared with keeps one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bench import limits, peers
+from bench.blobs import Bodies
+from bench.comparing import Run, costed, reads
+from bench.load import Requests
+from bench.peers import Peer
+from bench.samples import MIB, Comparison, Sample, Target
+from bench.setting import Setting, filesystem_of, pair_in
+
+_SIZES = (("4 KiB", 4096, 20_000), ("64 KiB", 65536, 5000), ("1 MiB", MIB, 1000))
+"""Names, sizes, and uploads in a second that are named in advance: more than anybody makes."""
+_SCRIPTED = 3200
+
+
+def uploads(setting: Setting) -> Iterator[Comparison]:
+    """Compare storing with everybody, then reading and storing at once."""
+    kind = filesystem_of(setting.directory)
+    for label, size, most in _SIZES:
+        with setting.room() as room:
+            yield from _small(setting, room, label, Bodies(size), most, kind)
+    with setting.room() as room:
+        yield from _large(setting, room, kind)
+    other = ("mkfs.ext4", "-q", "-i", "8192", "-E", "lazy_itable_init=0")
+    with setting.image(*other, *(("-O", "^has_journal") if kind == "ext4" else ())) as point:
+        if point is not None:
+            name = "ext4 without a journal" if kind == "ext4" else "ext4"
+            yield from itertools.islice(_small(setting, point, "4 KiB", Bodies(4096), _SIZES[0][2], name), 1)
+    with setting.room() as room:
+        yield from _mixed(setting, room)
+
+
+def _small(setting: Setting, room: Path, label: str, bodies: Bodies, most: int, kind: str) -> Iterator[Comparison]:
+    durable, loose = pair_in(room, "durable"), pair_in(room, "loose")
+    with (
+        peers.stor(room, [durable], setting.workers) as stor,
+        peers.stor(room, [loose], setting.workers, "stor, not durable", durability="none") as quick,
+        setting.others(room, pair_in(room, "others")[0]) as (others, _),
+    ):
+        quick.name = "stor"
+        takers = [peer for peer in others if peer.name in {"nginx", "weed filer", "rclone"}]
+
+        def requests(peer: Peer) -> Requests:
+            os.sync()  # what others left to be written does not count
+            return Requests(uploads=peer.uploads(bodies, most * setting.seconds))
+
+        scripts = _scripts(durable, bodies.size) if label == "4 KiB" else {}
+        yield setting.compare(
+            f"POST {label}, durable, {kind}, 32 connections",
+            [stor, *filter(None, map(_synced, takers))],
+            requests,
+            connections=32,
+            targets=_targets(kind) if label == "4 KiB" else (),
+            beside=scripts,
+        )
+        yield setting.compare(
+            f"POST {label}, not durable, {kind}, 32 connections",
+            [quick, *takers],
+            requests,
+            connections=32,
+            targets=(Target("weed filer", least=1.3),) if label == "4 KiB" else (),
+        )
+
+
+def _targets(kind: str) -> tuple[Target, ...]:
+    """A journal that all writers share is what limits them on ext4."""
+    if kind == "ext4":
+        return (Target("script", least=0.5),)
+    return Target("script", least=0.8), Target("fsync each", least=2), Target("weed filer, fsync", least=1.7)
+
+
+def _scripts(pair: list[Path], size: int) -> dict[str, Run]:
+    def script(way: str) -> Run:
+        def run() -> Sample:
+            os.sync()
+            return limits.durable(way, pair, count=_SCRIPTED, size=size)
+
+        return run
+
+    return {"script": script("group"), "fsync each": script("each")}
+
+
+def _synced(peer: Peer) -> Peer | None:
+    """The same server, with uploads that are durable; None if it has none."""
+    return replace(peer, name="weed filer, fsync", query="?fsync=true") if peer.name == "weed filer" else None
+
+
+def _large(setting: Setting, room: Path, kind: str) -> Iterator[Comparison]:
+    """One upload at a time of 100 MiB."""
+    bodies, durable = Bodies(100 * MIB), pair_in(room, "durable")
+    with (
+        peers.stor(room, [durable], setting.workers) as stor,
+        setting.others(room, pair_in(room, "others")[0]) as (others, _),
+    ):
+        takers = {"stor": stor}
+        takers |= {peer.name: peer for peer in map(_synced, others) if peer is not None}
+        runs = {name: _sender(peer, bodies) for name, peer in takers.items()}
+        yield setting.compare_runs(
+            f"POST 100 MiB, durable, {kind}, 1 connection",
+            {**runs, "dd": _dd(room, bodies)},
+            targets=(Target("dd", least=0.8), Target("weed filer, fsync", least=1.5)),
+            by_bytes=True,
+        )
+
+
+def _sender(peer: Peer, bodies: Bodies) -> Run:
+    def send() -> Sample:
+        upload = peer.uploads(bodies, 1)
+        body = bodies.body(upload.first)
+        os.sync()
+        return costed(peer.session, lambda: _sent(peer, upload.method, upload.paths[0], body))
+
+    return send
+
+
+def _sent(peer: Peer, method: str, path: str, body: bytes) -> Sample:
+    request = urllib.request.Request(peer.url + path, body, peer.headers, method=method)
+    began = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        answer.read()
+    seconds = time.perf_counter() - began
+    return Sample(requests=1, seconds=seconds, sent=len(body), p50=seconds * 1000, p99=seconds * 1000)
+
+
+def _dd(room: Path, bodies: Bodies) -> Run:
+    """Both files at once, by dd."""
+    source = room / "source"
+    source.write_bytes(bodies.body(0))
+    numbers = itertools.count()
+
+    def run() -> Sample:
+        os.sync()
+        number, began = next(numbers), time.perf_counter()
+        writers = [
+            subprocess.Popen(
+                ["dd", f"if={source}", f"of={room}/{side}{number}", "bs=1M", "conv=fsync"], stderr=subprocess.DEVNULL
+            )
+            for side in "ab"
+        ]
+        if any(writer.wait() for writer in writers):
+            raise RuntimeError("dd failed")
+        return Sample(requests=1, seconds=time.perf_counter() - began, sent=bodies.size)
+
+    return run
+
+
+def _mixed(setting: Setting, room: Path) -> Iterator[Comparison]:
+    """Nine reads, and then an upload."""
+    from bench import blobs
+
+    pair, bodies = pair_in(room), Bodies(4096)
+    digests = blobs.lay(pair, 1000, 4096)
+    with peers.stor(room, [pair], setting.workers) as stor, setting.others(room, pair[0]) as (others, weed):
+        if weed is not None:
+            weed.fill(pair[0], digests)
+        takers = [peer for peer in others if peer.name in {"nginx", "weed filer"}]
+
+        def requests(peer: Peer) -> Requests:
+            stored = peer.uploads(bodies, 5000 * setting.seconds, every=10)
+            return replace(reads(peer, digests), uploads=stored)
+
+        yield setting.compare(
+            "9 GET and 1 POST of 4 KiB in turn, 32 connections", [stor, *takers], requests, connections=32
+        )

@@ -1,0 +1,43 @@
+"""One worker of Stor, alone in its process, for tools that look at a process: `python -m bench.worker CONFIG PORT`.
+
+No supervisor, and no openat2 where the tool does not know that system call: an open takes its place that does the same
+in nearly the same steps.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from pystor import config, main, posix
+from pystor.http import server
+from pystor.http.supervisor import STOPPING
+
+
+def _open(path: bytes) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return -(error.errno or 1)
+
+
+def serve(file: Path, port: int) -> None:
+    """Serve as a worker does, until SIGTERM."""
+    settings, _ = config.load(file)
+    main.prepare(settings)
+    if posix.open_cached(os.fsencode(file)) < 0:
+        posix.open_cached = _open
+    ours, theirs = multiprocessing.Pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    with tempfile.TemporaryDirectory() as shared, server.listen("127.0.0.1", port) as listener, ours:
+        build = partial(main.build, settings, shared)
+        server.Task(build, listener, main.limits(settings), settings.shutdown_timeout).run(theirs)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))
