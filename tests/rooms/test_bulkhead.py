@@ -219,6 +219,27 @@ def test_what_comes_when_the_loop_is_gone_is_closed(storage: Directory, tmp_path
     assert not descriptors(tmp_path)
 
 
+def test_what_comes_too_late_and_hangs_when_it_is_closed_holds_up_nobody(storage: Directory) -> None:
+    operation, closing = Hang(), Hang()
+
+    class Late:
+        def close(self) -> None:
+            closing()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        with pytest.raises(StorageError):
+            await bulkhead.run(operation, Late, deadline=0.02)
+        operation.over.set()
+        await closing.until(1)
+        await bulkhead.run(int, probing=True)
+        closing.over.set()
+        await eventually(lambda: closing.ended == 1)
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> None:
     hang, begun = Hang(), list[int]()
 
