@@ -124,7 +124,7 @@ class Bulkhead:
                 await self.check()
 
     def _dispose(self, result: object) -> None:
-        """Close what came when nobody wanted it any more, in a thread: that may take as long as what came so late."""
+        """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
         if hasattr(result, "close"):
             self._submit(_Task(partial(_close, result)))
 
@@ -181,6 +181,9 @@ class _Job:
             result = self.call()
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
+        if self.future.cancelled():
+            _close(result)
+            return
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more

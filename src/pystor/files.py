@@ -104,7 +104,7 @@ class FileReplica:
     @property
     def again(self) -> Again | None:
         """How to read the whole once more, from the same file of a local filesystem."""
-        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._local else None
+        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._close is close_now else None
 
     def digest(self) -> Digest:
         """Hash the whole replica; takes as long as the disk does."""

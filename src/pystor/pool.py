@@ -111,10 +111,13 @@ class Pool:
 
     async def _recover(self) -> None:
         while True:
-            await asyncio.gather(*(member.recover() for member in self.members()))
+            await self._recover_all()
             if time.monotonic() - self._measured_at >= _MEASURED_EVERY:
                 await self._measure()
             await asyncio.sleep(_RECOVERED_EVERY)
+
+    async def _recover_all(self) -> None:
+        await asyncio.gather(*(member.recover() for member in self.members()))
 
     async def _sweep(self, period: float) -> None:
         while True:
@@ -146,18 +149,21 @@ class Pool:
             if replica_set is not hinted:
                 yield from replica_set.in_turn()
 
-    async def find(self, digest: Digest, *, without: frozenset[str] = frozenset()) -> Replica:
-        """Open a good replica of a blob; the caller closes it.
+    async def find(
+        self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
+    ) -> Replica:
+        """Open a good replica of a blob; the caller closes it. `tell` (by default all) learns how it was looked up.
 
         Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
         a bad replica, or is in `without` (the roots of storages that failed the caller already).
         """
         search = _Search(bool(without))
-        hint = await self._hints.get(digest)
+        tell = tell or self.observe
+        hint = await self._hints.get(digest, tell)
         for member in self._in_order(digest, hint):
             if member.storage.root not in without and await self._try(search, member, digest):
                 break
-        self.observe(LookedUp(search.attempts, time.perf_counter() - search.began))
+        tell(LookedUp(search.attempts, time.perf_counter() - search.began))
         self._note(digest, search.found, search.missing)
         if search.found is not None:
             return search.found
@@ -290,7 +296,7 @@ class Pool:
             self._measured_at = -_MEASURED_FOR
             await self._measure()
             ranked = self._places(digest, size)
-        failed = not self._all_answered
+        failed = not self._all_answered or any(each.writable and not each.takes for each in self.sets)
         for replica_set in ranked:
             try:
                 return await Upload.stage(replica_set.members, size, content)
@@ -302,11 +308,11 @@ class Pool:
         raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
 
     def _places(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        """Rank the sets that have room for a new blob, as last measured."""
-        writable = [replica_set for replica_set in self.sets if replica_set.writable]
-        left = [replica_set.left - size for replica_set in writable]
-        chosen = placement.choose(digest, [replica_set.seed for replica_set in writable], left)
-        return [writable[index] for index in chosen]
+        """Rank the sets that take blobs and have room for this one, as last measured."""
+        taking = [replica_set for replica_set in self.sets if replica_set.takes]
+        left = [replica_set.left - size for replica_set in taking]
+        chosen = placement.choose(digest, [replica_set.seed for replica_set in taking], left)
+        return [taking[index] for index in chosen]
 
     async def _measure(self) -> None:
         """Bring the sets' free space up to date if it is old, and whether the writable storages answer."""

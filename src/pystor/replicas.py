@@ -46,6 +46,11 @@ class ReplicaSet:
         """Bytes that may still be written, as last measured: those of the fullest member."""
         self._dice: Final = dice
 
+    @property
+    def takes(self) -> bool:
+        """Whether it is writable, and none of its members is left alone by writes."""
+        return self.writable and not any(member.unwritable for member in self.members)
+
     def in_turn(self) -> Sequence[Bulkhead]:
         """Go through the members, beginning with any: reads are spread over all. Slow ones come last."""
         start = int(self._dice() * len(self.members))

@@ -187,7 +187,7 @@ def _pool(
         sets,
         verifier=Verifier(enabled=settings.verify_reads),
         verify_first=settings.verify_first_bytes,
-        hints=Hints(cache, observe),
+        hints=Hints(cache),
         sweep_period=settings.cleanup_tempdir_period,
         mirrored=mirrored,
         observe=observe,

@@ -219,8 +219,10 @@ def test_what_comes_when_the_loop_is_gone_is_closed(storage: Directory, tmp_path
     assert not descriptors(tmp_path)
 
 
-def test_what_comes_too_late_and_hangs_when_it_is_closed_holds_up_nobody(storage: Directory) -> None:
-    operation, closing = Hang(), Hang()
+def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_moment_of_a_cancellation(
+    storage: Directory,
+) -> None:
+    closing = Hang()
 
     class Late:
         def close(self) -> None:
@@ -228,9 +230,13 @@ def test_what_comes_too_late_and_hangs_when_it_is_closed_holds_up_nobody(storage
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        with pytest.raises(StorageError):
-            await bulkhead.run(operation, Late, deadline=0.02)
-        operation.over.set()
+        task = asyncio.create_task(bulkhead.run(Late))
+        await asyncio.sleep(0)  # the operation is on its way
+        time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
+        await asyncio.sleep(0)  # the answer is there; who waits for it has not been told
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         await closing.until(1)
         await bulkhead.run(int, probing=True)
         closing.over.set()
