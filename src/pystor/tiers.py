@@ -97,6 +97,10 @@ class Tiers:
         """Report a replica that could not be read."""
         self._tier_of[replica.storage].pool.failed(replica.storage, digest, error)
 
+    def verify_later(self, replica: Replica, digest: Digest) -> None:
+        """Have a replica verified in the background."""
+        self._tier_of[replica.storage].pool.verify_later(replica, digest)
+
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; raises `StorageError`."""
         return await self._tier_of[replica.storage].pool.read(replica, offset, size)

@@ -189,6 +189,7 @@ def _pool(
         verify_first=settings.verify_first_bytes,
         hints=Hints(cache),
         sweep_period=settings.cleanup_tempdir_period,
+        verify_bytes_per_second=settings.repair_bytes_per_second,
         mirrored=mirrored,
         observe=observe,
     )
