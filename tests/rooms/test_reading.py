@@ -539,3 +539,30 @@ def test_what_a_reader_got_before_a_replica_failed_is_hashed_too(
     run(scenario())
     assert len(received) < len(LARGE)
     assert pair[1].root not in bad(events)
+
+
+def test_a_repair_is_asked_for_again_after_a_while_since_another_may_have_made_it(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.of(SMALL)
+    place(pair[1], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await find_many(pool, digest)
+            await eventually(lambda: bool(beside(pair[0], "repair")))
+            beside(pair[0], "repair")[0].unlink()
+            await find_many(pool, digest)
+            await asyncio.sleep(0.1)
+            assert not beside(pair[0], "repair")
+            monkeypatch.setattr("pystor.pool._ASKED_FOR", 0.1)
+            await find_many(pool, digest)
+            await eventually(lambda: bool(beside(pair[0], "repair")))
+
+    run(scenario())
+
+
+async def find_many(pool: Pool, digest: Digest) -> None:
+    """Find a blob so often that each storage was asked first."""
+    for _ in range(50):
+        (await pool.find(digest)).close()
