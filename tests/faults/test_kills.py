@@ -27,8 +27,8 @@ from tests.support.server import Server
 _BACK_WITHIN: Final = 5.0  # seconds
 _CONNECTIONS: Final = 8
 _WORKERS: Final = 2
-ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "3"))
-_SECONDS: Final = 0.7
+ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "10"))
+_SECONDS: Final = 0.5
 
 
 def test_promises_are_kept_and_nothing_is_torn_when_all_processes_are_killed_under_load(tmp_path: Path) -> None:
