@@ -46,7 +46,7 @@ class Bulkhead:
         """Its room as last measured; None if it did not answer."""
         self._threads = 0
         self._idle: Final = threading.Semaphore(0)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | _Task | None] = SimpleQueue()
 
     async def run(
         self,
@@ -68,7 +68,7 @@ class Bulkhead:
             raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
         began = time.monotonic()
         loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), partial(operation, *arguments), certain)
+        job = _Job(loop, loop.create_future(), partial(operation, *arguments), certain, self._dispose)
         self._submit(job)
         try:
             async with asyncio.timeout(deadline):
@@ -123,7 +123,12 @@ class Bulkhead:
             with suppress(StorageError):
                 await self.check()
 
-    def _submit(self, job: _Job) -> None:
+    def _dispose(self, result: object) -> None:
+        """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
+        if hasattr(result, "close"):
+            self._submit(_Task(partial(_close, result)))
+
+    def _submit(self, job: _Job | _Task) -> None:
         self._jobs.put(job)
         if not self._idle.acquire(blocking=False) and self._threads < self._limit:
             self._threads += 1
@@ -166,6 +171,7 @@ class _Job:
     future: asyncio.Future[Any]
     call: Callable[[], Any]
     certain: bool
+    dispose: Callable[[object], None]
 
     def run(self) -> None:
         if self.future.cancelled() and not self.certain:
@@ -175,30 +181,39 @@ class _Job:
             result = self.call()
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
+        if self.future.cancelled():
+            _close(result)
+            return
         try:
             self.loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            _dispose(result)
+            _close(result)
 
     def abandon(self) -> None:
         """Give up what came in the very moment in which nobody waited any more."""
         if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
-            _dispose(self.future.result())
+            self.dispose(self.future.result())
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
-            _dispose(result)
+            self.dispose(result)
         elif error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
+@dataclass(slots=True)
+class _Task:
+    """Something that nobody waits for."""
+
+    run: Callable[[], object]
+
+
 def _name(operation: Callable[..., object]) -> str:
     return getattr(operation, "__name__", "operation")
 
 
-def _dispose(result: object) -> None:
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
+def _close(result: Any) -> None:
+    if hasattr(result, "close"):
+        result.close()

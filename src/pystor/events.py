@@ -190,3 +190,7 @@ class Choosy(Protocol):
     def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
         """Give what is to be called with events of a kind; None if nothing is. The answer stays the same."""
         ...
+
+
+def nobody(event: Event) -> None:
+    """Let what happened be nobody's business."""

@@ -6,6 +6,8 @@ import hashlib
 import os
 import stat
 import threading
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -16,17 +18,54 @@ from pystor.digest import Digest
 from pystor.errors import StorageError
 
 
+def close_now(fd: int) -> None:
+    """Close a descriptor; a dead mount may refuse, and there is nothing to lose by reading."""
+    with suppress(OSError):
+        os.close(fd)
+
+
+class Closer:
+    """Closes descriptors one after the other in a thread of its own, which lives as long as there is something to do.
+
+    On a filesystem of a network or of another process that may take as long as that does. However many files are open
+    when it hangs, it is one thread that hangs.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: Final[deque[int]] = deque()
+        self._lock: Final = threading.Lock()
+        self._works = False
+
+    def __call__(self, fd: int) -> None:
+        """Have a descriptor closed, soon."""
+        with self._lock:
+            self._waiting.append(fd)
+            if self._works:
+                return
+            self._works = True
+        threading.Thread(target=self._work, name="stor closes", daemon=True).start()
+
+    def _work(self) -> None:
+        while (fd := self._next()) is not None:
+            close_now(fd)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            self._works = bool(self._waiting)
+            return self._waiting.popleft() if self._waiting else None
+
+
 class FileReplica:
     """An open replica: what was checked by `fstat` is what is read. Closing it twice is harmless."""
 
-    __slots__ = ("_local", "fd", "fingerprint", "modified", "path", "size", "storage")
+    __slots__ = ("_close", "fd", "fingerprint", "modified", "path", "size", "storage")
 
-    def __init__(self, storage: str, path: str, fd: int, *, local: bool = True) -> None:
+    def __init__(self, storage: str, path: str, fd: int, close: Callable[[int], None] = close_now) -> None:
         """Take over the descriptor; raises `StorageError`, and closes it, if it is not a regular file.
 
-        `local` false: closing it may take as long as a network or another process does.
+        `close` closes a descriptor, soon: a `Closer` does where that may take long.
         """
-        self._local: Final = local
+        self._close: Final = close
         self.storage: Final = storage
         self.path: Final = path
         self.fd = fd
@@ -65,7 +104,7 @@ class FileReplica:
     @property
     def again(self) -> Again | None:
         """How to read the whole once more, from the same file of a local filesystem."""
-        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._local else None
+        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._close is close_now else None
 
     def digest(self) -> Digest:
         """Hash the whole replica; takes as long as the disk does."""
@@ -77,10 +116,8 @@ class FileReplica:
     def close(self) -> None:
         """Give the descriptor back."""
         fd, self.fd = self.fd, -1
-        if fd >= 0 and self._local:
-            _close(fd)
-        elif fd >= 0:
-            threading.Thread(target=_close, args=(fd,), name=f"close {self.path}", daemon=True).start()
+        if fd >= 0:
+            self._close(fd)
 
     def __enter__(self) -> FileReplica:
         return self
@@ -113,9 +150,4 @@ def _read_again(path: bytes, fingerprint: Fingerprint) -> bytes | None:
     except OSError:
         return None
     finally:
-        os.close(fd)
-
-
-def _close(fd: int) -> None:
-    with suppress(OSError):  # of a dead mount; there is nothing to lose by reading
         os.close(fd)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from pystor.blob import QueueName
+from pystor.blob import QueueName, Turn
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorError
@@ -107,7 +107,7 @@ class Queue:
     async def _work_off_set(self, replica_set: ReplicaSet, tell: Callable[[Digest, str], None]) -> int:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""
         name = replica_set.name
-        with ExitStack() as turns:
+        async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
             self._left[name] = len(found.noted)
             for digest, members in found.noted.items():
@@ -116,7 +116,7 @@ class Queue:
             self._more |= found.more and self._left[name] < len(found.noted)
         return self._left[name] + found.failed
 
-    async def _look_at(self, replica_set: ReplicaSet, turns: ExitStack) -> _Found:
+    async def _look_at(self, replica_set: ReplicaSet, turns: AsyncExitStack) -> _Found:
         """See what is noted; nothing, if somebody else has the turn of one of the storages."""
         found = _Found()
         for member in filter(_is_writable, replica_set.members):
@@ -124,7 +124,7 @@ class Queue:
                 turn = await member.run(member.storage.take_turn, self._name)
                 if turn is None:
                     return _Found()
-                turns.enter_context(turn)
+                turns.push_async_callback(self._end_turn, member, turn)
                 digests = await member.run(member.storage.pending, self._name, _AT_ONCE)
             except StorageError as error:
                 self._observe(StorageFailed(error))
@@ -134,6 +134,13 @@ class Queue:
             for digest in digests:
                 found.noted.setdefault(digest, []).append(member)
         return found
+
+    async def _end_turn(self, member: Bulkhead, turn: Turn) -> None:
+        """End it in a thread, as all that may take as long as the storage does; also when this is cancelled."""
+        try:
+            await asyncio.shield(member.run(turn.close, certain=True))
+        except StorageError as error:
+            self._observe(StorageFailed(error))
 
     async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Callable[[Digest, str], None]) -> bool:
         began = time.monotonic()

@@ -187,8 +187,9 @@ def _pool(
         sets,
         verifier=Verifier(enabled=settings.verify_reads),
         verify_first=settings.verify_first_bytes,
-        hints=Hints(cache, observe),
+        hints=Hints(cache),
         sweep_period=settings.cleanup_tempdir_period,
+        verify_bytes_per_second=settings.repair_bytes_per_second,
         mirrored=mirrored,
         observe=observe,
     )
