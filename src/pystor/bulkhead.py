@@ -12,10 +12,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-from pystor.blob import Replica, Space, Storage
+from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
+from pystor.commit import Committers
 from pystor.digest import Digest
-from pystor.errors import StorageError
+from pystor.errors import StorageError, StorageFull
 
 _T = TypeVar("_T")
 
@@ -31,12 +32,23 @@ WRITE_DEADLINE: Final = 20.0
 class Bulkhead:
     """One storage and the threads that wait for it."""
 
-    def __init__(self, storage: Storage, *, threads: int = 8, switch: Switch | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        threads: int = 8,
+        switch: Switch | None = None,
+        committers: Committers | None = None,
+    ) -> None:
         """Begin with no thread at all; at most `threads` are started, as work comes.
 
-        `switch` is shared with all who have the same storage, in other processes too.
+        `switch` is shared with all who have the same storage, in other processes too; `committers` with the other
+        storages of this process, some of which may lie on one filesystem.
         """
         self.storage: Final = storage
+        self.uploads = 0
+        """Uploads of small blobs to this storage that are under way."""
+        self._committers: Final = Committers() if committers is None else committers
         self._switch: Final = switch or OwnSwitch()
         self._pace = 0.0
         self._limit: Final = threads
@@ -85,6 +97,22 @@ class Bulkhead:
             raise
         self._pace += (time.monotonic() - began - self._pace) * _PACE_WEIGHT
         return result
+
+    async def commit(self, filesystem: Filesystem) -> None:
+        """Wait until all that was written to the storage's filesystem before is on stable storage.
+
+        Raises `StorageError`. It is not tried again: the kernel marks clean what it lost.
+        """
+        try:
+            async with asyncio.timeout(WRITE_DEADLINE):
+                await self._committers.commit(filesystem)
+        except TimeoutError:
+            reason = f"no answer within {WRITE_DEADLINE:g} s"
+            raise self._note(StorageError(self.storage.root, "syncfs", reason, dead=True)) from None
+        except OSError as error:
+            failure = StorageError.from_os(self.storage.root, "syncfs", error)
+            failure.unwritable = not isinstance(failure, StorageFull)
+            raise self._note(failure) from error
 
     def _note(self, error: StorageError) -> StorageError:
         self.last_error = error.describe()
@@ -139,6 +167,7 @@ class Bulkhead:
         """Let the threads end when they have done what they were given."""
         for _ in range(self._threads):
             self._jobs.put(None)
+        self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:
         """Open the replica of a blob; at once if the storage is local and the names are in the kernel's cache."""
@@ -195,7 +224,7 @@ class _Job:
 
 
 def _name(operation: Callable[..., object]) -> str:
-    return getattr(operation, "__name__", "operation")
+    return getattr(operation, "__name__", "operation").strip("_")
 
 
 def _dispose(result: object) -> None:
