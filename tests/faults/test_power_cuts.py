@@ -111,7 +111,6 @@ def test_nothing_acknowledged_is_lost_or_wrong_after_a_power_cut(cuts: PowerCuts
         # Where uploads are synced together: before they have their names, and after that.
         ("ext4", "first"),
         ("ext4", "second"),
-        ("xfs", "first"),
         ("xfs", "second"),
     ],
     indirect=True,
