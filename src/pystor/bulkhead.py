@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
+from pystor.crew import Crew, Job
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 
@@ -27,6 +24,10 @@ READ_DEADLINE: Final = 2.0
 """Seconds within which a storage opens or reads, or is taken to have failed."""
 WRITE_DEADLINE: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
+
+
+class _TooLate(Exception):
+    """An operation did not come back in time."""
 
 
 class Bulkhead:
@@ -51,14 +52,11 @@ class Bulkhead:
         self._committers: Final = Committers() if committers is None else committers
         self._switch: Final = switch or OwnSwitch()
         self._pace = 0.0
-        self._limit: Final = threads
         self.last_error: str | None = None
         """What the storage last failed with, for operators."""
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
-        self._threads = 0
-        self._idle: Final = threading.Semaphore(0)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._crew: Final = Crew(f"stor {storage.root}", threads)
 
     async def run(
         self,
@@ -79,22 +77,21 @@ class Bulkhead:
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
         began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), partial(operation, *arguments), certain)
-        self._submit(job)
+        job = Job(operation, arguments, certain=certain)
+        self._crew.submit(job)
+        bell = asyncio.get_running_loop().call_later(deadline, job.expire, _TooLate())
         try:
-            async with asyncio.timeout(deadline):
-                result: _T = await job.future
-        except TimeoutError:
-            job.abandon()
-            reason = f"no answer within {deadline:g} s"
-            raise self._note(StorageError(self.storage.root, _name(operation), reason, dead=True)) from None
+            result = await job.future
+        except _TooLate:
+            raise self._note(self._unanswered(_name(operation), deadline)) from None
         except StorageError as error:
             self._note(error)
             raise
         except BaseException:
             job.abandon()
             raise
+        finally:
+            bell.cancel()
         self._pace += (time.monotonic() - began - self._pace) * _PACE_WEIGHT
         return result
 
@@ -107,12 +104,14 @@ class Bulkhead:
             async with asyncio.timeout(WRITE_DEADLINE):
                 await self._committers.commit(filesystem)
         except TimeoutError:
-            reason = f"no answer within {WRITE_DEADLINE:g} s"
-            raise self._note(StorageError(self.storage.root, "syncfs", reason, dead=True)) from None
+            raise self._note(self._unanswered("syncfs", WRITE_DEADLINE)) from None
         except OSError as error:
             failure = StorageError.from_os(self.storage.root, "syncfs", error)
             failure.unwritable = not isinstance(failure, StorageFull)
             raise self._note(failure) from error
+
+    def _unanswered(self, operation: str, deadline: float) -> StorageError:
+        return StorageError(self.storage.root, operation, f"no answer within {deadline:g} s", dead=True)
 
     def _note(self, error: StorageError) -> StorageError:
         self.last_error = error.describe()
@@ -151,22 +150,9 @@ class Bulkhead:
             with suppress(StorageError):
                 await self.check()
 
-    def _submit(self, job: _Job) -> None:
-        self._jobs.put(job)
-        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
-            self._threads += 1
-            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
-            threading.Thread(target=self._work, name=f"stor {self.storage.root}", daemon=True).start()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run()
-            self._idle.release()
-
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        self._crew.stop()
         self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:
@@ -189,45 +175,5 @@ class Bulkhead:
         return self.space
 
 
-@dataclass(slots=True)
-class _Job:
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    call: Callable[[], Any]
-    certain: bool
-
-    def run(self) -> None:
-        if self.future.cancelled() and not self.certain:
-            return
-        result, error = None, None
-        try:
-            result = self.call()
-        except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
-            error = raised
-        try:
-            self.loop.call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            _dispose(result)
-
-    def abandon(self) -> None:
-        """Give up what came in the very moment in which nobody waited any more."""
-        if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
-            _dispose(self.future.result())
-
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            _dispose(result)
-        elif error is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
-
 def _name(operation: Callable[..., object]) -> str:
     return getattr(operation, "__name__", "operation").strip("_")
-
-
-def _dispose(result: object) -> None:
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
