@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
@@ -24,6 +25,10 @@ class Space:
 
     total: int
     free: int
+
+
+Again: TypeAlias = Callable[[], bytes | None]
+"""Reads a whole replica once more, if it is still what it was and nothing has to be waited for; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class Replica(AbstractContextManager["Replica"], Protocol):
 
     def read_cached(self, offset: int, size: int) -> bytes | None:
         """Read exactly `size` bytes if no disk and no network has to be waited for; None otherwise."""
+        ...
+
+    @property
+    def again(self) -> Again | None:
+        """How to read it once more after it was closed, without looking for it; None if there is no such way."""
         ...
 
     def digest(self) -> Digest:

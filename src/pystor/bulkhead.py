@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
-from pystor.crew import Crew, Job
+from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 
@@ -77,8 +77,7 @@ class Bulkhead:
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
         began = time.monotonic()
-        job = Job(operation, arguments, certain=certain)
-        self._crew.submit(job)
+        job = self._crew.give(operation, arguments, certain=certain)
         bell = asyncio.get_running_loop().call_later(deadline, job.expire, _TooLate())
         try:
             result = await job.future

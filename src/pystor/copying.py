@@ -25,6 +25,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     if any(State.UNKNOWN in survey.states.values() for survey in surveys):
         raise Unavailable("A storage does not answer; it is tried again when it does")
     with into.repairing(digest):
+        tiers = tiers.quietly()
         try:
             replica = await tiers.find(digest)
         except NotFound:

@@ -25,10 +25,18 @@ _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue bef
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = ("_arguments", "_call", "_certain", "_loop", "future")
+    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future")
 
-    def __init__(self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool) -> None:
-        """`certain`: it is done even if nobody waits any more before it begins."""
+    def __init__(
+        self,
+        call: Callable[..., _T],
+        arguments: tuple[object, ...],
+        *,
+        certain: bool,
+        dispose: Callable[[object], None],
+    ) -> None:
+        """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
+        self._dispose: Final = dispose
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -44,10 +52,13 @@ class Job(Generic[_T]):
             result = self._call(*self._arguments)
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
+        if self.future.done():
+            _close(result)
+            return
         try:
             self._loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            _dispose(result)
+            _close(result)
 
     def expire(self, error: Exception) -> None:
         """Tell whoever waits that it takes too long."""
@@ -57,21 +68,20 @@ class Job(Generic[_T]):
     def abandon(self) -> None:
         """Give up what came in the very moment in which nobody waited any more."""
         if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
-            _dispose(self.future.result())
+            self._dispose(self.future.result())
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
-            _dispose(result)
+            self._dispose(result)
         elif error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
-def _dispose(result: object) -> None:
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
+def _close(result: Any) -> None:
+    if hasattr(result, "close"):
+        result.close()
 
 
 class Crew:
@@ -88,8 +98,18 @@ class Crew:
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
 
-    def submit(self, job: Job[Any]) -> None:
-        """Have a job done, in its turn."""
+    def give(self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool = False) -> Job[_T]:
+        """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins."""
+        job = Job(call, arguments, certain=certain, dispose=self._dispose)
+        self._submit(job)
+        return job
+
+    def _dispose(self, result: object) -> None:
+        """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
+        if hasattr(result, "close"):
+            self.give(_close, (result,), certain=True)
+
+    def _submit(self, job: Job[Any]) -> None:
         self._jobs.append(job)
         if self._pace > _QUICK or len(self._resting) == self._threads:
             self._send_one()

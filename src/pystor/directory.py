@@ -15,7 +15,7 @@ from pystor.blob import Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
-from pystor.files import FileReplica
+from pystor.files import Closer, FileReplica, close_now
 from pystor.marker import Marker
 from pystor.staging import StagedFile
 
@@ -57,6 +57,7 @@ class Directory:
         self._commits = False
         self._reserve: Final = reserve
         self._require_mount: Final = require_mount
+        self._closer: Final = Closer()
         self._prefix: Final = os.fsencode(root) + b"/"
         self._marker_path: Final = f"{root}/{marker.NAME}"
         self._marker: Marker | None = None
@@ -171,7 +172,7 @@ class Directory:
                 # An empty mount point has no such file either: the answer counts only if the storage is there.
                 self._guard()
                 return None
-            return FileReplica(self.root, path, fd, local=self.local)
+            return FileReplica(self.root, path, fd, close_now if self.local else self._closer)
         except OSError as error:
             raise StorageError.from_os(self.root, f"open {path}", error) from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -181,3 +181,16 @@ Event: TypeAlias = (
 
 Observer: TypeAlias = Callable[[Event], None]
 """Called in the event loop; must not wait and must not raise."""
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """An observer that says beforehand what it listens to: what nobody listens to costs nothing."""
+
+    def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
+        """Give what is to be called with events of a kind; None if nothing is. The answer stays the same."""
+        ...
+
+
+def nobody(event: Event) -> None:
+    """Let what happened be nobody's business."""

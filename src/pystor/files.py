@@ -6,25 +6,66 @@ import hashlib
 import os
 import stat
 import threading
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
-from pystor.blob import READ_SIZE, Fingerprint
+from pystor import posix
+from pystor.blob import READ_SIZE, Again, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError
+
+
+def close_now(fd: int) -> None:
+    """Close a descriptor; a dead mount may refuse, and there is nothing to lose by reading."""
+    with suppress(OSError):
+        os.close(fd)
+
+
+class Closer:
+    """Closes descriptors one after the other in a thread of its own, which lives as long as there is something to do.
+
+    On a filesystem of a network or of another process that may take as long as that does. However many files are open
+    when it hangs, it is one thread that hangs.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: Final[deque[int]] = deque()
+        self._lock: Final = threading.Lock()
+        self._works = False
+
+    def __call__(self, fd: int) -> None:
+        """Have a descriptor closed, soon."""
+        with self._lock:
+            self._waiting.append(fd)
+            if self._works:
+                return
+            self._works = True
+        threading.Thread(target=self._work, name="stor closes", daemon=True).start()
+
+    def _work(self) -> None:
+        while (fd := self._next()) is not None:
+            close_now(fd)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            self._works = bool(self._waiting)
+            return self._waiting.popleft() if self._waiting else None
 
 
 class FileReplica:
     """An open replica: what was checked by `fstat` is what is read. Closing it twice is harmless."""
 
-    __slots__ = ("_local", "fd", "fingerprint", "modified", "path", "size", "storage")
+    __slots__ = ("_close", "fd", "fingerprint", "modified", "path", "size", "storage")
 
-    def __init__(self, storage: str, path: str, fd: int, *, local: bool = True) -> None:
+    def __init__(self, storage: str, path: str, fd: int, close: Callable[[int], None] = close_now) -> None:
         """Take over the descriptor; raises `StorageError`, and closes it, if it is not a regular file.
 
-        `local` false: closing it may take as long as a network or another process does.
+        `close` closes a descriptor, soon: a `Closer` does where that may take long.
         """
-        self._local: Final = local
+        self._close: Final = close
         self.storage: Final = storage
         self.path: Final = path
         self.fd = fd
@@ -37,13 +78,7 @@ class FileReplica:
             raise
         self.size: Final = info.st_size
         self.modified: Final = int(info.st_mtime)
-        self.fingerprint: Final[Fingerprint] = (
-            info.st_dev,
-            info.st_ino,
-            info.st_size,
-            info.st_mtime_ns,
-            info.st_ctime_ns,
-        )
+        self.fingerprint: Final[Fingerprint] = _fingerprint(info)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes; raises `StorageError` if the disk refuses or the file has become shorter."""
@@ -64,13 +99,12 @@ class FileReplica:
 
     def read_cached(self, offset: int, size: int) -> bytes | None:
         """Read exactly `size` bytes if the page cache has them all; None if the disk would have to be asked."""
-        buffer = bytearray(size)
-        try:
-            if os.preadv(self.fd, (buffer,), offset, os.RWF_NOWAIT) == size:
-                return bytes(buffer)
-        except OSError:
-            pass  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
-        return None
+        return _read_cached(self.fd, offset, size)
+
+    @property
+    def again(self) -> Again | None:
+        """How to read the whole once more, from the same file of a local filesystem."""
+        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._close is close_now else None
 
     def digest(self) -> Digest:
         """Hash the whole replica; takes as long as the disk does."""
@@ -82,10 +116,8 @@ class FileReplica:
     def close(self) -> None:
         """Give the descriptor back."""
         fd, self.fd = self.fd, -1
-        if fd >= 0 and self._local:
-            _close(fd)
-        elif fd >= 0:
-            threading.Thread(target=_close, args=(fd,), name=f"close {self.path}", daemon=True).start()
+        if fd >= 0:
+            self._close(fd)
 
     def __enter__(self) -> FileReplica:
         return self
@@ -94,6 +126,28 @@ class FileReplica:
         self.close()
 
 
-def _close(fd: int) -> None:
-    with suppress(OSError):  # of a dead mount; there is nothing to lose by reading
+def _fingerprint(info: os.stat_result) -> Fingerprint:
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
+    buffer = bytearray(size)
+    try:
+        if os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == size:
+            return bytes(buffer)
+    except OSError:
+        pass  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
+    return None
+
+
+def _read_again(path: bytes, fingerprint: Fingerprint) -> bytes | None:
+    fd = posix.open_cached(path)
+    if fd < 0:
+        return None
+    try:
+        same = _fingerprint(os.fstat(fd)) == fingerprint
+        return _read_cached(fd, 0, fingerprint[2]) if same else None
+    except OSError:
+        return None
+    finally:
         os.close(fd)

@@ -37,22 +37,21 @@ class NoSharedCache:
 class Hints:
     """Two levels: one in this process, bounded, and the shared one behind it."""
 
-    def __init__(self, shared: SharedCache, observe: Observer) -> None:
+    def __init__(self, shared: SharedCache) -> None:
         self._shared: Final = shared
-        self._observe: Final = observe
         self._paths: Final[dict[str, str]] = {}
 
     def get_now(self, digest: Digest) -> str | None:
         """Tell the path that this process has noted."""
         return self._paths.get(digest.hex)
 
-    async def get(self, digest: Digest) -> str | None:
-        """Tell the path that any process has noted."""
+    async def get(self, digest: Digest, tell: Observer) -> str | None:
+        """Tell the path that any process has noted, and tell how that went."""
         began = time.perf_counter()
         path = self.get_now(digest)
         if path is None:
             path = await self._shared.get(digest)
-        self._observe(HintAsked(path is not None, time.perf_counter() - began))
+        tell(HintAsked(path is not None, time.perf_counter() - began))
         return path
 
     def put(self, digest: Digest, path: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pystor.blob import Replica
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
 from pystor.events import StorageFailed
@@ -115,10 +117,32 @@ async def _store_stream(
             if stored := already_stored(digest, surveys):
                 return stored
             gaps = [survey for survey in surveys if survey.mendable_by(upload)]
+            if not gaps and (stored := await _mend(pool, digest, surveys)):
+                return stored
         elif digest != given:
             raise DigestMismatch(digest.hex, given.hex)
         await upload.sync()
         return await _publish(pool, upload, digest, gaps)
+
+
+async def _mend(pool: Pool, digest: Digest, surveys: Sequence[Survey]) -> Stored | None:
+    """Make a blob whole that turned out to be stored in part elsewhere, from what is good there; None if that fails."""
+    sources = [member for survey in surveys if survey.mendable for member in survey.having()]
+    if not sources:
+        return None
+    try:
+        replica = await sources[0].open(digest)
+        if replica is None:
+            return None
+        with replica:
+            return await _store_stream(pool, replica.size, _batches(sources[0], replica), digest, surveys)
+    except (DigestMismatch, StorageError):
+        return None  # whoever reads that replica finds out, too
+
+
+async def _batches(member: Bulkhead, replica: Replica) -> AsyncIterator[bytes]:
+    for offset in range(0, replica.size, BATCH):
+        yield await member.read(replica, offset, min(BATCH, replica.size - offset))
 
 
 async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:

@@ -92,11 +92,14 @@ class Queue:
             turn = await member.run(member.storage.take_turn, self._name)
             if turn is None:
                 return 0
-            with turn:
+            try:
                 digests = await member.run(member.storage.pending, self._name, _AT_ONCE)
                 done = sum([await self._do(member, digest, tell) for digest in digests])
                 self._more |= done > 0 and len(digests) == _AT_ONCE
                 return len(digests) - done
+            finally:
+                # In a thread, as all that may take as long as the storage does; also when this is ended.
+                await asyncio.shield(member.run(turn.close, certain=True))
         except StorageError as error:
             self._observe(StorageFailed(error))
             return 1

@@ -80,7 +80,7 @@ def build(settings: Settings, shared: str) -> App:
     """Put a worker's application together; `shared` is a directory in memory that all workers have."""
     log = log_of(settings)
     prometheus = Prometheus(Path(shared), version=__version__)
-    crowd = Crowd([log, prometheus])
+    crowd = Crowd(log, prometheus)
     neighbours = wiring.neighbours_of(settings, crowd)
     switches = SharedSwitches(f"{shared}/switches", sum(map(len, settings.storage_pairs)))
     pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache)
@@ -94,7 +94,7 @@ def build(settings: Settings, shared: str) -> App:
             queues["mirror"] = wiring.queue_of(settings, "mirror", tiers, pool, archive.pool)
         if settings.s3_promote:
             promotion = Promotion(tiers, pool)
-            crowd.observers.append(promotion)
+            crowd.join(promotion)
             services.append(promotion)
     services += queues.values()
     prometheus.observe_storages(partial(_storage_rows, pool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pystor import placement
+from pystor.auditing import Audit
 from pystor.blob import Replica
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
@@ -31,6 +33,8 @@ _MEASURED_FOR: Final = 1.0
 
 _ASKED_AT_MOST: Final = 10_000
 """Blobs for which no second repair is asked while the first may be under way."""
+_ASKED_FOR: Final = 10.0
+"""Seconds for which that is so: another worker may have repaired it since, and it may be bad again."""
 
 
 @dataclass(slots=True)
@@ -55,12 +59,14 @@ class Pool:
         verify_first: int,
         hints: Hints,
         sweep_period: float,
+        verify_bytes_per_second: float = 100e6,
         mirrored: bool = False,
         observe: Observer,
     ) -> None:
         """Gather the sets. A replica of up to `verify_first` bytes is verified before it is handed out.
 
-        Temporaries of dead processes are swept every `sweep_period` seconds. If the pool is `mirrored`, each blob that
+        Temporaries of dead processes are swept every `sweep_period` seconds. In the background, each storage is read at
+        `verify_bytes_per_second` at most to verify what was read in part. If the pool is `mirrored`, each blob that
         is stored is put on the mirror's queue before that is acknowledged.
         """
         self.mirrored: Final = mirrored
@@ -78,11 +84,22 @@ class Pool:
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
-        self._asked: Final[set[Digest]] = set()
+        self._asked: Final[dict[Digest, float]] = {}
+        self._audit: Final = Audit(
+            verifier,
+            found_bad=self.distrust,
+            failed=self.failed,
+            observe=observe,
+            bytes_per_second=verify_bytes_per_second,
+        )
 
     def members(self) -> Iterator[Bulkhead]:
         """Go through all storages."""
         return (member for replica_set in self.sets for member in replica_set.members)
+
+    def set_of(self, replica: Replica) -> ReplicaSet:
+        """Tell which set a replica belongs to."""
+        return self._set_of[replica.storage]
 
     async def start(self) -> None:
         """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often."""
@@ -95,7 +112,7 @@ class Pool:
         """End what goes on in the background, and let the threads go."""
         for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._background, self._audit.stop(), return_exceptions=True)
         for member in self.members():
             member.stop()
 
@@ -107,10 +124,13 @@ class Pool:
 
     async def _recover(self) -> None:
         while True:
-            await asyncio.gather(*(member.recover() for member in self.members()))
+            await self._recover_all()
             if time.monotonic() - self._measured_at >= _MEASURED_EVERY:
                 await self._measure()
             await asyncio.sleep(_RECOVERED_EVERY)
+
+    async def _recover_all(self) -> None:
+        await asyncio.gather(*(member.recover() for member in self.members()))
 
     async def _sweep(self, period: float) -> None:
         while True:
@@ -142,18 +162,21 @@ class Pool:
             if replica_set is not hinted:
                 yield from replica_set.in_turn()
 
-    async def find(self, digest: Digest, *, without: frozenset[str] = frozenset()) -> Replica:
-        """Open a good replica of a blob; the caller closes it.
+    async def find(
+        self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
+    ) -> Replica:
+        """Open a good replica of a blob; the caller closes it. `tell` (by default all) learns how it was looked up.
 
         Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
         a bad replica, or is in `without` (the roots of storages that failed the caller already).
         """
         search = _Search(bool(without))
-        hint = await self._hints.get(digest)
+        tell = tell or self.observe
+        hint = await self._hints.get(digest, tell)
         for member in self._in_order(digest, hint):
             if member.storage.root not in without and await self._try(search, member, digest):
                 break
-        self.observe(LookedUp(search.attempts, time.perf_counter() - search.began))
+        tell(LookedUp(search.attempts, time.perf_counter() - search.began))
         self._note(digest, search.found, search.missing)
         if search.found is not None:
             return search.found
@@ -184,14 +207,29 @@ class Pool:
         if replica is None:
             return None
         try:
-            late = replica.size > self._verify_first and not self.verifier.suspects(replica)
-            if late or await self.verifier.verify(member, replica, digest):
+            if await self._may_go(member, replica, digest):
                 return replica
         except BaseException:
             replica.close()
             raise
         replica.close()
         raise self.distrust(replica, digest)
+
+    async def _may_go(self, member: Bulkhead, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a replica is handed out: it is good, or large, to be verified while it is sent.
+
+        That is too late for one that was found bad before, or that another storage of the set has in another size: the
+        length is told before the first byte.
+        """
+        if self.verifier.knows(replica, digest):
+            return True
+        if replica.size <= self._verify_first or self.verifier.suspects(replica):
+            return await self.verifier.verify(member, replica, digest)
+        differing = await self._set_of[replica.storage].differing(member, replica, digest)
+        good = not differing or await self.verifier.verify(member, replica, digest)
+        if good and differing:
+            self._ask_repair(differing[0], digest)
+        return good
 
     def distrust(self, replica: Replica, digest: Digest) -> StorageError:
         """Report a replica that is not its blob, and remember it; returns the error for whoever wanted to read it."""
@@ -233,11 +271,12 @@ class Pool:
 
     def _ask_repair(self, member: Bulkhead, digest: Digest) -> None:
         """Put a blob on the repair queue of a storage, in the background, once in a while."""
-        if not member.storage.writable or digest in self._asked:
+        now = time.monotonic()
+        if not member.storage.writable or now - self._asked.get(digest, -math.inf) < _ASKED_FOR:
             return
         if len(self._asked) >= _ASKED_AT_MOST:
             self._asked.clear()
-        self._asked.add(digest)
+        self._asked[digest] = now
         task = asyncio.create_task(self._enqueue_repair(member, digest))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -247,16 +286,16 @@ class Pool:
             await member.run(member.storage.enqueue, "repair", digest)
         except StorageError as error:
             self.observe(StorageFailed(error))
-            self._asked.discard(digest)
+            self._asked.pop(digest, None)
 
     @contextmanager
     def repairing(self, digest: Digest) -> Iterator[None]:
         """Ask no repair of a blob that is being looked after; when it is found bad after that, it is news."""
-        self._asked.add(digest)
+        self._asked[digest] = math.inf
         try:
             yield
         finally:
-            self._asked.discard(digest)
+            self._asked.pop(digest, None)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; raises `StorageError`."""
@@ -265,6 +304,10 @@ class Pool:
     async def verify(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether a replica is the blob; raises `StorageError`."""
         return await self.verifier.verify(self._member_of[replica.storage], replica, digest)
+
+    def verify_later(self, replica: Replica, digest: Digest) -> None:
+        """Have a replica verified in the background."""
+        self._audit.ask(self._member_of[replica.storage], digest)
 
     # Storing
 
@@ -286,7 +329,7 @@ class Pool:
             self._measured_at = -_MEASURED_FOR
             await self._measure()
             ranked = self._places(digest, size)
-        failed = not self._all_answered
+        failed = not self._all_answered or any(each.writable and not each.takes for each in self.sets)
         for replica_set in ranked:
             try:
                 return await Upload.stage(replica_set.members, size, content)
@@ -298,11 +341,11 @@ class Pool:
         raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
 
     def _places(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        """Rank the sets that have room for a new blob, as last measured."""
-        writable = [replica_set for replica_set in self.sets if replica_set.writable]
-        left = [replica_set.left - size for replica_set in writable]
-        chosen = placement.choose(digest, [replica_set.seed for replica_set in writable], left)
-        return [writable[index] for index in chosen]
+        """Rank the sets that take blobs and have room for this one, as last measured."""
+        taking = [replica_set for replica_set in self.sets if replica_set.takes]
+        left = [replica_set.left - size for replica_set in taking]
+        chosen = placement.choose(digest, [replica_set.seed for replica_set in taking], left)
+        return [taking[index] for index in chosen]
 
     async def _measure(self) -> None:
         """Bring the sets' free space up to date if it is old, and whether the writable storages answer."""

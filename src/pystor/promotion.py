@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from pystor.copying import copy
 from pystor.digest import Digest
@@ -32,6 +33,10 @@ class Promotion:
         if event.digest not in self._noted and not self._waiting.full():
             self._noted.add(event.digest)
             self._waiting.put_nowait(event.digest)
+
+    def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
+        """Listen to what is served."""
+        return self if kind is BlobServed else None
 
     async def start(self) -> None:
         """Begin to copy."""

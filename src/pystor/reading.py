@@ -8,7 +8,7 @@ from typing import Final
 
 from pystor.blob import Replica
 from pystor.digest import Digest
-from pystor.errors import StorageError
+from pystor.errors import StorageError, Unavailable
 from pystor.tiers import Tiers
 
 PIECE: Final = 64 << 10
@@ -18,9 +18,10 @@ PIECE: Final = 64 << 10
 class Reading:
     """The bytes from `start` up to `stop` of a blob, to be iterated once and closed in any case.
 
-    A whole blob that is not verified yet is hashed on its way: its last piece comes only if the digest agrees. When a
-    replica fails, another, verified, goes on at the same offset. Iterating raises `StorError` when no replica can go
-    on: what was produced is then not to be taken for the whole.
+    A whole blob that is not verified yet is hashed on its way: its last piece comes only if the digest agrees; one of
+    which only a part is read is verified in the background. When a replica fails, another, verified, goes on at the
+    same offset. Iterating raises `StorError` when no replica can go on: what was produced is then not to be taken for
+    the whole.
     """
 
     def __init__(self, tiers: Tiers, digest: Digest, replica: Replica, start: int, stop: int) -> None:
@@ -36,6 +37,8 @@ class Reading:
         """Produce the bytes, piece by piece."""
         whole = self._start == 0 and self._stop == self._replica.size
         hasher = hashlib.sha256() if whole and not self._known() else None
+        if not whole and not self._known():
+            self._tiers.verify_later(self._replica, self._digest)
         offset = self._start
         while offset < self._stop:
             piece = await self._read(offset, min(PIECE, self._stop - offset))
@@ -78,7 +81,11 @@ class Reading:
                 self._give_up(error)
 
     def _conclude(self, found: str) -> None:
-        if found != self._digest.hex:
+        if found == self._digest.hex:
+            if not self._failed:
+                self._tiers.remember(self._replica, self._digest)
+        elif self._failed:
+            # The one that went on was verified: it is the one before that was bad, and is to be repaired already.
+            raise Unavailable("What was sent before the replica failed was not right")
+        else:
             raise self._tiers.distrust(self._replica, self._digest)
-        if not self._failed:
-            self._tiers.remember(self._replica, self._digest)

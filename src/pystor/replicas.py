@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pystor import placement
-from pystor.blob import QueueName, Space, Staged, Storage
+from pystor.blob import QueueName, Replica, Space, Staged, Storage
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -46,6 +46,11 @@ class ReplicaSet:
         """Bytes that may still be written, as last measured: those of the fullest member."""
         self._dice: Final = dice
 
+    @property
+    def takes(self) -> bool:
+        """Whether it is writable, and none of its members is left alone by writes."""
+        return self.writable and not any(member.unwritable for member in self.members)
+
     def in_turn(self) -> Sequence[Bulkhead]:
         """Go through the members, beginning with any: reads are spread over all. Slow ones come last."""
         start = int(self._dice() * len(self.members))
@@ -53,6 +58,26 @@ class ReplicaSet:
         if any(map(_is_slow, turn)):
             return sorted(turn, key=_is_slow)
         return turn
+
+    def pick(self) -> Bulkhead:
+        """Take the member that `in_turn` would begin with."""
+        member = self.members[int(self._dice() * len(self.members))]
+        return self.in_turn()[0] if member.slow else member
+
+    async def differing(self, member: Bulkhead, replica: Replica, digest: Digest) -> list[Bulkhead]:
+        """Tell which members have a blob in another size than the replica of one has, as far as they answer quickly."""
+
+        async def differs(other: Bulkhead) -> bool:
+            with suppress(StorageError):  # who wants to read there is told
+                found = await other.open(digest)
+                if found is not None:
+                    with found:
+                        return found.size != replica.size
+            return False
+
+        others = [other for other in self.members if other is not member and not other.slow]
+        answers = await asyncio.gather(*map(differs, others))
+        return [other for other, answer in zip(others, answers, strict=True) if answer]
 
     async def measure(self) -> bool:
         """Bring `left` up to date; False, and nothing left, if a member does not answer."""

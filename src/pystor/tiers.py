@@ -9,8 +9,9 @@ from typing import Final, Literal
 from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import NotFound, StorageError, Unavailable
-from pystor.events import ArchiveMissed, BlobMissing, Event, Observer
+from pystor.events import ArchiveMissed, BlobMissing, Event, Observer, nobody
 from pystor.pool import Pool
+from pystor.shortcuts import Shortcut
 
 TierName = Literal["pool", "archive"]
 
@@ -27,10 +28,14 @@ class Tiers:
     """Several pools, asked one after the other; what holds for a replica of one of them is asked there."""
 
     def __init__(self, tiers: Sequence[Tier], observe: Observer) -> None:
-        """`tiers` come in the order in which they are asked."""
+        """`tiers` come in the order in which they are asked; `observe` is told how blobs are found and missed."""
         self.tiers: Final = tuple(tiers)
-        self.observe: Final = observe
+        self._observe: Final = observe
         self._tier_of: Final = {member.storage.root: tier for tier in tiers for member in tier.pool.members()}
+
+    def quietly(self) -> Tiers:
+        """Make the same tiers for work in the background: what is asked for there is not counted as asked for."""
+        return Tiers(self.tiers, nobody)
 
     def tier_of(self, replica: Replica) -> Tier:
         """Tell which tier a replica was found in."""
@@ -45,15 +50,15 @@ class Tiers:
         doubt: Unavailable | None = None
         for tier in self.tiers:
             try:
-                return await tier.pool.find(digest, without=without)
+                return await tier.pool.find(digest, without=without, tell=self._observe)
             except NotFound:
                 if tier.name == "archive":
-                    self.observe(ArchiveMissed(digest))
+                    self._observe(ArchiveMissed(digest))
             except Unavailable as error:
                 doubt = error
         if doubt is not None:
             raise doubt
-        self.observe(BlobMissing(digest))
+        self._observe(BlobMissing(digest))
         raise NotFound(digest.hex)
 
     def find_now(self, digest: Digest, noted: list[Event]) -> Replica | Literal[False] | None:
@@ -67,6 +72,10 @@ class Tiers:
                 return found
         noted.append(BlobMissing(digest))
         return None
+
+    def shortcut(self, replica: Replica) -> Shortcut:
+        """Begin a way back to a blob, through a replica of it."""
+        return Shortcut(self._tier_of[replica.storage].pool.set_of(replica))
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether a replica was found good before, or need not be."""
@@ -87,6 +96,10 @@ class Tiers:
     def failed(self, replica: Replica, digest: Digest, error: StorageError) -> None:
         """Report a replica that could not be read."""
         self._tier_of[replica.storage].pool.failed(replica.storage, digest, error)
+
+    def verify_later(self, replica: Replica, digest: Digest) -> None:
+        """Have a replica verified in the background."""
+        self._tier_of[replica.storage].pool.verify_later(replica, digest)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; raises `StorageError`."""

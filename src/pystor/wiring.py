@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pystor import config
 from pystor.address import BucketAddress
@@ -20,7 +20,7 @@ from pystor.config import Settings
 from pystor.config.storages import Place
 from pystor.copying import copy
 from pystor.directory import Directory
-from pystor.events import Event, Observer
+from pystor.events import Choosy, Event, Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
 from pystor.jobs import Queue
 from pystor.pool import Pool
@@ -53,16 +53,38 @@ class Neighbour(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Crowd:
     """Everybody who wants to know what happens."""
 
-    observers: list[Observer] = field(default_factory=list)
+    def __init__(self, *observers: Observer) -> None:
+        self._listeners: Final = _Listeners(observers)
+
+    def join(self, observer: Observer) -> None:
+        """Let one more know."""
+        self._listeners.observers.append(observer)
+        self._listeners.clear()
 
     def __call__(self, event: Event) -> None:
-        """Tell all of them."""
-        for observer in self.observers:
-            observer(event)
+        """Tell all who listen to events of this kind."""
+        for tell in self._listeners[event.__class__]:
+            tell(event)
+
+
+class _Listeners(dict[type[Event], list[Callable[[Any], None]]]):
+    """Who listens to which kind of event; found out when the first of a kind happens."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        super().__init__()
+        self.observers: Final = list(observers)
+
+    def __missing__(self, kind: type[Event]) -> list[Callable[[Any], None]]:
+        asked = (_listener(observer, kind) for observer in self.observers)
+        self[kind] = found = [listener for listener in asked if listener is not None]
+        return found
+
+
+def _listener(observer: Choosy | Observer, kind: type[Event]) -> Callable[[Any], None] | None:
+    return observer.listener(kind) if isinstance(observer, Choosy) else observer
 
 
 @dataclass(slots=True)
@@ -92,7 +114,7 @@ def _join_statsite(place: config.Statsite, found: Neighbours, crowd: Crowd) -> N
     from pystor.adapters.statsite import Statsite
 
     statsite = Statsite(place.host, place.port, place.prefix, place.sample_rate, observe=crowd)
-    crowd.observers.append(statsite)
+    crowd.join(statsite)
     found.services["statsite"] = statsite
 
 
@@ -112,7 +134,7 @@ def _join_broker(place: config.Amqp, found: Neighbours, crowd: Crowd, *, publish
         heartbeat=place.heartbeat,
         publish_stored=publish_stored,
     )
-    crowd.observers.append(broker)
+    crowd.join(broker)
     found.services["rabbitmq"] = broker
 
 
@@ -167,8 +189,9 @@ def _pool(
         sets,
         verifier=Verifier(enabled=settings.verify_reads),
         verify_first=settings.verify_first_bytes,
-        hints=Hints(cache, observe),
+        hints=Hints(cache),
         sweep_period=settings.cleanup_tempdir_period,
+        verify_bytes_per_second=settings.repair_bytes_per_second,
         mirrored=mirrored,
         observe=observe,
     )

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,15 +15,19 @@ from typing import Final
 
 import pytest
 
-from tests.contract.disk import fresh, kept, replica, settles, sha
+from tests.contract import disk
+from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, replica, settles, sha
 from tests.contract.house import House
 from tests.faults.conftest import FaultyFactory, HouseFactory
 from tests.faults.reads import read_once
 from tests.support.fuse import Fault, FaultyStorage
 
 MIB: Final = 1 << 20
-SMALL, LARGE = 5_000, 20 * MIB
+READS: Final = int(os.environ.get("STOR_TEST_READS", "1000"))
+"""Reads of small blobs for each fault; of large ones there are fewer, by their size."""
+SMALL, LARGE, HUGE = 5_000, 20 * MIB, 100 * MIB
 _CLIENTS: Final = 4
+_WORKERS: Final = 2
 
 
 @pytest.fixture
@@ -32,9 +42,31 @@ def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> Hous
     return make_stor(pairs=[[tmp_path / "healthy", faulty.point]])
 
 
-def read_many(stor: House, content: bytes, times: int) -> set[str]:
+@pytest.fixture
+def sound(make_stor: HouseFactory) -> House:
+    """Two pairs of plain directories, for damage that needs no failing disk."""
+    return make_stor(workers=_WORKERS)
+
+
+def read_all(stor: House, contents: Sequence[bytes], times: int) -> Counter[str]:
+    """Read so many times, each blob in its turn; tells what came of it how often."""
     with ThreadPoolExecutor(_CLIENTS) as pool:
-        return set(pool.map(partial(read_once, stor), [content] * times))
+        return Counter(pool.map(partial(read_once, stor), itertools.islice(itertools.cycle(contents), times)))
+
+
+def read_many(stor: House, content: bytes, times: int) -> set[str]:
+    return set(read_all(stor, [content], times))
+
+
+@contextlib.contextmanager
+def no_repair(stor: House) -> Iterator[None]:
+    """Have the turn of every repair queue, so that what is bad stays so."""
+    with contextlib.ExitStack() as stack:
+        for storage in stor.storages:
+            fd = os.open(storage / ".stor/repair", os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 def inode_of(faulty: FaultyStorage, content: bytes) -> int:
@@ -44,12 +76,12 @@ def inode_of(faulty: FaultyStorage, content: bytes) -> int:
 @pytest.mark.parametrize(
     ("size", "times", "where"),
     [
-        (SMALL, 300, Fault(("open",), error="EIO")),
-        (SMALL, 300, Fault(("read",), error="EIO")),
-        (LARGE, 100, Fault(("open",), error="EIO")),
-        (LARGE, 100, Fault(("read",), error="EIO", start=10 * MIB)),
+        (SMALL, READS, Fault(("open",), error="EIO")),
+        (SMALL, READS, Fault(("read",), error="EIO")),
+        (LARGE, READS // 50, Fault(("open",), error="EIO")),
+        (HUGE, READS // 100, Fault(("read",), error="EIO", start=50 * MIB)),
     ],
-    ids=["open-small", "read-small", "open-large", "read-large-in-the-middle"],
+    ids=["open-small", "read-small", "open-large", "read-huge-in-the-middle"],
 )
 def test_every_read_is_right_and_a_replica_with_bad_sectors_is_replaced_within_seconds(
     stor: House, faulty: FaultyStorage, size: int, times: int, where: Fault
@@ -59,10 +91,66 @@ def test_every_read_is_right_and_a_replica_with_bad_sectors_is_replaced_within_s
     bad = inode_of(faulty, content)
     faulty.fail(Fault(where.operations, error=where.error, start=where.start, inode=bad))
 
-    assert read_many(stor, content, times) == {"ok"}
+    with no_repair(stor):
+        assert read_all(stor, [content], times) == {"ok": times}
+        assert inode_of(faulty, content) == bad
     assert settles(lambda: inode_of(faulty, content) != bad)
     assert replica(faulty.source, sha(content)).read_bytes() == content
     assert settles(lambda: not (faulty.source / ".stor/repair" / sha(content).upper()).exists())
+
+
+@pytest.mark.parametrize("damage", [disk.flipped, disk.truncated, disk.emptied, disk.lengthened, disk.missing])
+@pytest.mark.parametrize(
+    ("size", "count", "times"), [(SMALL, 20, READS), (5 * MIB, 2, READS // 20)], ids=["small", "large"]
+)
+def test_every_read_is_right_and_a_replica_that_is_bad_or_missing_is_replaced_within_seconds(
+    sound: House, damage: Damage, size: int, count: int, times: int
+) -> None:
+    contents = [fresh(size) for _ in range(count)]
+    spoilt = {path: damage(path) for content in contents for path in place_on(sound.pairs[0], content)[:1]}
+    with no_repair(sound):
+        found = read_all(sound, contents, times)
+        assert {path: path.read_bytes() if path.exists() else None for path in spoilt} == spoilt
+    if damage is disk.flipped and size > SMALL:
+        # It is hashed while it is sent: who has its beginning already is cut off, and the next one gets the other.
+        assert found["cut"] <= count * _WORKERS * _CLIENTS
+        found["ok"] += found.pop("cut", 0)
+    assert found == {"ok": times}
+
+    for content, (path, wrong) in zip(contents, spoilt.items(), strict=True):
+        assert settles(lambda path=path, content=content: is_whole(path, content))  # type: ignore[misc]
+        assert wrong is None or kept(sound.storages[0], wrong)
+    assert read_all(sound, contents, times) == {"ok": times}
+
+
+@pytest.mark.parametrize("size", [SMALL, 3 * MIB], ids=["small", "large"])
+def test_a_replica_that_goes_bad_again_is_repaired_again(sound: House, size: int) -> None:
+    content = fresh(size)
+    path = place_on(sound.pairs[0], content)[0]
+    for damage in (disk.truncated, disk.missing, disk.emptied):
+        damage(path)
+        assert settles(lambda: read_once(sound, content) == "ok" and is_whole(path, content), within=15)
+
+
+def test_a_large_replica_of_which_only_parts_are_read_is_found_bad_and_replaced_within_seconds(sound: House) -> None:
+    content = fresh(LARGE)
+    path = place_on(sound.pairs[0], content)[0]
+    spoilt = disk.flipped(path)
+    for _ in range(20):
+        assert sound.get(content, {"Range": "bytes=5-9"}).body == content[5:10]
+    assert settles(lambda: is_whole(path, content))
+    assert spoilt is not None
+    assert kept(sound.storages[0], spoilt)
+
+
+@pytest.mark.parametrize("damage", [disk.truncated, disk.emptied, disk.lengthened])
+def test_the_length_of_a_large_blob_is_right_whatever_one_replica_is_like(sound: House, damage: Damage) -> None:
+    content = fresh(3 * MIB)
+    damage(place_on(sound.pairs[0], content)[0])
+    lengths = {sound.ask("HEAD", f"/{sha(content)}").headers["content-length"] for _ in range(20)}
+    ends = {sound.get(content, {"Range": "bytes=-1"}).headers["content-range"] for _ in range(20)}
+    assert lengths == {str(len(content))}
+    assert ends == {f"bytes {len(content) - 1}-{len(content) - 1}/{len(content)}"}
 
 
 @pytest.mark.parametrize("operation", ["open", "read"])

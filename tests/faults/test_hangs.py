@@ -17,7 +17,7 @@ from tests.faults.reads import CLIENTS, page, reads
 from tests.support.fuse import EVERYTHING_HANGS, Fault, FaultyStorage
 
 READ_DEADLINE: Final = 2.0
-_HEALTHY, _FIRST, _THEN = 1.5, 6.0, 4.0  # seconds
+_HEALTHY, _FIRST, _THEN = 1.5, 10.0, 3.0  # seconds
 _ALLOWANCE: Final = 0.02  # seconds; eight clients share two cores with the servers
 SLOW: Final = Fault(delay=0.5)
 
@@ -56,9 +56,8 @@ def test_reads_of_all_blobs_go_on_while_one_storage_of_four_hangs_or_is_slow(
             time.sleep(_THEN)
 
     assert healthy.outcomes() | first.outcomes() | then.outcomes() == {"ok"}
-    assert (
-        first.worst() <= READ_DEADLINE + 1.0
-    )  # half a second of it is for the machine, which is shared with the readers
+    assert first.p99() < READ_DEADLINE + 0.5
+    assert first.worst() < READ_DEADLINE + 1.0  # half a second is for the machine, which is shared with the readers
     assert then.p99(since) < 3 * healthy.p99() + _ALLOWANCE
     assert live.outcomes() == {"200"}
     assert status.outcomes() <= {"200", "503"}
@@ -72,7 +71,7 @@ def test_uploads_go_to_the_other_pair_or_are_refused_while_one_storage_hangs(
     with contextlib.ExitStack() as stack:
         load = stack.enter_context(Load(stor))
         time.sleep(1.0)
-        with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live:
+        with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live, page(stor, "/status") as status:
             time.sleep(READ_DEADLINE + 1)
             late = {stor.store(fresh()).status for _ in range(CLIENTS)}
             stack.close()
@@ -81,7 +80,21 @@ def test_uploads_go_to_the_other_pair_or_are_refused_while_one_storage_hangs(
     assert set(load.statuses) <= {201, 503, 507}
     assert late == {201}
     assert live.outcomes() == {"200"}
-    assert live.worst() < 1.0
+    assert max(live.worst(), status.worst()) < 1.0
+    comes_back(stor, faulty)
+    assert broken(load.promises) == []
+
+
+def test_uploads_go_on_while_one_storage_is_slow(stor: House, faulty: FaultyStorage) -> None:
+    with Load(stor) as load, page(stor, "/live") as live, page(stor, "/status") as status, faulty.failing(SLOW):
+        time.sleep(READ_DEADLINE + 1)
+        late = {stor.store(fresh()).status for _ in range(CLIENTS)}
+
+    assert load.hung == []
+    assert set(load.statuses) <= {201, 503}
+    assert late == {201}
+    assert live.outcomes() == {"200"}
+    assert max(live.worst(), status.worst()) < 1.0
     comes_back(stor, faulty)
     assert broken(load.promises) == []
 

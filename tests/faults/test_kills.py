@@ -1,20 +1,34 @@
-"""kill -9 of every process under load, again and again: promises are kept, no file is torn, no litter stays."""
+"""kill -9 of every process under load, again and again: promises are kept, no file is torn, no litter stays.
+
+And of one worker: the connections of the others do not notice, and another takes its place.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tests.contract import disk
-from tests.contract.disk import settles, sha
+from tests.contract.disk import fresh, settles, sha
 from tests.contract.house import House
+from tests.contract.wire import Cut, Wire, request
+from tests.faults.conftest import HouseFactory
 from tests.faults.load import Load, Promise, broken
+from tests.faults.reads import reads
 from tests.support.server import Server
 
-ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "3"))
-_SECONDS: Final = 0.7
+_BACK_WITHIN: Final = 5.0  # seconds
+_CONNECTIONS: Final = 8
+_WORKERS: Final = 2
+ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "10"))
+_SECONDS: Final = 0.5
 
 
 def test_promises_are_kept_and_nothing_is_torn_when_all_processes_are_killed_under_load(tmp_path: Path) -> None:
@@ -47,3 +61,100 @@ def temporaries(stor: House) -> list[Path]:
 def torn(stor: House) -> list[Path]:
     """Files under a final name that are not what they are named after."""
     return [path for path in disk.blobs(stor.storages) if sha(path.read_bytes()) != path.stem.lower()]
+
+
+def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_within_five_seconds(
+    make_stor: HouseFactory,
+) -> None:
+    stor, contents = make_stor(workers=_WORKERS), [fresh(5_000) for _ in range(5)]
+    assert {stor.store(content).status for content in contents} == {201}
+    with contextlib.ExitStack() as stack:
+        served = connect(stor, stack)
+        victim = min(served.values())
+        loads = {wire: Conversation(stor, wire, contents) for wire in served}
+        with contextlib.ExitStack() as talks:
+            for load in loads.values():
+                talks.enter_context(load)
+            time.sleep(0.5)
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+            with reads(stor, contents, clients=2) as strangers:
+                assert settles(lambda: has_another(stor, set(served.values())), within=_BACK_WITHIN)
+                took = time.monotonic() - killed
+                time.sleep(0.5)
+
+    assert took < _BACK_WITHIN
+    assert strangers.outcomes() == {"ok"}
+    others = [load for wire, load in loads.items() if served[wire] != victim]
+    assert [load.failure for load in others] == [""] * len(others)
+    assert all(load.done > 10 for load in others)
+    assert all(load.failure for wire, load in loads.items() if served[wire] == victim)
+
+
+class Conversation:
+    """One connection on which blobs are read and stored, one after the other, for as long as the block lasts."""
+
+    def __init__(self, stor: House, wire: Wire, contents: list[bytes]) -> None:
+        self._stor = stor
+        self._wire = wire
+        self._contents = contents
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._talk)
+        self.done = 0
+        self.failure = ""
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _talk(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._read_and_store(self._contents[self.done % len(self._contents)], fresh(2_000))
+                self.done += 1
+        except (Cut, OSError, AssertionError) as error:
+            self.failure = repr(error)
+
+    def _read_and_store(self, old: bytes, new: bytes) -> None:
+        self._wire.send(request("GET", f"/{sha(old)}"))
+        assert self._wire.answer().body == old
+        self._wire.send(request("POST", f"/{sha(new)}", self._stor.login, new))
+        assert self._wire.answer().status == 201
+
+
+def connect(stor: House, stack: contextlib.ExitStack) -> dict[Wire, int]:
+    """Open connections until every worker has some; tells which process serves each."""
+    served: dict[Wire, int] = {}
+    while len(served) < _CONNECTIONS or len(set(served.values())) < _WORKERS:
+        wire = stack.enter_context(stor.wire())
+        wire.send(request("GET", "/live"))
+        assert wire.answer().status == 200
+        served[wire] = server_of(stor, wire)
+        assert len(served) < 1000, "all connections go to one worker"
+    return served
+
+
+def has_another(stor: House, known: set[int]) -> bool:
+    """Whether a process that is not among the known ones serves a new connection."""
+    with stor.wire() as wire:
+        wire.send(request("GET", "/live"))
+        assert wire.answer().status == 200
+        return server_of(stor, wire) not in known
+
+
+def server_of(stor: House, wire: Wire) -> int:
+    """The process at the other end of a connection."""
+    there = f":{stor.address[1]:04X} {wire.socket.getsockname()[1]:04X}"
+    table = Path("/proc/net/tcp").read_text()
+    (inode,) = (line.split()[9] for line in table.splitlines() if re.search(there.replace(" ", r" \w+:"), line))
+    return next(pid for pid in stor.server.processes() if f"socket:[{inode}]" in set(links_of(pid)))
+
+
+def links_of(pid: int) -> Iterator[str]:
+    """What a process has open."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield os.readlink(link)

@@ -219,6 +219,33 @@ def test_what_comes_when_the_loop_is_gone_is_closed(storage: Directory, tmp_path
     assert not descriptors(tmp_path)
 
 
+def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_moment_of_a_cancellation(
+    storage: Directory,
+) -> None:
+    closing = Hang()
+
+    class Late:
+        def close(self) -> None:
+            closing()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        task = asyncio.create_task(bulkhead.run(Late))
+        await asyncio.sleep(0)  # the operation is on its way
+        time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
+        await asyncio.sleep(0)  # the answer is there; who waits for it has not been told
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await closing.until(1)
+        await bulkhead.run(int, probing=True)
+        closing.over.set()
+        await eventually(lambda: closing.ended == 1)
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> None:
     hang, begun = Hang(), list[int]()
 
@@ -281,7 +308,7 @@ def test_a_local_storage_needs_no_thread_for_what_is_in_the_cache(
 ) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        monkeypatch.setattr(bulkhead._crew, "submit", lambda _: pytest.fail("a thread was asked"))
+        monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
         replica = await bulkhead.open(BLOB)
         assert replica is not None
         with replica:

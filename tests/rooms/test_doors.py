@@ -21,7 +21,7 @@ from pystor.events import Event
 from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
-from pystor.http.messages import Field
+from pystor.http.messages import Field, encode_fields
 from pystor.http.protocol import Limits
 from pystor.pool import Pool
 from pystor.verification import Verifier
@@ -108,12 +108,17 @@ class Living:
 
 
 def at_once(app: App, method: str, path: str, headers: tuple[Field, ...] = ()) -> Answer | None:
-    """Ask by the fast door."""
-    response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
-    if response is None:
-        return None
-    assert isinstance(response.body, bytes)
-    return Answer(response.status, sorted(response.headers), response.body)
+    """Ask by the fast door; whoever asks again, which may be a shorter way, is answered the same."""
+    answers: list[Answer] = []
+    for _ in range(3):
+        response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
+        if response is None:
+            break
+        assert isinstance(response.body, bytes)
+        assert response.encoded in (None, encode_fields(response.headers))
+        answers.append(Answer(response.status, sorted(response.headers), response.body))
+    assert answers == answers[:1] * len(answers)
+    return answers[0] if answers else None
 
 
 @pytest.fixture

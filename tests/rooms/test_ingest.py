@@ -546,6 +546,53 @@ def test_the_gap_is_mended_where_the_blob_is_and_not_where_placement_would_put_i
     run(scenario())
 
 
+def test_a_blob_without_a_name_that_is_stored_elsewhere_already_is_a_duplicate_there(memory: Path) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(4)]
+    for storage in sets[3]:
+        place(storage, LONG)
+
+    async def scenario() -> list[Stored]:
+        async with running(*sets) as pool:
+            return [await store(pool, body_of(*pieces_of(LONG)), None) for _ in range(8)]
+
+    expected = Stored(Digest.of(LONG), created=False, paths=paths(sets[3], LONG))
+    assert run(scenario()) == [expected] * 8
+    assert all(blobs(storage) == [] and clean(storage) for group in sets[:3] for storage in group)
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["missing", "bad"])
+def test_a_blob_without_a_name_that_is_stored_in_part_elsewhere_is_made_whole_there(
+    memory: Path, *, spoilt: bool
+) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(5)]
+    place(sets[4][1], LONG)
+    if spoilt:
+        place(sets[4][0], b"something else", Digest.of(LONG))
+
+    async def scenario() -> Stored:
+        async with running(*sets) as pool:
+            return await store(pool, body_of(*pieces_of(LONG)), None)
+
+    assert run(scenario()) == Stored(Digest.of(LONG), created=False, paths=paths(sets[4], LONG))
+    assert [blobs(storage) for storage in sets[4]] == [[LONG], [LONG]]
+    assert all(blobs(storage) == [] and clean(storage) for group in sets[:4] for storage in group)
+    assert len(beside(sets[4][0], "quarantine")) == spoilt
+
+
+def test_a_blob_without_a_name_is_stored_though_what_is_elsewhere_cannot_be_made_whole(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+    place(sets[0][0], LONG)
+
+    async def scenario() -> Stored:
+        async with running(*sets) as pool:
+            fails(monkeypatch, sets[0][1], "stage")
+            return await store(pool, body_of(*pieces_of(LONG)), None)
+
+    assert run(scenario()) == Stored(Digest.of(LONG), created=True, paths=paths(sets[1], LONG))
+
+
 def test_a_gap_that_cannot_be_mended_is_left_and_the_blob_stored_elsewhere(
     memory: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,6 +665,41 @@ def test_the_next_set_takes_what_the_first_fails_at(
     run(scenario())
     assert [event for event in events if isinstance(event, StorageFailed)]
     assert clean(*broken, *good)
+
+
+def test_a_set_that_failed_to_write_is_not_tried_again_before_it_writes_again(
+    memory: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, good = [adopted(memory / "a"), adopted(memory / "b")], [adopted(memory / "c")]
+
+    async def scenario() -> None:
+        async with running(broken, good, events=events) as pool:
+            with monkeypatch.context() as patch:
+                break_disk(patch, "fsync", broken[1].root)
+                for number in range(30):
+                    assert (await put(pool, b"%d" % number)).paths == paths(good, b"%d" % number)
+                assert len([event for event in events if isinstance(event, StorageFailed)]) == 1
+            await pool._recover_all()
+            assert blobs(broken[0]) == []
+            for number in range(30, 60):
+                await put(pool, b"%d" % number)
+            assert blobs(broken[0])
+
+    run(scenario())
+
+
+def test_sets_that_all_failed_to_write_might_have_had_room(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [adopted(memory / "a"), adopted(memory / "b")]
+
+    async def scenario() -> None:
+        async with running(broken) as pool:
+            break_disk(monkeypatch, "fsync", broken[1].root)
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    await put(pool, SMALL)
+
+    run(scenario())
+    assert clean(*broken)
 
 
 @pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])

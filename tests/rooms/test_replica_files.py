@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pystor import posix
+from pystor import files, posix
 from pystor.blob import READ_SIZE
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
-from pystor.files import FileReplica
-from tests.rooms.tools import adopted, break_disk, descriptors, place, where
+from pystor.files import Closer, FileReplica
+from tests.rooms.tools import adopted, break_disk, descriptors, open_below, place, where
+from tests.support.processes import eventually
 
 CONTENT = random.Random(1).randbytes(100_000)
 BLOB = Digest.of(CONTENT)
@@ -209,3 +210,28 @@ def test_a_reservation_that_fails_says_why(tmp_path: Path) -> None:
         assert os.fstat(file.fileno()).st_blocks * 512 >= 1 << 20
         with pytest.raises(OSError, match="Bad file descriptor"):
             posix.reserve(read_only.fileno(), 1)
+
+
+def test_closing_takes_one_thread_however_many_files_it_hangs_at(
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, CONTENT)
+    storage.local = False
+    replicas, over, before = [opened(storage) for _ in range(20)], threading.Event(), threading.active_count()
+    real = files.close_now
+    monkeypatch.setattr(files, "close_now", lambda fd: (over.wait(20), real(fd)))
+    for replica in replicas:
+        replica.close()
+    assert threading.active_count() == before + 1
+    assert len(open_below(tmp_path)) == 20
+
+    over.set()
+    assert not descriptors(tmp_path)
+
+
+def test_what_is_closed_after_a_while_is_closed_too(tmp_path: Path) -> None:
+    closer, before = Closer(), threading.active_count()
+    for number in range(3):
+        closer(os.open(tmp_path / str(number), os.O_CREAT | os.O_WRONLY))
+        assert not descriptors(tmp_path)
+        eventually(lambda: threading.active_count() == before)

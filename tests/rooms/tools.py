@@ -124,7 +124,7 @@ def pool_of(
         groups,
         verifier=verifier or Verifier(),
         verify_first=verify_first,
-        hints=Hints(NoSharedCache(), seen.append),
+        hints=Hints(NoSharedCache()),
         sweep_period=sweep_period,
         observe=seen.append,
     )

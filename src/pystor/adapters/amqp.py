@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import aio_pika
 import pamqp.frame
@@ -84,6 +84,10 @@ class Amqp:
                 self._enqueue(digest)
             case BlobStored() if self._publish_stored:
                 self._enqueue(event)
+
+    def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
+        """Listen to what is published."""
+        return self if kind is RequestBegan or (kind is BlobStored and self._publish_stored) else None
 
     def _enqueue(self, told: _Told) -> None:
         if len(self._queue) == self._queue.maxlen:

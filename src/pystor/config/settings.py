@@ -63,7 +63,9 @@ class Settings:
     repair_files_per_second: float = key(
         number(0.001, 1e9, " a second"), 100.0, "The most blobs that repair copies in a second"
     )
-    repair_bytes_per_second: int = key(size(1), 100_000_000, "The most bytes that repair copies in a second")
+    repair_bytes_per_second: int = key(
+        size(1), 100_000_000, "The most bytes that repair copies, or verifying in the background reads, in a second"
+    )
 
     host: str = key(hostname, "127.0.0.1", "The address to listen at")
     port: int = key(whole(0, 65535), 8080, "The port to listen at; 0 takes a free one")

@@ -86,7 +86,7 @@ class App:
             return None
         began = time.perf_counter()
         verb, path = method.decode("ascii"), target.decode("ascii")
-        response = self._blobs.answer(verb, path[1:], gather_fields(headers))
+        response = self._blobs.answer(verb, path[1:], headers)
         if response is not None:
             sent = 0 if verb == "HEAD" else len(cast(bytes, response.body))
             seconds = time.perf_counter() - began

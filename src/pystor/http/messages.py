@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeAlias
 
 from pystor.digest import Digest
 
@@ -47,8 +48,7 @@ class Request:
         return kind in self.headers.get(b"accept", b"").lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where the bytes of a response come from, for those who count them."""
 
     digest: Digest
@@ -56,14 +56,15 @@ class Origin:
     tier: str
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What is answered: `content-length` is among the headers whenever there is a body."""
 
     status: int
     headers: tuple[Field, ...] = ()
     body: bytes | Stream = b""
     origin: Origin | None = None
+    encoded: bytes | None = None
+    """The headers as they are written, for what is answered again and again."""
 
 
 def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
@@ -72,6 +73,12 @@ def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
     for name, value in fields:
         gathered[name] = gathered[name] + b", " + value if name in gathered else value
     return gathered
+
+
+@lru_cache(maxsize=1024)
+def encode_fields(fields: tuple[Field, ...]) -> bytes:
+    """Write header fields down."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def text(status: int, line: str, *headers: Field) -> Response:

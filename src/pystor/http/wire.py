@@ -9,13 +9,12 @@ import sys
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from pystor.http.messages import Field, Response, text
+from pystor.http.messages import Field, Response, encode_fields, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +108,8 @@ _stamp: Final = Stamp()
 def encode_head(response: Response, default_headers: list[Field], *, keep_alive: bool) -> bytes:
     """Status line and header fields, byte for byte as uvicorn's ASGI door writes them."""
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-    fields = _encode_fields(response.headers)
+    fields = encode_fields(response.headers) if response.encoded is None else response.encoded
     return b"".join((STATUS_LINE[response.status], _stamp.encoded(default_headers), fields, end))
-
-
-@lru_cache(maxsize=4096)
-def _encode_fields(fields: tuple[Field, ...]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 class Flow(FlowControl):

@@ -11,9 +11,9 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pystor.adapters.logs.entries import Entry
 from pystor.adapters.logs.formats import as_text
@@ -63,6 +63,12 @@ class Logs:
                 self.put(Entry(time.time(), logging.INFO, "pystor.access", fields=number, request=event))
         elif type(event) in TOLD:
             self._repeats(event)
+
+    def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
+        """Give what logs events of a kind, as things are configured."""
+        if kind is RequestEnded:
+            return self if self._access else None
+        return self._repeats if kind in TOLD else None
 
     def _is_sampled(self, event: RequestEnded) -> bool:
         return self._access >= 1 or event.status >= 500 or random.random() < self._access  # noqa: S311  no secret

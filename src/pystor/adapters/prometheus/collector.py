@@ -79,6 +79,10 @@ class Prometheus(Collector):
         if handle is not None:
             handle(event)
 
+    def listener(self, kind: type[Event]) -> Callable[[Any], None] | None:
+        """Give what counts events of a kind."""
+        return self._handlers.get(kind)
+
     def observe_storages(self, rows: Callable[[], Iterable[StorageRow]]) -> None:
         """Have the storages told by what `rows` returns when the metrics are asked for; it must not wait."""
         self._storages = rows

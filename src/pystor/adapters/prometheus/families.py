@@ -57,7 +57,7 @@ FAMILIES: Final = (
     Family("stor_storage_free_bytes", "gauge", "What is free on the storage.", ("storage",)),
     Family("stor_queue_length", "gauge", "Entries of a queue of work that was put off.", ("queue",)),
     Family("stor_queue_done", "counter", "Entries that were worked off.", ("queue",)),
-    Family("stor_queue_bytes", "counter", "Bytes that were copied for that.", ("queue",)),
+    Family("stor_queue_bytes", "counter", "Bytes that were copied, or read to be verified, for that.", ("queue",)),
     Family("stor_workers", "gauge", "Worker processes that live."),
     Family("stor_build_info", "gauge", "1; the label tells the version.", ("version",)),
 )

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pystor.adapters.s3.client import Client
-from pystor.blob import READ_SIZE, Fingerprint
+from pystor.blob import READ_SIZE, Again, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError
 
@@ -112,6 +112,11 @@ class BucketReplica:
 
     def _error(self, reason: str) -> StorageError:
         return StorageError(self.storage, f"read {self.path}", reason)
+
+    @property
+    def again(self) -> Again | None:
+        """There is no way that does not wait."""
+        return None
 
     def read_cached(self, offset: int, size: int) -> bytes | None:  # noqa: ARG002  those of the protocol
         """Promise nothing without the network."""

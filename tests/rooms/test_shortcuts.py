@@ -1,0 +1,97 @@
+"""The way back to a blob that was served before."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.replicas import ReplicaSet
+from pystor.shortcuts import Shortcut
+from tests.rooms.tools import adopted, descriptors, place, where
+
+CONTENT = random.Random(1).randbytes(4096)
+OTHER = random.Random(2).randbytes(4096)
+BLOB = Digest.of(CONTENT)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Directory]:
+    storages = [adopted(tmp_path / name) for name in "ab"]
+    for storage in storages:
+        place(storage, CONTENT)
+    return storages
+
+
+def learned(*storages: Directory) -> Shortcut:
+    """The way to the blob on these storages, which are all that the set has."""
+    shortcut = Shortcut(ReplicaSet([Bulkhead(storage, threads=1) for storage in storages]))
+    for storage in storages:
+        replica = storage.open(BLOB)
+        assert replica is not None
+        with replica:
+            shortcut.learn(replica)
+    return shortcut
+
+
+def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
+    shortcut = learned(*pair)
+    found = [shortcut.follow() for _ in range(100)]
+
+    assert {content for _, content in filter(None, found)} == {CONTENT}
+    assert Counter(root for root, _ in filter(None, found)).keys() == {storage.root for storage in pair}
+    assert None not in found
+    assert not descriptors(tmp_path)
+
+
+def _rewrite(path: Path) -> None:
+    """As bit rot in the file system's eyes: the size and the times that can be set stay."""
+    info = path.stat()
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    info = path.stat()
+    other = path.with_suffix(".new")
+    other.write_bytes(OTHER)
+    os.utime(other, ns=(info.st_atime_ns, info.st_mtime_ns))
+    other.rename(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_rewrite, _replace, Path.unlink, lambda path: os.truncate(path, 100), lambda path: path.chmod(0o640)],
+    ids=["rewritten", "replaced", "removed", "truncated", "touched"],
+)
+def test_a_replica_that_is_not_what_it_was_is_looked_for_anew(
+    pair: list[Directory], change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    shortcut = learned(*pair)
+    for storage in pair:
+        change(where(storage, BLOB))
+
+    assert [shortcut.follow() for _ in range(20)] == [None] * 20
+    assert not descriptors(tmp_path)
+
+
+def test_a_storage_that_is_not_local_has_no_shortcut(pair: list[Directory]) -> None:
+    for storage in pair:
+        storage.local = False
+
+    assert learned(*pair).follow() is None
+
+
+def test_a_slow_storage_is_not_asked(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = pair[0].root
+    monkeypatch.setattr(Bulkhead, "slow", property(lambda member: member.storage.root == slow))
+
+    found = filter(None, (learned(*pair).follow() for _ in range(50)))
+    assert {root for root, _ in found} == {pair[1].root}
