@@ -31,6 +31,19 @@ Again: TypeAlias = Callable[[], bytes | None]
 """Reads a whole replica once more, if it is still what it was and nothing has to be waited for; None otherwise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """A filesystem that can be synced as a whole, by a descriptor that is open on it.
+
+    What failed to be written since `since` is told to whoever syncs by this descriptor.
+    """
+
+    device: int
+    fd: int
+    since: float
+    """When the descriptor had been opened, on the monotonic clock; what it stands for was written later."""
+
+
 class Replica(AbstractContextManager["Replica"], Protocol):
     """The open copy of a blob in one storage: what was looked at when it was opened is what is read."""
 
@@ -92,8 +105,22 @@ class Staged(Protocol):
         """Seconds that each step may take, as things are now."""
         ...
 
+    @property
+    def filesystem(self) -> Filesystem | None:
+        """What may be synced as a whole instead of this replica alone; None where that would not do."""
+        ...
+
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
+        ...
+
+    @property
+    def published(self) -> bool:
+        """Whether it has its final name; it is closed without waiting then."""
+        ...
+
+    def seal(self) -> None:
+        """Take note that nothing more is written; `sync` does so too."""
         ...
 
     def sync(self) -> None:
@@ -102,6 +129,13 @@ class Staged(Protocol):
 
     def set_aside(self, digest: Digest) -> None:
         """Keep what stands under the final name now in quarantine."""
+        ...
+
+    def name(self, digest: Digest) -> None:
+        """Give the replica its final name; what stands there is replaced at once.
+
+        A sync of the whole filesystem makes that durable.
+        """
         ...
 
     def publish(self, digest: Digest) -> None:

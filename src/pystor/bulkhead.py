@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from pystor.blob import Replica, Space, Storage
+from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
+from pystor.commit import Committers
+from pystor.crew import Crew
 from pystor.digest import Digest
-from pystor.errors import StorageError
+from pystor.errors import StorageError, StorageFull
 
 _T = TypeVar("_T")
 
@@ -28,25 +26,37 @@ WRITE_DEADLINE: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
 
 
+class _TooLate(Exception):
+    """An operation did not come back in time."""
+
+
 class Bulkhead:
     """One storage and the threads that wait for it."""
 
-    def __init__(self, storage: Storage, *, threads: int = 8, switch: Switch | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        threads: int = 8,
+        switch: Switch | None = None,
+        committers: Committers | None = None,
+    ) -> None:
         """Begin with no thread at all; at most `threads` are started, as work comes.
 
-        `switch` is shared with all who have the same storage, in other processes too.
+        `switch` is shared with all who have the same storage, in other processes too; `committers` with the other
+        storages of this process, some of which may lie on one filesystem.
         """
         self.storage: Final = storage
+        self.uploads = 0
+        """Uploads of small blobs to this storage that are under way."""
+        self._committers: Final = Committers() if committers is None else committers
         self._switch: Final = switch or OwnSwitch()
         self._pace = 0.0
-        self._limit: Final = threads
         self.last_error: str | None = None
         """What the storage last failed with, for operators."""
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
-        self._threads = 0
-        self._idle: Final = threading.Semaphore(0)
-        self._jobs: SimpleQueue[_Job | _Task | None] = SimpleQueue()
+        self._crew: Final = Crew(f"stor {storage.root}", threads)
 
     async def run(
         self,
@@ -67,24 +77,40 @@ class Bulkhead:
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
         began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), partial(operation, *arguments), certain, self._dispose)
-        self._submit(job)
+        job = self._crew.give(operation, arguments, certain=certain)
+        bell = asyncio.get_running_loop().call_later(deadline, job.expire, _TooLate())
         try:
-            async with asyncio.timeout(deadline):
-                result: _T = await job.future
-        except TimeoutError:
-            job.abandon()
-            reason = f"no answer within {deadline:g} s"
-            raise self._note(StorageError(self.storage.root, _name(operation), reason, dead=True)) from None
+            result = await job.future
+        except _TooLate:
+            raise self._note(self._unanswered(_name(operation), deadline)) from None
         except StorageError as error:
             self._note(error)
             raise
         except BaseException:
             job.abandon()
             raise
+        finally:
+            bell.cancel()
         self._pace += (time.monotonic() - began - self._pace) * _PACE_WEIGHT
         return result
+
+    async def commit(self, filesystem: Filesystem) -> None:
+        """Wait until all that was written to the storage's filesystem before is on stable storage.
+
+        Raises `StorageError`. It is not tried again: the kernel marks clean what it lost.
+        """
+        try:
+            async with asyncio.timeout(WRITE_DEADLINE):
+                await self._committers.commit(filesystem)
+        except TimeoutError:
+            raise self._note(self._unanswered("syncfs", WRITE_DEADLINE)) from None
+        except OSError as error:
+            failure = StorageError.from_os(self.storage.root, "syncfs", error)
+            failure.unwritable = not isinstance(failure, StorageFull)
+            raise self._note(failure) from error
+
+    def _unanswered(self, operation: str, deadline: float) -> StorageError:
+        return StorageError(self.storage.root, operation, f"no answer within {deadline:g} s", dead=True)
 
     def _note(self, error: StorageError) -> StorageError:
         self.last_error = error.describe()
@@ -123,27 +149,10 @@ class Bulkhead:
             with suppress(StorageError):
                 await self.check()
 
-    def _dispose(self, result: object) -> None:
-        """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
-        if hasattr(result, "close"):
-            self._submit(_Task(partial(_close, result)))
-
-    def _submit(self, job: _Job | _Task) -> None:
-        self._jobs.put(job)
-        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
-            self._threads += 1
-            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
-            threading.Thread(target=self._work, name=f"stor {self.storage.root}", daemon=True).start()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run()
-            self._idle.release()
-
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        self._crew.stop()
+        self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:
         """Open the replica of a blob; at once if the storage is local and the names are in the kernel's cache."""
@@ -165,55 +174,5 @@ class Bulkhead:
         return self.space
 
 
-@dataclass(slots=True)
-class _Job:
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    call: Callable[[], Any]
-    certain: bool
-    dispose: Callable[[object], None]
-
-    def run(self) -> None:
-        if self.future.cancelled() and not self.certain:
-            return
-        result, error = None, None
-        try:
-            result = self.call()
-        except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
-            error = raised
-        if self.future.cancelled():
-            _close(result)
-            return
-        try:
-            self.loop.call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            _close(result)
-
-    def abandon(self) -> None:
-        """Give up what came in the very moment in which nobody waited any more."""
-        if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
-            self.dispose(self.future.result())
-
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            self.dispose(result)
-        elif error is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
-
-@dataclass(slots=True)
-class _Task:
-    """Something that nobody waits for."""
-
-    run: Callable[[], object]
-
-
 def _name(operation: Callable[..., object]) -> str:
-    return getattr(operation, "__name__", "operation")
-
-
-def _close(result: Any) -> None:
-    if hasattr(result, "close"):
-        result.close()
+    return getattr(operation, "__name__", "operation").strip("_")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
-from pystor import marker, posix, staging
-from pystor.blob import QueueName, Space, Turn
+from pystor import commit, marker, posix, staging
+from pystor.blob import Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
@@ -53,6 +54,7 @@ class Directory:
         self.writable: Final = writable
         self.local = False
         self._durable: Final = durable
+        self._commits = False
         self._reserve: Final = reserve
         self._require_mount: Final = require_mount
         self._closer: Final = Closer()
@@ -77,7 +79,9 @@ class Directory:
             known = _identify(os.stat(self._marker_path))
             if self.writable:
                 staging.prepare(self.root)
-            self.local = marker.is_local(self.root)
+            kind = marker.filesystem_of(self.root)
+            self.local = marker.is_local(kind)
+            self._commits = self._durable and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
         except ValueError as error:
@@ -110,10 +114,9 @@ class Directory:
         """See that the storage is in its place, and measure its room in bytes."""
         try:
             self._guard()
-            room = os.statvfs(self.root)
+            return _measure(self.root)
         except OSError as error:
             raise StorageError.from_os(self.root, "stat", error) from error
-        return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
 
     def probe(self) -> None:
         """Write, read and remove something, to see whether the storage does what it should."""
@@ -212,36 +215,42 @@ class Directory:
 
     def stage(self, size: int) -> StagedFile:
         """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
-        root_fd = self._open_root()
-        staged = StagedFile(self.root, root_fd, durable=self._durable)
+        root_fd, filesystem = self._open_root()
+        staged = StagedFile(self.root, root_fd, durable=self._durable, filesystem=filesystem)
         try:
             if size <= _AT_ONCE:
-                self._require_room(size)
+                self._require_room(root_fd, size)
             else:
                 # One at a time, in all workers: what one upload is promised, no other is.
                 with staging.alone(root_fd):
-                    self._require_room(size)
+                    self._require_room(root_fd, size)
                     staged.reserve(size)
         except StorageError:
             staged.discard()
             raise
         return staged
 
-    def _require_room(self, size: int) -> None:
-        if self.left(self.check()) < size:
+    def _require_room(self, root_fd: int, size: int) -> None:
+        try:
+            space = _measure(root_fd)
+        except OSError as error:
+            raise StorageError.from_os(self.root, "stat", error) from error
+        if self.left(space) < size:
             raise StorageFull(self.root, "reserve space", "only the reserve is left")
 
-    def _open_root(self) -> int:
+    def _open_root(self) -> tuple[int, Filesystem | None]:
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
+                opened = time.monotonic()
                 self._guard(fd)
+                filesystem = Filesystem(os.fstat(fd).st_dev, fd, opened) if self._commits else None
             except BaseException:
                 os.close(fd)
                 raise
         except OSError as error:
             raise StorageError.from_os(self.root, "open", error) from error
-        return fd
+        return fd, filesystem
 
     def left(self, space: Space) -> int:
         """Bytes that may be written before only the reserve is left; negative when it is touched already."""
@@ -295,6 +304,11 @@ def _leaves(directory: str, depth: int) -> Iterator[str]:
     for name in sorted(os.listdir(directory)):
         if _BRANCH.fullmatch(name):
             yield from _leaves(f"{directory}/{name}", depth - 1)
+
+
+def _measure(place: str | int) -> Space:
+    room = os.statvfs(place)
+    return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
 
 
 def _identify(info: os.stat_result) -> _Identity:

@@ -79,11 +79,16 @@ _LOCAL_TYPES: Final = frozenset(
 )
 
 
-def is_local(root: str) -> bool:
-    """Tell by the mount table whether a directory lies on a disk of this machine.
+def is_local(kind: str) -> bool:
+    """Tell whether a filesystem of this type lies on a disk of this machine.
 
     Such a disk answers or fails; it does not wait for a network or for another process.
     """
+    return kind in _LOCAL_TYPES
+
+
+def filesystem_of(root: str) -> str:
+    """Tell by the mount table the type of the filesystem in which a directory lies."""
     path = os.path.realpath(root)
     best, kind = "", ""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
@@ -93,4 +98,4 @@ def is_local(root: str) -> bool:
             inside = path == point or path.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(best):
                 best, kind = point, after.split()[0]
-    return kind in _LOCAL_TYPES
+    return kind

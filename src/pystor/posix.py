@@ -33,6 +33,10 @@ _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
 
+_syncfs = _slow.syncfs
+_syncfs.argtypes = (ctypes.c_int,)
+_syncfs.restype = ctypes.c_int
+
 _READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
 _READ_CACHED_AT: Final = ctypes.addressof(_READ_CACHED)
 _READ_CACHED_SIZE: Final = ctypes.sizeof(_READ_CACHED)
@@ -57,4 +61,14 @@ def reserve(fd: int, size: int) -> None:
         return
     code = ctypes.get_errno()
     if code not in _NOT_OFFERED:
+        raise OSError(code, os.strerror(code))
+
+
+def syncfs(fd: int) -> None:
+    """Put all that was written to the filesystem of a descriptor on stable storage.
+
+    Raises `OSError`, also for what failed to be written since the descriptor was opened, once a descriptor.
+    """
+    if _syncfs(fd):
+        code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

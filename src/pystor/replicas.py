@@ -163,9 +163,10 @@ class Upload:
     To be used as `async with`; leaving it discards whatever was not published. Methods raise `StorageError`.
     """
 
-    def __init__(self, staged: dict[Bulkhead, Staged]) -> None:
+    def __init__(self, staged: dict[Bulkhead, Staged], company: Company | None = None) -> None:
         """Take over replicas that are staged; see `stage`."""
         self._staged: Final = staged
+        self._company: Final = company or Company(())
 
     @property
     def members(self) -> list[Bulkhead]:
@@ -174,19 +175,22 @@ class Upload:
 
     @classmethod
     async def stage(cls, members: Iterable[Bulkhead], size: int, content: bytes | None) -> Upload:
-        """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces."""
+        """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces.
 
-        def begin(storage: Storage) -> Staged:
-            # A blob that is in memory is written and synced in the same go.
-            return storage.stage(size) if content is None else _stage_whole(storage, content)
-
+        What is in memory is on stable storage when this returns, as after `sync`.
+        """
         if content is None:
-            return await cls._stage_in_turn(members, begin)
-        steps = {member: member.run(begin, member.storage, deadline=WRITE_DEADLINE, writing=True) for member in members}
-        return cls(await _on_all(steps))
+            return await cls._stage_in_turn(members, size)
+        company = Company(tuple(members))
+        try:
+            steps = {member: _stage_whole(member, content, grouped=company.grouped) for member in company.members}
+            return cls(await _on_all(steps), company)
+        except BaseException:
+            company.leave()
+            raise
 
     @classmethod
-    async def _stage_in_turn(cls, members: Iterable[Bulkhead], begin: Callable[[Storage], Staged]) -> Upload:
+    async def _stage_in_turn(cls, members: Iterable[Bulkhead], size: int) -> Upload:
         """Reserve room on one storage after the other.
 
         Of uploads that compete for the last room, those that get it on the first storage get it on all.
@@ -194,7 +198,7 @@ class Upload:
         staged: dict[Bulkhead, Staged] = {}
         try:
             for member in members:
-                staged[member] = await member.run(begin, member.storage, deadline=WRITE_DEADLINE, writing=True)
+                staged[member] = await member.run(member.storage.stage, size, deadline=WRITE_DEADLINE, writing=True)
         except BaseException:
             await asyncio.shield(_discard(staged))
             raise
@@ -215,9 +219,7 @@ class Upload:
         raised keeps anybody from acknowledging it.
         """
         await _gather([member.run(self._staged[member].set_aside, digest) for member in keep])
-        steps = [
-            member.run(staged.publish, digest, deadline=staged.patience) for member, staged in self._staged.items()
-        ]
+        steps = [self._publish_on(member, staged, digest) for member, staged in self._staged.items()]
         results = await asyncio.gather(*steps, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if not failures:
@@ -227,6 +229,13 @@ class Upload:
                 with suppress(StorageError):  # the other failure is the one to tell
                     await member.run(member.storage.enqueue, "repair", digest)
         raise failures[0]
+
+    async def _publish_on(self, member: Bulkhead, staged: Staged, digest: Digest) -> None:
+        if not self._company.grouped or staged.filesystem is None:
+            await member.run(staged.publish, digest, deadline=staged.patience)
+            return
+        await member.run(staged.name, digest, deadline=staged.patience)
+        await member.commit(staged.filesystem)
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
         """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
@@ -246,15 +255,58 @@ class Upload:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._company.leave()
         # Shielded: whoever is cancelled must leave nothing behind either.
         await asyncio.shield(_discard(self._staged))
 
 
-def _stage_whole(storage: Storage, content: bytes) -> Staged:
+class Company:
+    """The small uploads that are under way to the same storages as one of them.
+
+    One that is alone is done sooner by syncs of its own; several are by syncs that they share.
+    """
+
+    def __init__(self, members: Sequence[Bulkhead]) -> None:
+        """Count an upload, until it leaves."""
+        self.members: Final = members
+        for member in members:
+            member.uploads += 1
+        self.grouped: Final = any(member.uploads > 1 for member in members)
+
+    def leave(self) -> None:
+        """Count it no more. To be called once."""
+        for member in self.members:
+            member.uploads -= 1
+
+
+async def _stage_whole(member: Bulkhead, content: bytes, *, grouped: bool) -> Staged:
+    """Write a blob that is in memory, and put it on stable storage: in the same go, or together with others."""
+    step = _stage_written if grouped else _stage_synced
+    staged = await member.run(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True)
+    if not grouped or staged.filesystem is None:
+        return staged
+    try:
+        await member.commit(staged.filesystem)
+    except BaseException:
+        await asyncio.shield(_discard({member: staged}))
+        raise
+    return staged
+
+
+def _stage_synced(storage: Storage, content: bytes) -> Staged:
+    return _written(storage, content, lambda staged: staged.sync())
+
+
+def _stage_written(storage: Storage, content: bytes) -> Staged:
+    """Write a blob; it is synced here only if that cannot be left to a sync of its whole filesystem."""
+    return _written(storage, content, lambda staged: staged.seal() if staged.filesystem else staged.sync())
+
+
+def _written(storage: Storage, content: bytes, finish: Callable[[Staged], None]) -> Staged:
     staged = storage.stage(len(content))
     try:
         staged.write(content)
-        staged.sync()
+        finish(staged)
     except BaseException:
         staged.discard()
         raise
@@ -262,8 +314,15 @@ def _stage_whole(storage: Storage, content: bytes) -> Staged:
 
 
 async def _discard(staged: Mapping[Bulkhead, Staged]) -> None:
-    steps = [member.run(replica.discard, certain=True) for member, replica in staged.items()]
+    steps = [_discard_one(member, replica) for member, replica in staged.items()]
     await asyncio.gather(*steps, return_exceptions=True)
+
+
+async def _discard_one(member: Bulkhead, replica: Staged) -> None:
+    if replica.published:
+        replica.close()
+    else:
+        await member.run(replica.discard, certain=True)
 
 
 async def _gather(steps: Sequence[Awaitable[object]]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pystor import marker, posix
-from pystor.blob import QueueName
+from pystor.blob import Filesystem, QueueName
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 
@@ -42,13 +42,15 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(self, storage: str, root_fd: int, *, durable: bool) -> None:
-        """Make the temporary; takes over `root_fd`."""
+    def __init__(self, storage: str, root_fd: int, *, durable: bool, filesystem: Filesystem | None = None) -> None:
+        """Make the temporary; takes over `root_fd`. `filesystem` is what may be synced as a whole."""
+        self.filesystem: Final = filesystem
         self._storage: Final = storage
         self._root_fd = root_fd
         self._durable: Final = durable
         self._fd = -1
         self._name: str | None = None
+        self._published = False
         self._written = 0
         # Whoever gives up waiting for a step discards from another thread: not before the step is over.
         self._step: Final = threading.Lock()
@@ -103,37 +105,69 @@ class StagedFile:
         with self._translated("read back"):
             return os.pread(self._fd, size, 0)
 
+    def seal(self) -> None:
+        """Give it the mode of a replica: nothing more is written."""
+        with self._translated("chmod"):
+            os.fchmod(self._fd, _PUBLISHED_MODE)
+
     def sync(self) -> None:
         """Put the bytes on stable storage. To be called once: after a failure the kernel forgets what it lost."""
-        with self._translated("fsync"):
-            os.fchmod(self._fd, _PUBLISHED_MODE)
-            if self._durable:
+        self.seal()
+        if self._durable:
+            with self._translated("fsync"):
                 os.fsync(self._fd)
 
-    def publish(self, digest: Digest) -> None:
-        """Give the replica its final name, and make the name durable with each directory on its way.
+    @property
+    def published(self) -> bool:
+        """Whether it has its final name."""
+        return self._published
+
+    def name(self, digest: Digest) -> None:
+        """Give the replica its final name, which a sync of the whole filesystem makes durable.
 
         What stands under that name already is replaced at once; a reader sees the one or the other.
         """
         with self._translated("publish"):
-            if self._name is None:
-                raise OSError(errno.ECANCELED, "the upload was given up")
-            made = self._rename(self._name, digest.path)
-            self._name = None
+            self._take_name(digest)
+
+    def publish(self, digest: Digest) -> None:
+        """Give the replica its final name, and make the name durable with each directory on its way."""
+        with self._translated("publish"):
+            made = self._take_name(digest)
             if self._durable:
                 self._sync_directories(os.path.dirname(digest.path), made)
+            self._close()
+
+    def _take_name(self, digest: Digest) -> set[str]:
+        if self._name is None:
+            raise OSError(errno.ECANCELED, "the upload was given up")
+        made = self._rename(self._name, digest.path)
+        self._name, self._published = None, True
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        return made
 
     def _rename(self, source: str, target: str) -> set[str]:
         made: set[str] = set()
         try:
             os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
         except FileNotFoundError:
-            for directory in reversed(list(_upwards(os.path.dirname(target)))):
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(directory, dir_fd=self._root_fd)
-                    made.add(os.path.dirname(directory) or ".")
+            self._make(os.path.dirname(target), made)
             os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
         return made
+
+    def _make(self, directory: str, made: set[str]) -> None:
+        """Make a directory and what is missing above it; `made` learns where something is new."""
+        above = os.path.dirname(directory)
+        try:
+            os.mkdir(directory, dir_fd=self._root_fd)
+        except FileExistsError:
+            return  # by another upload, just now
+        except FileNotFoundError:
+            self._make(above, made)
+            self._make(directory, made)
+            return
+        made.add(above or ".")
 
     def _sync_directories(self, leaf: str, changed: set[str]) -> None:
         """Sync the leaf, where the name is new, and each directory above it in which a directory may be new.
@@ -166,13 +200,17 @@ class StagedFile:
             if self._name is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(self._name, dir_fd=self._root_fd)
-            for fd in (self._fd, self._root_fd):
-                if fd >= 0:
-                    with contextlib.suppress(OSError):
-                        os.close(fd)
-            self._name, self._fd, self._root_fd = None, -1, -1
+            self._name = None
+            self._close()
 
     close = discard
+
+    def _close(self) -> None:
+        for fd in (self._fd, self._root_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._fd, self._root_fd = -1, -1
 
     def __enter__(self) -> StagedFile:
         return self

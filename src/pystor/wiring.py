@@ -15,6 +15,7 @@ from pystor.address import BucketAddress
 from pystor.blob import QueueName, Storage
 from pystor.breaker import Switch
 from pystor.bulkhead import Bulkhead
+from pystor.commit import Committers
 from pystor.config import Settings
 from pystor.config.storages import Place
 from pystor.copying import copy
@@ -152,8 +153,9 @@ def pool_of(
 ) -> Pool:
     """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0."""
     index = itertools.count()
+    committers = Committers()
     sets = [
-        ReplicaSet([_bulkhead(storage_of(settings, place), switch(next(index))) for place in pair])
+        ReplicaSet([_bulkhead(storage_of(settings, place), switch(next(index)), committers) for place in pair])
         for pair in settings.storage_pairs
     ]
     return _pool(settings, sets, cache or NoSharedCache(), observe, mirrored=settings.s3_mirror)
@@ -176,7 +178,7 @@ def archive_of(settings: Settings, observe: Observer) -> Archive | None:
     virtual = settings.s3_virtual_hosted or endpoint is None
     address = BucketAddress(settings.s3_bucket, settings.s3_prefix.strip("/"), endpoint, settings.s3_region, virtual)
     bucket = _bucket(settings, address, name=f"{address.url} (archive)", writable=settings.s3_mirror)
-    sets = [ReplicaSet([_bulkhead(bucket, None)])]
+    sets = [ReplicaSet([_bulkhead(bucket)])]
     return Archive(bucket, _pool(settings, sets, NoSharedCache(), observe, mirrored=False))
 
 
@@ -255,9 +257,9 @@ def _bucket(settings: Settings, address: BucketAddress, *, name: str, writable: 
     )
 
 
-def _bulkhead(storage: Storage, switch: Switch | None) -> Bulkhead:
+def _bulkhead(storage: Storage, switch: Switch | None = None, committers: Committers | None = None) -> Bulkhead:
     threads = 8 if isinstance(storage, Directory) else _BUCKET_THREADS
-    return Bulkhead(storage, threads=threads, switch=switch)
+    return Bulkhead(storage, threads=threads, switch=switch, committers=committers)
 
 
 def _endpoint(host: str) -> str:

@@ -1,7 +1,11 @@
-"""The rules of a write, seen by strace: temporaries, fsync of every replica, final names, fsync of directories, 201."""
+"""The rules of a write, seen by strace: temporaries, sync of every replica, final names, sync of directories, 201.
+
+An upload that is alone is made durable by fsync, several small ones together by a sync of the whole filesystem.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -16,14 +20,27 @@ from typing import Final
 import pytest
 
 from tests.contract.disk import fresh, sha
-from tests.contract.house import House
+from tests.contract.house import House, at_once
 from tests.support import needs
+from tests.support.mounts import Mounts
 from tests.support.server import Server
 
 CALLS: Final = ",".join(
     [
         *("openat", "openat2", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "unlink"),
-        *("unlinkat", "fsync", "fdatasync", "write", "writev", "pwrite64", "pwritev", "send", "sendto", "sendmsg"),
+        *(
+            "unlinkat",
+            "fsync",
+            "fdatasync",
+            "syncfs",
+            "write",
+            "writev",
+            "pwrite64",
+            "pwritev",
+            "send",
+            "sendto",
+            "sendmsg",
+        ),
     ]
 )
 
@@ -78,6 +95,9 @@ def _finish(call: Call, text: str, number: int) -> None:
     call.path = result["path"] or ""
 
 
+_MANY: Final = {"small": 1, "large": 1, "together": 8}
+
+
 @contextmanager
 def traced(stor: House, into: Path) -> Iterator[Callable[[], list[Call]]]:
     """Trace every process of the server; after the block, what it gave yields the calls."""
@@ -85,7 +105,21 @@ def traced(stor: House, into: Path) -> Iterator[Callable[[], list[Call]]]:
     needs.tool("strace")
     pids = [option for pid in stor.server.processes() for option in ("-p", str(pid))]
     tracer = subprocess.Popen(
-        ["strace", "-f", "-y", "-qq", "-s", "64", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(into), *pids],
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-qq",
+            "-s",
+            "4096",
+            "-e",
+            f"trace={CALLS}",
+            "-e",
+            "signal=none",
+            "-o",
+            str(into),
+            *pids,
+        ],
         stderr=subprocess.PIPE,
     )
     _wait_until_traced(stor, tracer)
@@ -114,7 +148,7 @@ def _tracer_of(pid: int) -> int:
 
 
 class Upload:
-    """What one upload did to the disks, as its trace tells."""
+    """What one upload did to the disks, as a trace tells in which there may be others."""
 
     def __init__(self, calls: list[Call], digest: str, pair: tuple[Path, ...]) -> None:
         self.calls = [call for call in calls if call.ok]
@@ -122,12 +156,13 @@ class Upload:
         self.pair = pair
 
     def temporaries(self) -> dict[Path, Call]:
-        """The creation of the temporary on each storage."""
+        """The creation of the temporary on each storage: of the file that got the final name."""
+        named = {_places(call)[0] for call in self.names()}
         return {
             storage: call
             for storage in self.pair
             for call in self.calls
-            if call.name.startswith("open") and "O_CREAT" in call.arguments and _is_below(call.path, storage)
+            if call.name.startswith("open") and call.path in named and _is_below(call.path, storage)
         }
 
     def names(self) -> list[Call]:
@@ -137,17 +172,35 @@ class Upload:
         ]
 
     def syncs(self, path: str) -> list[Call]:
-        return [call for call in self.calls if call.name in {"fsync", "fdatasync"} and f"<{path}>" in call.arguments]
+        """The syncs of a file or directory, and those of the whole filesystem of its storage."""
+        (root,) = [storage for storage in self.pair if _is_below(f"{path}/", storage)]
+        return [*self.own_syncs(path), *(call for call in self._named("syncfs") if f"<{root}>" in call.arguments)]
+
+    def own_syncs(self, path: str) -> list[Call]:
+        return [call for call in self._named("fsync", "fdatasync") if f"<{path}>" in call.arguments]
+
+    def _named(self, *names: str) -> list[Call]:
+        return [call for call in self.calls if call.name in names]
 
     def writes(self, path: str) -> list[Call]:
         return [call for call in self.calls if "write" in call.name and f"<{path}>" in call.arguments]
 
     def made(self) -> list[Call]:
-        return [call for call in self.calls if call.name.startswith("mkdir")]
+        """The making of directories that lead to the blob."""
+        parents = self.parents()
+        return [call for call in self.calls if call.name.startswith("mkdir") and _places(call)[-1] in parents]
 
     def answer(self) -> Call:
-        """The call that sent the 201."""
-        return next(call for call in self.calls if '"HTTP/1.1 201' in call.arguments)
+        """The call that sent the 201, whose body names the replicas."""
+        sent = [call for call in self.calls if call.name.startswith(("write", "send"))]
+        body = next(call for call in sent if self.final in call.arguments)
+        connection = body.arguments.partition(",")[0]
+        answers = [call for call in sent if call.arguments.startswith(connection) and "HTTP/1.1 201" in call.arguments]
+        return max((call for call in answers if call.began <= body.began), key=lambda call: call.began)
+
+    def is_together(self) -> bool:
+        """Whether it left every sync to one of the whole filesystem."""
+        return not any(self.own_syncs(path) for path in [call.path for call in self.temporaries().values()])
 
     def parents(self) -> list[str]:
         """Every directory with a new entry, on every storage: the leaf, and each up to the root."""
@@ -160,18 +213,20 @@ def _is_below(path: str, storage: Path) -> bool:
     return path.startswith(f"{storage}/")
 
 
-@pytest.fixture(scope="module", params=[1000, 3_000_000], ids=["small", "large"])
-def upload(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Upload:
-    """One upload into empty storages, traced."""
-    directory, content = tmp_path_factory.mktemp("traced"), fresh(request.param)
-    with Server(directory) as server:
-        stor = House(server)
-        stor.ask("GET", "/live")
-        with traced(stor, directory / "trace") as calls:
-            assert stor.store(content).status == 201
-        holders = {path.parents[3] for path in stor.replicas(content)}
-        pair = next(pair for pair in stor.pairs if set(pair) == holders)
-    return Upload(calls(), sha(content), pair)
+@pytest.fixture(scope="module", params=["small", "large", "together"])
+def upload(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upload]:
+    """One upload into empty storages, traced: a small or large one alone, or a small one among others."""
+    directory = tmp_path_factory.mktemp("traced")
+    contents = [fresh(3_000_000 if request.param == "large" else 1000) for _ in range(_MANY[request.param])]
+    with contextlib.closing(Mounts(directory)) as mounts:
+        pair = (mounts.ext4(), mounts.ext4())
+        with Server(directory, pairs=[pair], workers=1) as server:
+            stor = House(server)
+            stor.ask("GET", "/live")
+            with traced(stor, directory / "trace") as calls:
+                assert {answer.status for answer in at_once(stor, [(each, "POST") for each in contents])} == {201}
+        uploads = [Upload(calls(), sha(content), pair) for content in contents]
+        yield next(upload for upload in uploads if upload.is_together() == (request.param == "together"))
 
 
 def test_an_upload_is_written_to_a_temporary_in_a_dot_directory_of_each_storage(upload: Upload) -> None:
@@ -196,7 +251,8 @@ def test_every_replica_is_synced_before_the_first_final_name_appears(upload: Upl
 
     assert len(upload.names()) == len(upload.pair)
     for call in upload.temporaries().values():
-        assert min(sync.ended for sync in upload.syncs(call.path)) < first_name
+        written = max(write.ended for write in upload.writes(call.path))
+        assert any(written < sync.began and sync.ended < first_name for sync in upload.syncs(call.path))
 
 
 def test_every_directory_with_a_new_entry_is_synced_between_the_names_and_the_answer(upload: Upload) -> None:
@@ -208,12 +264,16 @@ def test_every_directory_with_a_new_entry_is_synced_between_the_names_and_the_an
 
 
 def _makes_entry_in(call: Call, directory: str) -> bool:
-    """Does this mkdir, rename or link make an entry in the directory? Names may be relative to a descriptor."""
+    """Does this mkdir, rename or link make an entry in the directory?"""
+    return os.path.dirname(_places(call)[-1]) == directory
+
+
+def _places(call: Call) -> list[str]:
+    """The paths that a call names, which may be relative to a descriptor."""
     places = re.findall(r'<([^>]*)>, "([^"]*)"', call.arguments) or [
         ("", name) for name in re.findall(r'"([^"]*)"', call.arguments)
     ]
-    base, name = map(str, places[-1])
-    return os.path.dirname(os.path.join(base, name)) == directory
+    return [os.path.join(base, name) for base, name in places]
 
 
 def test_the_leaf_is_synced_after_the_final_name_is_in_it(upload: Upload) -> None:
@@ -230,5 +290,7 @@ def test_the_leaf_is_synced_after_the_final_name_is_in_it(upload: Upload) -> Non
 def test_nothing_of_the_upload_is_changed_after_its_answer(upload: Upload) -> None:
     changing = ("rename", "link", "mkdir", "unlink", "fsync", "fdatasync")
     late = [call for call in upload.calls if call.name.startswith(changing) and call.began > upload.answer().ended]
+    own = [upload.final, *(os.path.basename(call.path) for call in upload.temporaries().values())]
+    ours = own if upload.is_together() else map(str, upload.pair)  # others may still be at work
 
-    assert [call for call in late if any(str(storage) in call.arguments for storage in upload.pair)] == []
+    assert [call for call in late for our in ours if our in call.arguments] == []

@@ -308,7 +308,7 @@ def test_a_local_storage_needs_no_thread_for_what_is_in_the_cache(
 ) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        monkeypatch.setattr(bulkhead, "_submit", lambda _: pytest.fail("a thread was asked"))
+        monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
         replica = await bulkhead.open(BLOB)
         assert replica is not None
         with replica:

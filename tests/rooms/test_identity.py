@@ -345,12 +345,12 @@ def test_local_is_what_the_mount_table_says(monkeypatch: pytest.MonkeyPatch, tmp
         monkeypatch, tmp_path, b"/ ext4", b"/mnt/nfs nfs4", b"/mnt/nfs/disk xfs", b"/mnt/over nfs4", b"/mnt/over tmpfs"
     )
 
-    assert marker.is_local("/mnt/disk")
-    assert not marker.is_local("/mnt/nfs")
-    assert not marker.is_local("/mnt/nfs/b")
-    assert marker.is_local("/mnt/nfs2")
-    assert marker.is_local("/mnt/nfs/disk/a")
-    assert marker.is_local("/mnt/over")
+    assert marker.is_local(marker.filesystem_of("/mnt/disk"))
+    assert not marker.is_local(marker.filesystem_of("/mnt/nfs"))
+    assert not marker.is_local(marker.filesystem_of("/mnt/nfs/b"))
+    assert marker.is_local(marker.filesystem_of("/mnt/nfs2"))
+    assert marker.is_local(marker.filesystem_of("/mnt/nfs/disk/a"))
+    assert marker.is_local(marker.filesystem_of("/mnt/over"))
 
 
 def test_names_with_spaces_and_letters_past_ascii_are_found_in_the_mount_table(
@@ -358,14 +358,14 @@ def test_names_with_spaces_and_letters_past_ascii_are_found_in_the_mount_table(
 ) -> None:
     table(monkeypatch, tmp_path, b"/ ext4", rb"/mnt/a\040b nfs4", "/mnt/donn\u00e9es nfs4".encode(), b"/mnt/\xff nfs4")
 
-    assert not marker.is_local("/mnt/a b")
-    assert not marker.is_local("/mnt/donn\u00e9es")
-    assert not marker.is_local("/mnt/\udcff")
-    assert marker.is_local("/mnt/c")
+    assert not marker.is_local(marker.filesystem_of("/mnt/a b"))
+    assert not marker.is_local(marker.filesystem_of("/mnt/donn\u00e9es"))
+    assert not marker.is_local(marker.filesystem_of("/mnt/\udcff"))
+    assert marker.is_local(marker.filesystem_of("/mnt/c"))
 
 
 def test_a_storage_on_this_machine_is_local(tmp_path: Path) -> None:
     storage = adopted(tmp_path)
 
-    assert storage.local == marker.is_local(str(tmp_path))
+    assert storage.local == marker.is_local(marker.filesystem_of(str(tmp_path)))
     assert json.loads(Path(tmp_path, ".stor/storage.json").read_text())["own_device"] is False

@@ -33,6 +33,14 @@ class Mounts:
         """Mount an xfs image of `size` bytes, sparse, on a loop device; 320 MiB is the least xfs takes."""
         return self._image("xfs", size, at, options, "-q")
 
+    def loop(self, image: Path, options: str = "defaults") -> Path:
+        """Mount an image that there is; it is taken away before what was mounted earlier."""
+        return self._mount(None, "-o", f"loop,{options}", str(image))
+
+    def remount(self, point: Path, options: str) -> None:
+        """Change the options of a filesystem that is mounted."""
+        subprocess.run(["mount", "-o", f"remount,{options}", str(point)], check=True, capture_output=True)
+
     def unmount(self, point: Path) -> None:
         """Take a filesystem away, lazily: what is open stays usable. A second time does nothing."""
         subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True)

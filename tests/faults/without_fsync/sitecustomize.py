@@ -1,12 +1,17 @@
-"""A mutant: with this directory in PYTHONPATH, a process leaves out one kind of fsync that Stor relies on.
+"""A mutant: with this directory in PYTHONPATH, a process leaves out one kind of sync that Stor relies on.
 
-Which one is in STOR_TEST_WITHOUT_FSYNC: of `files`, of all `directories`, of the `leaves` in which blobs lie, or of
-the `parents` above them.
+Which one is in STOR_TEST_WITHOUT_FSYNC. Of the uploads that sync for themselves (all do so then): the fsync of
+`files`, of all `directories`, of the `leaves` in which blobs lie, or of the `parents` above them. Of those that are
+synced together: the `first`, before they get their names, or the `second`, after it.
 """
 
 import os
 import re
 import stat
+
+from pystor import commit
+from pystor.blob import Filesystem
+from pystor.bulkhead import Bulkhead
 
 _fsync = os.fsync
 _left_out = os.environ.get("STOR_TEST_WITHOUT_FSYNC", "")
@@ -26,4 +31,20 @@ def fsync(fd: int) -> None:
         _fsync(fd)
 
 
-os.fsync = fsync  # type: ignore[assignment]  # whatever else it takes, Stor gives it a number
+_commit = Bulkhead.commit
+_begun: set[Filesystem] = set()
+
+
+async def commit_one(self: Bulkhead, filesystem: Filesystem) -> None:
+    """Sync together with others, or pretend to."""
+    which = "second" if filesystem in _begun else "first"
+    _begun.symmetric_difference_update({filesystem})
+    if which != _left_out:
+        await _commit(self, filesystem)
+
+
+if _left_out in ("first", "second"):
+    Bulkhead.commit = commit_one  # type: ignore[method-assign]
+else:
+    os.fsync = fsync  # type: ignore[assignment]  # whatever else it takes, Stor gives it a number
+    commit.is_told = lambda kind, release=None: False  # noqa: ARG005

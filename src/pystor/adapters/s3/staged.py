@@ -51,6 +51,18 @@ class StagedObject:
             while view:
                 view = view[os.write(self._file.fileno(), view) :]
 
+    @property
+    def filesystem(self) -> None:
+        """None: a bucket has none."""
+
+    @property
+    def published(self) -> bool:
+        """Whether it is closed without waiting: never."""
+        return False
+
+    def seal(self) -> None:
+        """Nothing to do."""
+
     def sync(self) -> None:
         """Nothing to do: an object that is acknowledged is durable, and one that is not yet sent need not be."""
 
@@ -74,6 +86,8 @@ class StagedObject:
                 self._send_whole(digest, key, os.pread(self._file.fileno(), self._size, 0))
             else:
                 self._send_in_parts(digest, key)
+
+    name = publish
 
     def _send_whole(self, digest: Digest, key: str, data: bytes) -> None:
         there = not self._replaces and (self._client.create(key, data) or self._is_there(digest, key))

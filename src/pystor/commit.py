@@ -1,0 +1,146 @@
+"""Group commit: one sync of a whole filesystem makes durable what many uploads have written to it.
+
+A sync that is under way may have passed what is written now. So whoever asks waits for the first sync that begins
+after that, and all who ask while one is under way share the next: nobody waits for more than two.
+
+The kernel tells of a failed write once to each descriptor that was open by then, and says "success" the next time. So
+each sync is done by a descriptor that was open before any of those who share it began to write: whatever they lost,
+it tells. (Linux tells at all since 5.8, and of a journal that failed since 5.18.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final
+
+from pystor import posix
+from pystor.blob import Filesystem
+
+_TELLS_ALL: Final = (5, 18)
+_TELLING: Final = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs"})
+"""Filesystems whose own sync tells what it lost. One that lies upon another does not."""
+
+
+def is_told(kind: str, release: str | None = None) -> bool:
+    """Tell whether a sync of a filesystem of this type, with this kernel (None: ours), tells all that it lost."""
+    found = re.match(r"(\d+)\.(\d+)", release or os.uname().release)
+    return kind in _TELLING and found is not None and (int(found[1]), int(found[2])) >= _TELLS_ALL
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    filesystem: Filesystem
+    future: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    fd: int
+    waiters: list[_Waiter]
+
+
+class Committer:
+    """The syncs of one filesystem, one after the other, in a thread of its own. To be used from one event loop."""
+
+    def __init__(self, sync: Callable[[int], None] | None = None) -> None:
+        """`sync` puts the filesystem of a descriptor on stable storage, or raises `OSError`."""
+        self._sync: Final = sync or _sync
+        self._waiting: list[_Waiter] = []
+        self._running = False
+        self._rounds: Final[SimpleQueue[_Round | None]] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def commit(self, filesystem: Filesystem) -> None:
+        """Return when a sync that began after this call has ended; the descriptor stays open until then.
+
+        Raises `OSError` if that sync failed, or tells that something was lost before.
+        """
+        loop = self._start()
+        waiter = _Waiter(filesystem, loop.create_future())
+        self._waiting.append(waiter)
+        if not self._running:
+            self._begin()
+        await waiter.future
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            # A thread that hangs in a dead disk must not keep the process from ending: hence a daemon.
+            threading.Thread(target=self._work, name="stor commit", daemon=True).start()
+        return self._loop
+
+    def _begin(self) -> None:
+        """Let one sync begin for all who wait now, and have not given up."""
+        waiters = [waiter for waiter in self._waiting if not waiter.future.done()]
+        self._waiting = []
+        self._running = bool(waiters)
+        if not waiters:
+            return
+        first = min(waiters, key=lambda waiter: waiter.filesystem.since)
+        try:
+            # Of our own: who gives up closes his, and its number may be another file's by the time it is used.
+            fd = os.dup(first.filesystem.fd)
+        except OSError as error:
+            self._end(waiters, error)
+        else:
+            self._rounds.put(_Round(fd, waiters))
+
+    def _end(self, waiters: list[_Waiter], error: OSError | None) -> None:
+        for waiter in waiters:
+            if waiter.future.done():
+                continue
+            if error is None:
+                waiter.future.set_result(None)
+            else:
+                waiter.future.set_exception(OSError(error.errno, error.strerror))
+        self._begin()
+
+    def _work(self) -> None:
+        while (now := self._rounds.get()) is not None:
+            failure: OSError | None = None
+            try:
+                self._sync(now.fd)
+            except OSError as error:
+                failure = error
+            finally:
+                os.close(now.fd)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._end, now.waiters, failure)
+
+    def stop(self) -> None:
+        """Let the thread end when it has done what it was given."""
+        self._rounds.put(None)
+
+
+def _sync(fd: int) -> None:
+    posix.syncfs(fd)
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        # It failed and protected itself, and nothing may have been left to be synced.
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+class Committers(defaultdict[int, Committer]):
+    """The committers of a process, one for each device."""
+
+    def __init__(self) -> None:
+        super().__init__(Committer)
+
+    async def commit(self, filesystem: Filesystem) -> None:
+        """Do as the committer of this filesystem does."""
+        await self[filesystem.device].commit(filesystem)
+
+    def stop(self) -> None:
+        """Let the threads end."""
+        for committer in self.values():
+            committer.stop()
+        self.clear()

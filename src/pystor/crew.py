@@ -1,0 +1,173 @@
+"""A few threads that work off what an event loop gives them.
+
+As long as jobs are quick, one thread at a time is the quickest: more of them would only wait for the interpreter's
+lock, each at every system call. When jobs take their time, or one hangs, there are as many threads as jobs, up to a
+limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Final, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+_QUICK: Final = 0.002  # seconds; what takes longer is waited for by a thread of its own
+_WEIGHT: Final = 0.2  # of the newest time in the running average
+_PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
+
+
+class Job(Generic[_T]):
+    """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
+
+    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future")
+
+    def __init__(
+        self,
+        call: Callable[..., _T],
+        arguments: tuple[object, ...],
+        *,
+        certain: bool,
+        dispose: Callable[[object], None],
+    ) -> None:
+        """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
+        self._dispose: Final = dispose
+        self._loop: Final = asyncio.get_running_loop()
+        self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
+        self._call: Final = call
+        self._arguments: Final = arguments
+        self._certain: Final = certain
+
+    def run(self) -> None:
+        """Do it, in whichever thread."""
+        if self.future.done() and not self._certain:
+            return
+        result, error = None, None
+        try:
+            result = self._call(*self._arguments)
+        except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
+            error = raised
+        if self.future.done():
+            _close(result)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._settle, result, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _close(result)
+
+    def expire(self, error: Exception) -> None:
+        """Tell whoever waits that it takes too long."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """Give up what came in the very moment in which nobody waited any more."""
+        if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
+            self._dispose(self.future.result())
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            self._dispose(result)
+        elif error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+def _close(result: Any) -> None:
+    if hasattr(result, "close"):
+        result.close()
+
+
+class Crew:
+    """Threads of one name, started as work comes. To be given work from an event loop."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        """Begin with no thread at all; there are never more than `limit`."""
+        self._name: Final = name
+        self._limit: Final = limit
+        self._threads = 0
+        self._pace = 0.0
+        self._jobs: Final[deque[Job[Any]]] = deque()
+        self._resting: Final[list[None]] = []  # an entry for each thread that waits to be called
+        self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
+        self._watched = False
+
+    def give(self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool = False) -> Job[_T]:
+        """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins."""
+        job = Job(call, arguments, certain=certain, dispose=self._dispose)
+        self._submit(job)
+        return job
+
+    def _dispose(self, result: object) -> None:
+        """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
+        if hasattr(result, "close"):
+            self.give(_close, (result,), certain=True)
+
+    def _submit(self, job: Job[Any]) -> None:
+        self._jobs.append(job)
+        if self._pace > _QUICK or len(self._resting) == self._threads:
+            self._send_one()
+        elif not self._watched:
+            self._watch()
+
+    def _send_one(self) -> None:
+        try:
+            self._resting.pop()
+        except IndexError:
+            if self._threads == self._limit:
+                return
+            self._threads += 1
+            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
+            threading.Thread(target=self._live, name=self._name, daemon=True).start()
+        self._calls.put(True)
+
+    def _watch(self) -> None:
+        self._watched = True
+        asyncio.get_running_loop().call_later(_PATIENCE, self._look, self._jobs[0] if self._jobs else None)
+
+    def _look(self, first: Job[Any] | None) -> None:
+        """Send another thread if those who work do not come on."""
+        self._watched = False
+        jobs = tuple(self._jobs)
+        if not jobs:
+            return
+        if jobs[0] is first:
+            self._send_one()
+        self._watch()
+
+    def _live(self) -> None:
+        while self._calls.get():
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Do what there is. Whoever adds a job meanwhile sees this thread at work, or this thread sees the job."""
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                self._resting.append(None)
+                if not (self._jobs and self._is_awake()):
+                    return
+                continue
+            began = time.monotonic()
+            job.run()
+            self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
+
+    def _is_awake(self) -> bool:
+        """Take the rest back; False if somebody has called already."""
+        try:
+            self._resting.pop()
+        except IndexError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Let the threads end when they have done what they were given."""
+        for _ in range(self._threads):
+            self._calls.put(False)
