@@ -18,7 +18,8 @@ class Proxy:
     """Listens on `port` and passes everything on to `target`; set its attributes at any time to change that.
 
     `hang`: nothing more is passed, in either direction. `delay`: seconds before each piece of an answer. `rate`: bytes
-    of answers a second, on each connection. `cut`: bytes of answers after which a connection is reset. `garbage`: what
+    of answers a second, on each connection. `cut`: bytes of answers after which a connection is reset. `flip`: the
+    byte of each connection's answers that is garbled. `garbage`: what
     is answered instead, and the connection closed, to requests with `trigger` in them. `refuse()` and `reset()` are
     moments, `accept()` goes on.
     """
@@ -28,6 +29,7 @@ class Proxy:
     delay: float = 0.0
     rate: float = 0.0
     cut: int = -1
+    flip: int = -1
     garbage: bytes = b""
     trigger: bytes = b""
     connections: int = 0
@@ -99,6 +101,8 @@ class Proxy:
             while data := server.recv(65536):
                 time.sleep(self.delay + (len(data) / self.rate if self.rate else 0))
                 self._wait_while_it_hangs(client)
+                if passed <= self.flip < passed + len(data):
+                    data = _flipped(data, self.flip - passed)
                 if 0 <= self.cut < passed + len(data):
                     client.sendall(data[: max(0, self.cut - passed)])
                     _reset(client, server)
@@ -118,6 +122,10 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.hang = False
         self.refuse()
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def _reset(*sockets: socket.socket) -> None:

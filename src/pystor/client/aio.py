@@ -1,0 +1,193 @@
+"""Stor's verbs for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import BinaryIO, Self, TypeAlias, overload
+
+from pystor.client.download import Download, Sink, Source
+from pystor.client.errors import ClientError, NotFound
+from pystor.client.retry import Retry, Tries
+from pystor.client.s3 import Bucket
+from pystor.client.saving import Draft, Memory, given
+from pystor.client.servers import Server, ranked
+from pystor.client.transport import Ask, Exchange, Transport
+from pystor.client.upload import Content, Upload, parcel
+from pystor.client.values import Blob, Status, Stored
+from pystor.digest import Digest
+
+Name: TypeAlias = str | Digest
+"""A SHA-256: 64 hexadecimal digits in either case, or a `Digest`."""
+
+Target: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+
+def ignore(_count: int, _of: int | None = None) -> None:
+    """Observe nothing."""
+
+
+class AsyncClient:
+    """Talks to one Stor, or to several that are asked one after the other: `http[s]://[USER:PASSWORD@]HOST:PORT`.
+
+    `user` and `password` are for servers whose URL names none. Nothing is waited for longer than `timeout` seconds
+    in which no byte moves. `bucket` is read first. Use it in an `async with`, or call `close`.
+    """
+
+    def __init__(
+        self,
+        servers: str | Server | Sequence[str | Server],
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        bucket: Bucket | None = None,
+    ) -> None:
+        """Open no connection yet; raises `ValueError` when a URL is none."""
+        given = [servers] if isinstance(servers, str | Server) else servers
+        self.servers = [each if isinstance(each, Server) else Server.parse(each, user, password) for each in given]
+        if not self.servers:
+            raise ValueError("there is no server to talk to; name one as http://HOST:PORT")
+        self._retry = retry or Retry()
+        self._bucket = bucket
+        self._timeout = timeout
+        self._connected: Transport | None = None
+
+    @property
+    def _transport(self) -> Transport:
+        if self._connected is None:
+            self._connected = Transport(self._timeout)
+        return self._connected
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._connected is not None:
+            await self._connected.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # Down
+
+    @overload
+    async def get(self, name: Name, *, observe: Callable[[int, int | None], None] = ...) -> bytes: ...
+
+    @overload
+    async def get(self, name: Name, to: Target, *, observe: Callable[[int, int | None], None] = ...) -> Blob: ...
+
+    async def get(
+        self, name: Name, to: Target | None = None, *, observe: Callable[[int, int | None], None] = ignore
+    ) -> Blob | bytes:
+        """Download a blob: to a path, where it appears whole or not at all; into an open file; or as bytes.
+
+        Raises `NotFound`, `Unavailable`, `BadContent` or another `ClientError`, and `OSError` of the target; then
+        nothing of it is left. `observe` is told the bytes that have come, and the size, as it goes.
+        """
+        if to is None:
+            memory = Memory()
+            await self._download(name, observe).into(memory)
+            return memory.content
+        if isinstance(to, str | os.PathLike):
+            return await self._save(name, os.fspath(to), observe)
+        with given(to) as sink:
+            return await self._download(name, observe).into(sink)
+
+    async def _save(self, name: Name, path: str, observe: Callable[[int, int | None], None]) -> Blob:
+        with Draft(path) as draft:
+            blob = await self._download(name, observe).into(draft)
+            draft.keep(blob.modified)
+            return blob
+
+    async def drop(self, name: Name, sink: Sink, *, observe: Callable[[int, int | None], None] = ignore) -> Blob:
+        """Download a blob into anything that takes pieces and can begin anew."""
+        return await self._download(name, observe).into(sink)
+
+    async def stream(self, name: Name) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised.
+
+        A loop that is left early wants `contextlib.aclosing` around it.
+        """
+        async with aclosing(self._download(name, ignore).chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _download(self, name: Name, observe: Callable[[int, int | None], None]) -> Download:
+        digest = _digest(name)
+        sources = [Source(f"{server.url}/{digest.hex}", server) for server in ranked(self.servers, digest)]
+        if self._bucket is not None:
+            sources.insert(0, Source(self._bucket.locate(digest)))
+        return Download(self._transport, digest, sources, self._retry, observe)
+
+    async def head(self, name: Name) -> Blob:
+        """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
+        digest = _digest(name)
+        tries = Tries(self._retry, ranked(self.servers, digest))
+        while True:
+            server = tries.target
+            try:
+                ask = Ask("HEAD", f"{server.url}/{digest.hex}", server)
+                async with self._transport.exchange(ask) as answer:
+                    return await _described(digest, answer)
+            except ClientError as error:
+                await asyncio.sleep(tries.after(error))
+
+    async def exists(self, name: Name) -> bool:
+        """Tell whether there is such a blob; raises `Unavailable` when nobody knows."""
+        try:
+            await self.head(name)
+        except NotFound:
+            return False
+        return True
+
+    # Up
+
+    async def put(self, content: Content, *, observe: Callable[[int], None] = ignore) -> Stored:
+        """Upload a file, bytes or pieces; what the server has already is not sent. Raises `ClientError`.
+
+        A text is a path. `observe` is told the bytes that were sent, as it goes.
+        """
+        async with parcel(content) as ready:
+            servers = ranked(self.servers, ready.digest)
+            return await Upload(self._transport, ready, servers, self._retry, observe).send()
+
+    # Beside the blobs
+
+    async def status(self) -> list[Status]:
+        """Ask each server once how it is; one that does not answer is not ok."""
+        return list(await asyncio.gather(*(self._status(server) for server in self.servers)))
+
+    async def _status(self, server: Server) -> Status:
+        ask = Ask("GET", f"{server.url}/status", server, ("Accept: application/json, text/plain;q=0.5",))
+        try:
+            async with self._transport.exchange(ask) as answer:
+                return _status(server.url, answer.status, await answer.body())
+        except ClientError as error:
+            return Status(server.url, ok=False, text=str(error).removeprefix(f"{server.url}: "))
+
+
+def _digest(name: Name) -> Digest:
+    return name if isinstance(name, Digest) else Digest.parse(name)
+
+
+async def _described(digest: Digest, answer: Exchange) -> Blob:
+    if answer.status == 404:
+        raise NotFound(f"{answer.origin}: File '{digest.hex}' not found")  # the answer to HEAD has no words
+    if answer.status != 200:
+        raise await answer.error()
+    return Blob(digest, answer.length or 0, answer.modified, answer.origin)
+
+
+def _status(url: str, code: int, body: bytes) -> Status:
+    try:
+        told = json.loads(body)
+        rows = tuple(dict(row) for row in told["storages"])
+        return Status(url, code == 200, str(told["status"]), str(told["version"]), rows)
+    except (ValueError, KeyError, TypeError):
+        return Status(url, code == 200, body.decode(errors="replace").strip()[:300] or f"it answered {code}")

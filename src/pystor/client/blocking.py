@@ -1,0 +1,106 @@
+"""Stor's verbs for programs without an event loop: `AsyncClient` in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Self, TypeVar, overload
+
+from pystor.client.aio import AsyncClient, Name, Target, ignore
+from pystor.client.retry import Retry
+from pystor.client.s3 import Bucket
+from pystor.client.servers import Server
+from pystor.client.upload import Content
+from pystor.client.values import Blob, Status, Stored
+
+T = TypeVar("T")
+
+
+class Client:
+    """The same verbs as `AsyncClient`, with the same arguments and errors; they return when they are done.
+
+    Any number of threads may use it at the same time. Use it in a `with`, or call `close`.
+    """
+
+    def __init__(
+        self,
+        servers: str | Server | Sequence[str | Server],
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        bucket: Bucket | None = None,
+    ) -> None:
+        """Open no connection yet; raises `ValueError` when a URL is none."""
+        self._client = AsyncClient(servers, user=user, password=password, timeout=timeout, retry=retry, bucket=bucket)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stor-client", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close all connections, and end the thread."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # when this thread was interrupted; it does nothing to what is done
+
+    @overload
+    def get(self, name: Name, *, observe: Callable[[int, int | None], None] = ...) -> bytes: ...
+
+    @overload
+    def get(self, name: Name, to: Target, *, observe: Callable[[int, int | None], None] = ...) -> Blob: ...
+
+    def get(
+        self, name: Name, to: Target | None = None, *, observe: Callable[[int, int | None], None] = ignore
+    ) -> Blob | bytes:
+        """Download a blob: to a path, where it appears whole or not at all; into an open file; or as bytes."""
+        if to is None:
+            return self._run(self._client.get(name, observe=observe))
+        return self._run(self._client.get(name, to, observe=observe))
+
+    def stream(self, name: Name) -> Iterator[bytes]:
+        """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised."""
+        pieces = self._client.stream(name)
+        try:
+            while (piece := self._run(_next(pieces))) is not None:
+                yield piece
+        finally:
+            self._run(pieces.aclose())
+
+    def head(self, name: Name) -> Blob:
+        """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
+        return self._run(self._client.head(name))
+
+    def exists(self, name: Name) -> bool:
+        """Tell whether there is such a blob; raises `Unavailable` when nobody knows."""
+        return self._run(self._client.exists(name))
+
+    def put(self, content: Content, *, observe: Callable[[int], None] = ignore) -> Stored:
+        """Upload a file, bytes or pieces; what the server has already is not sent. Raises `ClientError`."""
+        return self._run(self._client.put(content, observe=observe))
+
+    def status(self) -> list[Status]:
+        """Ask each server once how it is; one that does not answer is not ok."""
+        return self._run(self._client.status())
+
+
+async def _next(pieces: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(pieces, None)

@@ -1,0 +1,76 @@
+"""When to ask again, and when to give up: exponential delays with jitter."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable
+
+T = TypeVar("T")
+
+_LONGEST_WISH: Final = 300.0  # seconds of a Retry-After that are believed
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often something is tried in all, and the delays between: `delay` seconds, then twice that, to `longest`."""
+
+    attempts: int = 10
+    delay: float = 0.1
+    longest: float = 30.0
+
+    def wait(self, failures: int, wish: float = 0.0, rng: Callable[[], float] = random.random) -> float:
+        """Tell the seconds to wait after so many failures: half of it is dice, and it is never less than `wish`."""
+        full = min(self.longest, self.delay * 2.0 ** min(failures - 1, 32))
+        return max(full * (0.5 + rng() / 2), min(wish, _LONGEST_WISH))
+
+
+class Tries(Generic[T]):
+    """The tries of one request, over everyone who may be asked, the best first.
+
+    They are asked in turn; when all that are left have failed, a delay is due, and `attempts` such rounds are made. One
+    that said no, in a way that asking again does not change, is not asked again.
+    """
+
+    def __init__(self, retry: Retry, order: Sequence[T]) -> None:
+        self._retry = retry
+        self._order = list(order)
+        self._round = list(order)
+        self._rounds = 0
+        self._no: ClientError | None = None
+
+    @property
+    def target(self) -> T:
+        """Who is asked now."""
+        return self._round[0]
+
+    def progress(self) -> None:
+        """Note that much has come since the last failure: those before it count no more."""
+        self._rounds = 0
+
+    def after(self, error: ClientError) -> float:
+        """Go on to the next after a failure, and tell the seconds to wait before; raises when there is none left.
+
+        "Not found" is raised only if all said so: another's failure means that nobody knows.
+        """
+        target = self._round.pop(0)
+        if isinstance(error, Unavailable | BadContent):
+            return self._turn(error)
+        self._order.remove(target)
+        if self._no is None or isinstance(self._no, NotFound):
+            self._no = error
+        if not self._order:
+            raise self._no
+        return self._turn(error)
+
+    def _turn(self, error: ClientError) -> float:
+        if self._round:
+            return 0.0
+        self._rounds += 1
+        if self._rounds >= self._retry.attempts:
+            raise error
+        self._round = list(self._order)
+        return self._retry.wait(self._rounds, error.retry_after if isinstance(error, Unavailable) else 0.0)

@@ -1,0 +1,50 @@
+"""The servers: their addresses without passwords in them, and who is asked first for a blob."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pystor.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server: its URL without credentials, and these beside it, where no text of it shows them."""
+
+    url: str
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str, user: str | None = None, password: str | None = None) -> Self:
+        """Read `http[s]://[USER[:PASSWORD]@]HOST[:PORT][/PATH]`; raises `ValueError` with one line, without a password.
+
+        What the URL says of a user wins over the two arguments.
+        """
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{parts.scheme or 'this'} is no server's URL; it has the form http://HOST:PORT")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        place = host if parts.port is None else f"{host}:{parts.port}"
+        url = urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
+        if parts.username is None:
+            return cls(url, user, password)
+        given = None if parts.password is None else unquote(parts.password)
+        return cls(url, unquote(parts.username), password if given is None else given)
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def ranked(servers: Sequence[Server], digest: Digest) -> list[Server]:
+    """Order the servers for a blob (rendezvous hashing): the same for all clients, and spread over the servers.
+
+    A server that comes or goes changes the first choice of its own blobs only.
+    """
+    if len(servers) == 1:
+        return list(servers)
+    return sorted(servers, key=lambda server: hashlib.sha256(f"{server.url} {digest.hex}".encode()).digest())

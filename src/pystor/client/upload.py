@@ -1,0 +1,161 @@
+"""A blob on its way out: its digest and size are computed first, so that nothing is sent that the server has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, Final, TypeAlias
+
+from pystor.client.errors import BadContent, ClientError
+from pystor.client.retry import Retry, Tries
+from pystor.client.servers import Server
+from pystor.client.transport import Ask, Transport
+from pystor.client.values import Stored
+from pystor.digest import Digest
+
+Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
+"""What can be uploaded: a path, bytes, an open file, or pieces. What cannot be rewound is spooled to a temporary."""
+
+LARGE: Final = 1 << 20
+"""Bytes from which a server is asked before it is sent anything."""
+
+_PIECE: Final = 1 << 20
+_SPOOL: Final = 8 << 20  # bytes that are kept in memory, not in a file
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What is sent: a body that can be read as often as needed, from `start`, and what it should be."""
+
+    body: IO[bytes]
+    start: int
+    size: int
+    digest: Digest
+
+
+@contextlib.asynccontextmanager
+async def parcel(content: Content) -> AsyncIterator[Parcel]:
+    """Make a parcel of what is to be uploaded; files that are opened for it are closed at the end."""
+    async with _opened(content) as body:
+        start = body.tell()
+        if isinstance(content, bytes):
+            yield Parcel(body, start, len(content), Digest.of(content))
+        else:
+            size, digest = await asyncio.to_thread(_measure, body)
+            body.seek(start)
+            yield Parcel(body, start, size, digest)
+
+
+@contextlib.asynccontextmanager
+async def _opened(content: Content) -> AsyncIterator[IO[bytes]]:
+    if isinstance(content, bytes):
+        yield io.BytesIO(content)
+    elif isinstance(content, str | os.PathLike):
+        with await asyncio.to_thread(Path(content).open, "rb") as file:
+            yield file
+    elif isinstance(content, io.IOBase) and content.seekable():
+        yield content  # type: ignore[misc]  # IOBase is what all open files are, without a type of what they read
+    else:
+        with tempfile.SpooledTemporaryFile(_SPOOL) as spool:  # whichever piece makes it a file, a thread writes it
+            async for piece in _pieces(content):
+                await asyncio.to_thread(spool.write, piece)
+            spool.seek(0)
+            yield spool
+
+
+async def _pieces(content: BinaryIO | Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(content, AsyncIterable):
+        async for piece in content:
+            yield piece
+    elif isinstance(content, io.IOBase):
+        while piece := await asyncio.to_thread(content.read, _PIECE):
+            yield piece
+    else:
+        pieces = filter(None, content)  # an empty piece is not the end
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            yield piece
+
+
+def _measure(body: IO[bytes]) -> tuple[int, Digest]:
+    size, digest = 0, hashlib.sha256()
+    while piece := body.read(_PIECE):
+        size += len(piece)
+        digest.update(piece)
+    return size, Digest(digest.hexdigest())
+
+
+class Upload:
+    """One parcel, on its way to one of the servers, the best first."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        parcel: Parcel,
+        servers: Sequence[Server],
+        retry: Retry,
+        observe: Callable[[int], None],
+    ) -> None:
+        self._transport = transport
+        self._parcel = parcel
+        self._tries = Tries(retry, servers)
+        self._observe = observe
+
+    async def send(self) -> Stored:
+        """Have it stored; raises `ClientError` when no server did."""
+        while True:
+            try:
+                if self._parcel.size >= LARGE and await self._is_there():
+                    return self._stored(new=False, paths=())
+                return await self._post()
+            except BadContent as error:
+                await self._check_again(error)
+                await asyncio.sleep(self._tries.after(error))
+            except ClientError as error:
+                await asyncio.sleep(self._tries.after(error))
+
+    async def _is_there(self) -> bool:
+        async with self._transport.exchange(self._ask("HEAD")) as answer:
+            return answer.status == 200
+
+    async def _post(self) -> Stored:
+        self._parcel.body.seek(self._parcel.start)
+        # A large body is sent when the server has agreed to take it; a small one is not worth a journey of its own.
+        expect = "Expect: 100-continue" if self._parcel.size >= LARGE else "Expect:"
+        async with self._transport.exchange(self._ask("POST", expect)) as answer:
+            if answer.status not in {200, 201}:
+                raise await answer.error()
+            new, paths = answer.status == 201, _paths(await answer.body())
+            return self._stored(new=new, paths=paths)
+
+    def _ask(self, method: str, *fields: str) -> Ask:
+        server, parcel = self._tries.target, self._parcel
+        url = f"{server.url}/{parcel.digest.hex}"
+        if method == "HEAD":
+            return Ask(method, url, server, fields)
+        return Ask(method, url, server, fields, parcel.body, parcel.size, self._observe)
+
+    def _stored(self, *, new: bool, paths: tuple[str, ...]) -> Stored:
+        return Stored(self._parcel.digest, self._parcel.size, new, self._tries.target.url, paths)
+
+    async def _check_again(self, error: BadContent) -> None:
+        """Tell a file that was changed meanwhile, which stays another, from a body that was garbled on its way."""
+        self._parcel.body.seek(self._parcel.start)
+        _, digest = await asyncio.to_thread(_measure, self._parcel.body)
+        if digest != self._parcel.digest:
+            raise BadContent(f"it was changed while it was sent ({error})")
+
+
+def _paths(body: bytes) -> tuple[str, ...]:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ()
+    return tuple(map(str, told)) if isinstance(told, list) else ()

@@ -1,0 +1,412 @@
+"""The client as a library: every download whole and right, or nothing and an error that says why."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import random
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor.client import (
+    AsyncClient,
+    BadContent,
+    Bucket,
+    Client,
+    ClientError,
+    Digest,
+    NoSpace,
+    NotFound,
+    Refused,
+    Retry,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from pystor.errors import MalformedDigest
+from tests.client.conftest import QUICK, lay, sha
+from tests.neighbours.servers.proxy import Proxy
+from tests.support.processes import eventually
+from tests.support.server import Server, ServerFactory
+
+SMALL = 4096
+LARGE = 24 << 20
+
+
+def noise(size: int) -> bytes:
+    return random.Random().randbytes(size)
+
+
+def left_in(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+# Down
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL, 65536, LARGE])
+def test_a_blob_comes_to_a_path_to_a_file_as_bytes_and_in_pieces(
+    server: Server, client: Client, tmp_path: Path, size: int
+) -> None:
+    content = noise(size)
+    (name,) = lay(server, content)
+    blob = client.get(name, tmp_path / "blob")
+    file = io.BytesIO(b"before")
+    file.seek(0, io.SEEK_END)
+    client.get(name.upper(), file)
+    assert (tmp_path / "blob").read_bytes() == content
+    assert file.getvalue() == b"before" + content
+    assert client.get(Digest(name)) == content
+    assert b"".join(client.stream(name)) == content
+    assert (blob.size, blob.digest.hex, blob.server) == (size, name, server.url)
+    assert left_in(tmp_path) == ["blob"]
+
+
+def test_a_file_has_the_time_of_last_modified(server: Server, client: Client, tmp_path: Path) -> None:
+    (name,) = lay(server, b"old")
+    for storage in server.pairs[0]:
+        os.utime(Path(storage, Digest(name).path), (1_000_000_000, 1_000_000_000))
+    blob = client.get(name, tmp_path / "blob")
+    assert blob.modified == 1_000_000_000 == (tmp_path / "blob").stat().st_mtime
+
+
+def test_what_is_not_there_is_not_found_and_leaves_nothing(client: Client, tmp_path: Path) -> None:
+    name = sha(noise(8))
+    with pytest.raises(NotFound, match=name):
+        client.get(name, tmp_path / "blob")
+    with pytest.raises(NotFound):
+        client.head(name)
+    assert not client.exists(name)
+    assert left_in(tmp_path) == []
+
+
+def test_a_name_that_is_no_sha_never_leaves_the_client(client: Client) -> None:
+    with pytest.raises(MalformedDigest):
+        client.get("../etc/passwd")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 5000, 200_000])
+def test_a_connection_that_is_cut_is_continued(through: Client, server: Server, proxy: Proxy, cut: int) -> None:
+    content = noise(1 << 20)
+    (name,) = lay(server, content)
+    proxy.cut = cut
+    threading.Timer(0.02, lambda: setattr(proxy, "cut", -1)).start()
+    assert through.get(name) == content
+
+
+def test_a_continued_download_fetches_only_the_rest(through: Client, server: Server, proxy: Proxy) -> None:
+    content = noise(LARGE)
+    (name,) = lay(server, content)
+    proxy.cut = 5 << 20
+    offsets: list[int] = []
+    assert through.get(name, observe=lambda count, _: offsets.append(count)) == content
+    assert offsets == sorted(offsets)
+    assert 5 <= proxy.connections <= 8  # each brings 5 MiB, or a little less: a reset throws away what was not read
+
+
+def test_a_garbled_blob_is_fetched_anew(through: Client, server: Server, proxy: Proxy, tmp_path: Path) -> None:
+    content = noise(1 << 20)
+    (name,) = lay(server, content)
+    proxy.flip = 500_000  # of the connection, which is kept: the second answer on it is good
+    through.get(name, tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == content
+    assert proxy.received > 2 << 20
+
+
+def test_a_garbled_blob_leaves_nothing_and_is_said_to_be_bad(server: Server, proxy: Proxy, tmp_path: Path) -> None:
+    (name,) = lay(server, noise(1 << 20))
+    file = io.BytesIO()
+    for target in (tmp_path / "blob", file):
+        proxy.flip = 500_000
+        with Client(proxy.endpoint, retry=Retry(attempts=1)) as client, pytest.raises(BadContent, match=name):
+            client.get(name, target)
+    assert left_in(tmp_path) == []
+    assert file.getvalue() == b""
+
+
+def test_the_last_piece_of_a_garbled_stream_is_held_back(server: Server, proxy: Proxy) -> None:
+    content = noise(4 << 20)
+    (name,) = lay(server, content)
+    proxy.flip = 1000
+    came: list[bytes] = []
+    with Client(proxy.endpoint) as client, pytest.raises(BadContent):
+        came.extend(piece for piece in client.stream(name))
+    assert 0 < sum(map(len, came)) < len(content)
+
+
+def test_a_server_that_hangs_is_given_up_and_asked_again(through: Client, server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(SMALL))
+    proxy.hang = True
+    threading.Timer(0.7, lambda: setattr(proxy, "hang", False)).start()
+    assert len(through.get(name)) == SMALL
+    assert proxy.connections > 1
+
+
+def test_a_slow_server_is_not_given_up_as_long_as_something_comes(
+    through: Client, server: Server, proxy: Proxy
+) -> None:
+    content = noise(1 << 20)
+    (name,) = lay(server, content)
+    proxy.rate = 900_000
+    assert through.get(name) == content
+    assert proxy.connections == 1
+
+
+def test_a_server_that_refuses_is_unavailable_and_the_error_names_it(proxy: Proxy) -> None:
+    proxy.refuse()
+    with Client(proxy.endpoint, retry=Retry(2, 0.01)) as client, pytest.raises(Unavailable, match=proxy.endpoint):
+        client.get(sha(b""))
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort", b""]
+)
+def test_a_server_that_talks_nonsense_is_asked_again(
+    through: Client, server: Server, proxy: Proxy, garbage: bytes
+) -> None:
+    (name,) = lay(server, noise(SMALL))
+    proxy.garbage, proxy.trigger = garbage or b"\0", b"GET"
+    threading.Timer(0.02, lambda: setattr(proxy, "garbage", b"")).start()
+    assert len(through.get(name)) == SMALL
+
+
+def test_retry_after_is_waited_for(server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(SMALL))
+    proxy.garbage = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 5\r\n\r\nBusy\n"
+    with Client(proxy.endpoint, retry=Retry(delay=0.001)) as client:
+        threading.Timer(0.5, lambda: setattr(proxy, "garbage", b"")).start()
+        client.get(name)
+    assert proxy.connections == 2
+
+
+def test_memory_is_not_filled_by_a_reader_who_does_not_read(server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(LARGE))
+
+    async def read_slowly() -> int:
+        async with AsyncClient(proxy.endpoint, timeout=0.3) as client, aclosing(client.stream(name)) as pieces:
+            await anext(pieces)
+            await asyncio.sleep(0.6)
+            before = proxy.received
+            assert sum([len(piece) async for piece in pieces]) > 0  # a pause of the reader is no fault of the server
+            return before
+
+    assert asyncio.run(read_slowly()) < LARGE
+
+
+# Several servers, and a bucket before them
+
+
+def test_another_server_is_asked_when_one_is_away_or_has_it_not(
+    server: Server, make_server: ServerFactory, proxy: Proxy
+) -> None:
+    other = make_server(workers=1)
+    names = [*lay(server, noise(10), noise(11)), *lay(other, noise(12), noise(13))]
+    with Client([proxy.endpoint, other.url], retry=QUICK) as client:
+        assert [len(client.get(name)) for name in names] == [10, 11, 12, 13]
+        proxy.refuse()
+        assert [len(client.get(name)) for name in names[2:]] == [12, 13]
+        with pytest.raises(Unavailable):  # the one that is away might have it
+            client.get(sha(b"nowhere"))
+
+
+def test_the_bucket_is_asked_first_and_the_server_when_it_has_it_not(
+    server: Server, make_server: ServerFactory, proxy: Proxy
+) -> None:
+    bucket = make_server(workers=1)
+    (there,) = lay(bucket, noise(20))
+    (here,) = lay(server, noise(21))
+    with Client(proxy.endpoint, bucket=Bucket(bucket.url, "{{.Sha}}"), retry=QUICK) as client:
+        assert client.get(there, io.BytesIO()).server.startswith(bucket.url)
+        assert proxy.connections == 0
+        assert client.get(here, io.BytesIO()).server == proxy.endpoint
+
+
+def test_the_template_of_the_original_is_that_of_the_archive() -> None:
+    digest = Digest.of(b"")
+    assert Bucket("http://host/b/").locate(digest) == f"http://host/b/{digest.key}"
+    with pytest.raises(ValueError, match="Fourth"):
+        Bucket("http://host", "{{.FourthShaByte}}")
+
+
+# Up
+
+
+def _spell(kind: str, content: bytes, directory: Path) -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content[:10]
+        yield content[10:]
+
+    (directory / "file").write_bytes(content)
+    pipe: Any = io.BufferedReader(_Pipe(content))
+    return {
+        "path": directory / "file",
+        "text": str(directory / "file"),
+        "bytes": content,
+        "file": io.BytesIO(content),
+        "pipe": pipe,
+        "iterator": iter([content[:7], b"", content[7:]]),
+        "pieces": pieces(),
+    }[kind]
+
+
+class _Pipe(io.RawIOBase):
+    """An open file that cannot be rewound."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._content.readinto(buffer)
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "file", "pipe", "iterator", "pieces"])
+@pytest.mark.parametrize("size", [100, 3 << 20])
+def test_anything_that_has_bytes_is_stored(client: Client, tmp_path: Path, kind: str, size: int) -> None:
+    content = noise(size)
+    stored = client.put(_spell(kind, content, tmp_path))
+    assert (stored.digest.hex, stored.size, stored.new, len(stored.paths)) == (sha(content), size, True, 2)
+    assert client.get(stored.digest) == content
+    again = client.put(content)
+    assert (again.new, again.digest) == (False, stored.digest)
+
+
+def test_the_empty_blob_is_stored(client: Client) -> None:
+    assert client.put(b"").size == 0
+    assert client.get(sha(b"")) == b""
+
+
+def test_a_large_blob_that_the_server_has_is_not_sent(through: Client, client: Client, proxy: Proxy) -> None:
+    content = noise(8 << 20)
+    client.put(content)
+    assert not through.put(content).new
+    assert len(proxy.asked) == 1
+
+
+def test_a_refused_upload_costs_nothing(proxy: Proxy) -> None:
+    with (
+        Client(proxy.endpoint, user="writer", password="wrong", retry=QUICK) as stranger,
+        pytest.raises(Unauthorized, match="Authentication required"),
+    ):
+        stranger.put(noise(8 << 20))
+    assert len(proxy.asked) <= 3  # HEAD, POST, and no body
+
+
+def test_a_cut_upload_is_sent_again(through: Client, proxy: Proxy) -> None:
+    content = noise(2 << 20)
+    proxy.hang = True
+    threading.Timer(0.2, proxy.reset).start()
+    threading.Timer(0.3, lambda: setattr(proxy, "hang", False)).start()
+    assert through.put(content).new
+
+
+def test_an_upload_that_moves_is_not_given_up(server: Server) -> None:
+    content = noise(12 << 20)
+    with Client(server.url, user=server.user, password=server.password, timeout=0.5) as client:
+        assert client.put(content).new
+
+
+def test_the_server_s_refusals_are_errors_of_the_same_name(make_server: ServerFactory) -> None:
+    small = make_server(workers=1, config={"max_blob_size": 1000, "writable_pairs_regex": "nothing"})
+    with Client(small.url, user=small.user, password=small.password, retry=QUICK) as client:
+        with pytest.raises(TooLarge, match="limit of 1000 bytes"):
+            client.put(noise(2000))
+        with pytest.raises(NoSpace):
+            client.put(noise(10))
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, Refused), (403, Refused), (405, Refused), (412, BadContent)])
+def test_an_answer_that_asking_again_does_not_change_is_raised(
+    proxy: Proxy, status: int, kind: type[ClientError]
+) -> None:
+    proxy.garbage = b"HTTP/1.1 %d No\r\nContent-Length: 9\r\n\r\nSo it is\n" % status
+    with Client(proxy.endpoint, retry=Retry(2, 0.01)) as client, pytest.raises(kind, match="So it is"):
+        client.put(b"x")
+
+
+# Beside the blobs
+
+
+def test_head_describes_a_blob(server: Server, client: Client) -> None:
+    (name,) = lay(server, noise(77))
+    assert (client.head(name).size, client.exists(name)) == (77, True)
+
+
+def test_status_tells_of_each_server(server: Server, proxy: Proxy) -> None:
+    proxy.refuse()
+    with Client([server.url, proxy.endpoint]) as client:
+        well, away = client.status()
+    assert (well.ok, well.text, len(well.storages)) == (True, "ok", 4)
+    assert not away.ok
+    assert "connect" in away.text.lower()
+
+
+# Secrets
+
+
+def test_no_error_and_no_text_of_a_client_names_a_password(proxy: Proxy) -> None:
+    url = proxy.endpoint.replace("http://", "http://writer:TOP%20SECRET@")
+    with Client(url, retry=Retry(1)) as client:
+        proxy.refuse()
+        with pytest.raises(Unavailable) as caught:
+            client.put(b"x")
+        told = f"{caught.value!r} {caught.value} {client._client.servers} {client.status()}"
+        assert client._client.servers[0].password == "TOP SECRET"
+    assert "SECRET" not in told
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://u:TOPSECRET@host", "http://", "http://u:TOPSECRET@", "http://u:TOPSECRET@h:port"]
+)
+def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r".+") as caught:
+        Client(url)
+    assert "TOPSECRET" not in str(caught.value)
+
+
+def test_the_credentials_go_to_the_servers_and_not_to_the_bucket(server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(30))
+    with (
+        Proxy(("127.0.0.1", server.port)) as bucket,
+        Client(proxy.endpoint, user="u", password="p", bucket=Bucket(bucket.endpoint, "x/{{.Sha}}")) as client,
+    ):
+        assert len(client.get(name)) == 30
+        assert bucket.connections == proxy.connections == 1
+
+
+# Threads and loops
+
+
+def test_one_client_serves_many_threads(server: Server, client: Client) -> None:
+    names = lay(server, *(noise(1000 + n) for n in range(40)))
+    came: list[int] = []
+    threads = [threading.Thread(target=lambda name=name: came.append(len(client.get(name)))) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(came) == [1000 + n for n in range(40)]
+
+
+def test_a_download_that_is_cancelled_leaves_nothing(server: Server, proxy: Proxy, tmp_path: Path) -> None:
+    (name,) = lay(server, noise(LARGE))
+    proxy.rate = 1 << 20
+
+    async def interrupted() -> None:
+        async with AsyncClient(proxy.endpoint) as client:
+            work = asyncio.create_task(client.get(name, tmp_path / "blob"))
+            await asyncio.to_thread(eventually, lambda: left_in(tmp_path) != [])
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+
+    asyncio.run(interrupted())
+    assert left_in(tmp_path) == []
