@@ -27,8 +27,11 @@ class Space:
     free: int
 
 
-Again: TypeAlias = Callable[[], bytes | None]
-"""Reads a whole replica once more, if it is still what it was and nothing has to be waited for; None otherwise."""
+Again: TypeAlias = Callable[[memoryview], bytes | None]
+"""Reads a whole replica once more, if it is still what it was, nothing has to be waited for, and it fits.
+
+It is given room that is reused; what is returned is a copy. None: it has to be looked for anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)

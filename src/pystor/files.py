@@ -140,13 +140,15 @@ def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
     return None
 
 
-def _read_again(path: bytes, fingerprint: Fingerprint) -> bytes | None:
+def _read_again(path: bytes, fingerprint: Fingerprint, room: memoryview) -> bytes | None:
     fd = posix.open_cached(path)
     if fd < 0:
         return None
     try:
-        same = _fingerprint(os.fstat(fd)) == fingerprint
-        return _read_cached(fd, 0, fingerprint[2]) if same else None
+        if _fingerprint(os.fstat(fd)) != fingerprint:
+            return None
+        size = fingerprint[2]
+        return bytes(room[:size]) if os.preadv(fd, (room,), 0, os.RWF_NOWAIT) == size else None
     except OSError:
         return None
     finally:

@@ -25,8 +25,7 @@ class _OpenHow(ctypes.Structure):
 _quick: Final = ctypes.PyDLL(None, use_errno=True)
 _slow: Final = ctypes.CDLL(None, use_errno=True)
 
-_openat2 = _quick.syscall
-_openat2.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_openat2 = _quick.syscall  # no argtypes: what is made once below need not be converted with each call
 _openat2.restype = ctypes.c_long
 
 _fallocate = _slow.fallocate
@@ -38,8 +37,10 @@ _syncfs.argtypes = (ctypes.c_int,)
 _syncfs.restype = ctypes.c_int
 
 _READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
-_READ_CACHED_AT: Final = ctypes.addressof(_READ_CACHED)
-_READ_CACHED_SIZE: Final = ctypes.sizeof(_READ_CACHED)
+_OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
+_ANYWHERE: Final = ctypes.c_long(_AT_FDCWD)
+_HOW: Final = ctypes.byref(_READ_CACHED)
+_HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(_READ_CACHED))
 
 
 def open_cached(path: bytes) -> int:
@@ -48,7 +49,7 @@ def open_cached(path: bytes) -> int:
     Returns a descriptor, or minus the errno: `-EAGAIN` when the disk would have to be asked, `-ENOENT` when it is
     known that there is no such file. A number and no exception, since a miss is as usual as a hit.
     """
-    fd: int = _openat2(_SYS_OPENAT2, _AT_FDCWD, path, _READ_CACHED_AT, _READ_CACHED_SIZE)
+    fd: int = _openat2(_OPENAT2, _ANYWHERE, path, _HOW, _HOW_SIZE)
     return fd if fd >= 0 else -ctypes.get_errno()
 
 

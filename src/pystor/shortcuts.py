@@ -23,9 +23,12 @@ class Shortcut:
         if replica.again is not None:
             self._agains[replica.storage] = replica.again
 
-    def follow(self) -> tuple[str, bytes] | None:
-        """Read the blob, from a member that is as good as any: its root, and all bytes. None: look for it anew."""
+    def follow(self, room: memoryview) -> tuple[str, bytes] | None:
+        """Read the blob, from a member that is as good as any: its root, and all bytes. None: look for it anew.
+
+        `room` is memory to read into that nobody else uses meanwhile.
+        """
         root = self._replica_set.pick().storage.root
         again = self._agains.get(root)
-        content = None if again is None else again()
+        content = None if again is None else again(room)
         return None if content is None else (root, content)

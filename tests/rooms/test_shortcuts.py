@@ -20,6 +20,7 @@ from tests.rooms.tools import adopted, descriptors, place, where
 CONTENT = random.Random(1).randbytes(4096)
 OTHER = random.Random(2).randbytes(4096)
 BLOB = Digest.of(CONTENT)
+ROOM = memoryview(bytearray(8192))
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def learned(*storages: Directory) -> Shortcut:
 
 def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
     shortcut = learned(*pair)
-    found = [shortcut.follow() for _ in range(100)]
+    found = [shortcut.follow(ROOM) for _ in range(100)]
 
     assert {content for _, content in filter(None, found)} == {CONTENT}
     assert Counter(root for root, _ in filter(None, found)).keys() == {storage.root for storage in pair}
@@ -78,7 +79,7 @@ def test_a_replica_that_is_not_what_it_was_is_looked_for_anew(
     for storage in pair:
         change(where(storage, BLOB))
 
-    assert [shortcut.follow() for _ in range(20)] == [None] * 20
+    assert [shortcut.follow(ROOM) for _ in range(20)] == [None] * 20
     assert not descriptors(tmp_path)
 
 
@@ -86,12 +87,12 @@ def test_a_storage_that_is_not_local_has_no_shortcut(pair: list[Directory]) -> N
     for storage in pair:
         storage.local = False
 
-    assert learned(*pair).follow() is None
+    assert learned(*pair).follow(ROOM) is None
 
 
 def test_a_slow_storage_is_not_asked(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
     slow = pair[0].root
     monkeypatch.setattr(Bulkhead, "slow", property(lambda member: member.storage.root == slow))
 
-    found = filter(None, (learned(*pair).follow() for _ in range(50)))
+    found = filter(None, (learned(*pair).follow(ROOM) for _ in range(50)))
     assert {root for root, _ in found} == {pair[1].root}

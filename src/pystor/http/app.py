@@ -45,13 +45,10 @@ class Service(Protocol):
 
 @dataclass(slots=True)
 class _Outcome:
-    """What went over the wire for one request, in bytes, and how long it took, in seconds."""
+    """What went over the wire for one request, in bytes."""
 
     received: int = 0
     sent: int = 0
-    seconds: float = 0.0
-    sending: float = 0.0
-    whole: bool = True
 
 
 class App:
@@ -90,7 +87,7 @@ class App:
         if response is not None:
             sent = 0 if verb == "HEAD" else len(cast(bytes, response.body))
             seconds = time.perf_counter() - began
-            self._report(verb, path, response, _Outcome(0, sent, seconds, seconds), client)
+            self._report(verb, path, response, client, (0, sent, seconds), seconds)
         return response
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -105,19 +102,34 @@ class App:
         )
         response = await self._respond(request)
         sending = time.perf_counter()
-        outcome.whole = await _send(request, response, outcome, receive, send)
+        whole = await _send(request, response, outcome, receive, send)
         now = time.perf_counter()
-        outcome.seconds, outcome.sending = now - began, now - sending
-        client = scope.get("client") or ("",)
-        self._report(request.method, request.path, response, outcome, client[0])
+        client = (scope.get("client") or ("",))[0]
+        figures = (outcome.received, outcome.sent, now - began)
+        self._report(request.method, request.path, response, client, figures, now - sending if whole else None)
 
-    def _report(self, method: str, path: str, response: Response, outcome: _Outcome, client: str) -> None:
-        origin, status = response.origin, response.status
-        digest, storage, tier = (origin.digest, origin.storage, origin.tier) if origin else (None, None, None)
-        received, sent, seconds = outcome.received, outcome.sent, outcome.seconds
+    def _report(
+        self,
+        method: str,
+        path: str,
+        response: Response,
+        client: str,
+        figures: tuple[int, int, float],
+        sending: float | None,
+    ) -> None:
+        """Tell of a request. `figures` are the bytes received, those sent, and the seconds that it took in all.
+
+        `sending` are the seconds that the answer took, None if it was cut.
+        """
+        status, origin = response.status, response.origin
+        received, sent, seconds = figures
+        if origin is None:
+            self._observe(RequestEnded(method, path, status, seconds, received, sent, client))
+            return
+        digest, storage, tier = origin
         self._observe(RequestEnded(method, path, status, seconds, received, sent, client, digest, storage, tier))
-        if origin is not None and outcome.whole and status in (200, 206):
-            self._observe(BlobServed(origin.digest, origin.storage, origin.tier, sent, outcome.sending))
+        if sending is not None and status in (200, 206):
+            self._observe(BlobServed(digest, storage, tier, sent, sending))
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

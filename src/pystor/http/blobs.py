@@ -84,6 +84,7 @@ class Blobs:
         self._guard: Final = guard
         self._max_blob_size: Final = max_blob_size
         self._known: Final[dict[str, _Known]] = {}
+        self._room: Final = memoryview(bytearray(_LARGEST_AT_ONCE))
 
     async def get(self, request: Request) -> Response:
         """Answer GET and HEAD; raises `StorError`."""
@@ -138,7 +139,7 @@ class Blobs:
     def _answer_again(self, method: str, known: _Known) -> Response | None:
         """Answer for a blob that was answered before; its replicas tell whether they are what they were."""
         began = time.perf_counter()
-        found = known.shortcut.follow()
+        found = known.shortcut.follow(self._room)
         if found is None:
             return None
         root, content = found

@@ -283,7 +283,7 @@ class StorProtocol(Connection):
             return False
         head = encode_head(response, self.server_state.default_headers, keep_alive=keep_alive)
         silent = method == b"HEAD" or response.status in _BODILESS
-        if (b"\r\nconnection: " in head and keep_alive) or (not silent and b"\r\ncontent-length: " not in head):
+        if response.encoded is None and _is_odd(head, keep_alive=keep_alive, silent=silent):
             return False  # rare, and uvicorn knows how
         body = b"" if silent else bytes_of(response)
         if len(body) < _JOINED:
@@ -364,3 +364,8 @@ class StorProtocol(Connection):
         if not (self.pipeline or self._deaf):
             self._flow.release()
         self._rest()
+
+
+def _is_odd(head: bytes, *, keep_alive: bool, silent: bool) -> bool:
+    """Tell whether a head says something of the connection, or not how long the body is."""
+    return (b"\r\nconnection: " in head and keep_alive) or (not silent and b"\r\ncontent-length: " not in head)
