@@ -128,9 +128,10 @@ class ReplicaBad:
 
 @dataclass(frozen=True, slots=True)
 class StorageFailed:
-    """A storage did not do what was asked of it."""
+    """A storage did not do what was asked of it, about a blob if that is known."""
 
     error: StorageError
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

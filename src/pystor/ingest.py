@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -107,9 +106,7 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
 async def _store_stream(
     pool: Pool, size: int, batches: AsyncIterator[bytes], given: Digest | None, surveys: Sequence[Survey]
 ) -> Stored:
-    # The digest decides the place; as long as it is not known, any other is as good a dice.
-    place = given or Digest.of(os.urandom(32))
-    upload, gaps = await _begin(pool, surveys, place, size, None)
+    upload, gaps = await _begin(pool, surveys, given, size, None)
     async with upload:
         digest = await _write_all(upload, batches)
         if given is None:
@@ -161,7 +158,7 @@ async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
 
 
 async def _begin(
-    pool: Pool, surveys: Sequence[Survey], place: Digest, size: int, content: bytes | None
+    pool: Pool, surveys: Sequence[Survey], digest: Digest | None, size: int, content: bytes | None
 ) -> tuple[Upload, list[Survey]]:
     """Stage where the blob is wanting already, and tell which sets that mends; otherwise where placement says."""
     gaps = [survey for survey in surveys if survey.mendable]
@@ -169,8 +166,8 @@ async def _begin(
         try:
             return await Upload.stage([member for gap in gaps for member in gap.lacking()], size, content), gaps
         except StorageError as error:
-            pool.observe(StorageFailed(error))
-    return await pool.stage(place, size, content), []
+            pool.observe(StorageFailed(error, digest))
+    return await pool.stage(digest, size, content), []
 
 
 async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey]) -> Stored:

@@ -104,7 +104,7 @@ class ReplicaSet:
                 if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
                     await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True)
             except StorageError as error:
-                observe(StorageFailed(error))
+                observe(StorageFailed(error, digest))
                 return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
             if not good:
                 observe(ReplicaBad(digest, member.storage.root))

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from pystor.blob import Replica
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageFull, TooLarge
+from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageError, StorageFull, TooLarge
 from pystor.events import (
     BlobDuplicate,
     BlobStored,
@@ -20,6 +20,7 @@ from pystor.events import (
     MalformedName,
     Observer,
     RequestBegan,
+    StorageFailed,
     UploadRefused,
 )
 from pystor.http import statuses
@@ -209,7 +210,7 @@ class Blobs:
             return statuses.malformed_upload(error)
         self._observe(RequestBegan("post", digest))
         self._guard.admit(request.headers)
-        with _calling_it(name), self._refusals():
+        with _calling_it(name), self._refusals(digest):
             surveys = await self._pool.survey(digest)
             stored = already_stored(digest, surveys)
             if stored is None:
@@ -220,7 +221,7 @@ class Blobs:
         """Answer POST of a blob whose name is to be computed; raises `StorError`."""
         self._observe(RequestBegan("post", None))
         self._guard.admit(request.headers)
-        with self._refusals():
+        with self._refusals(None):
             stored = await store(self._pool, self._body(request), None)
         return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
 
@@ -232,10 +233,11 @@ class Blobs:
         return as_json(201 if stored.created else 200, stored.paths, *headers)
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Report uploads that come to nothing."""
+    def _refusals(self, digest: Digest | None) -> Iterator[None]:
+        """Report uploads that come to nothing, and the storage that is to blame."""
         try:
-            yield
+            with self._failures(digest):
+                yield
         except DigestMismatch:
             self._observe(UploadRefused("bad_sha"))
             raise
@@ -244,6 +246,14 @@ class Blobs:
             raise
         except Exception:
             self._observe(UploadRefused("unknown"))
+            raise
+
+    @contextmanager
+    def _failures(self, digest: Digest | None) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self._observe(StorageFailed(error, digest))
             raise
 
     def _body(self, request: Request) -> Body:
