@@ -44,15 +44,18 @@ class Directory:
         durable: bool = True,
         reserve: int | None = None,
         require_mount: bool | None = None,
+        local: bool | None = None,
     ) -> None:
         """Describe a storage; nothing is touched yet.
 
         `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
-        its own (None: if it was one when it was adopted).
+        its own (None: if it was one when it was adopted). `local`: whether it is a disk of this machine (None: as the
+        mount table says).
         """
         self.root: Final = root
         self.writable: Final = writable
         self.local = False
+        self._is_local: Final = local
         self._durable: Final = durable
         self._commits = False
         self._reserve: Final = reserve
@@ -80,7 +83,7 @@ class Directory:
             if self.writable:
                 staging.prepare(self.root)
             kind = marker.filesystem_of(self.root)
-            self.local = marker.is_local(kind)
+            self.local = marker.is_local(kind) if self._is_local is None else self._is_local
             self._commits = self._durable and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
