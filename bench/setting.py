@@ -59,6 +59,7 @@ class Setting:
     @contextlib.contextmanager
     def others(self, room: Path, storage: Path) -> Iterator[tuple[list[Peer], Weed | None]]:
         """Start those that serve the files of a storage, and SeaweedFS, which is to be filled."""
+        (storage / "put").mkdir()  # where uploads go; rclone makes no directories
         with contextlib.ExitStack() as running:
             found: list[Peer] = []
             if self.has("nginx"):
