@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from pystor import __version__, wiring
+from pystor import __version__, doctor, wiring
 from pystor.adapters import logs
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
-from pystor.blob import Storage
 from pystor.breaker import SharedSwitches
 from pystor.bulkhead import Bulkhead
 from pystor.config import Settings
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import ConfigError, NeighbourError, StorageError, StorError
+from pystor.errors import ConfigError, StorageError, StorError
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -224,39 +222,10 @@ def _marker_of(storage: Directory) -> Marker | None:
 async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
     """Ask each storage and each neighbour; `tell` gets a line for each. Returns how many are not well."""
     archive = wiring.archive_of(settings, logs.log)
-    storages = [wiring.storage_of(settings, place) for pair in settings.storage_pairs for place in pair]
-    storages += [archive.bucket] if archive else []
-    ill = sum([not _examine_storage(storage, tell) for storage in storages])
-    for name, neighbour in wiring.neighbours_of(settings, Crowd()).services.items():
-        began = time.perf_counter()
-        await neighbour.start()
-        try:
-            line, well = await neighbour.probe(), True
-        except NeighbourError as error:
-            line, well = str(error), False
-        finally:
-            await neighbour.stop()
-        _tell_result(tell, name, line, began, well=well)
-        ill += not well
-    return ill
-
-
-def _examine_storage(storage: Storage, tell: Callable[[str], None]) -> bool:
-    began = time.perf_counter()
-    try:
-        storage.attach()
-        storage.probe()
-        space = storage.check()
-    except StorageError as error:
-        _tell_result(tell, storage.root, f"{error.operation}: {error.reason}", began, well=False)
-        return False
-    done = "written, read and removed" if storage.writable else "read (it is read-only)"
-    _tell_result(
-        tell, storage.root, f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free", began, well=True
-    )
-    return True
-
-
-def _tell_result(tell: Callable[[str], None], name: str, line: str, began: float, *, well: bool) -> None:
-    milliseconds = (time.perf_counter() - began) * 1000
-    tell(f"{'ok' if well else 'ILL':3}  {name}: {line} ({milliseconds:.0f} ms)")
+    sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
+    if archive is not None:
+        sets.append([archive.bucket])
+    neighbours = wiring.neighbours_of(settings, Crowd()).services
+    if settings.log:
+        neighbours["log"] = log_of(settings)
+    return await doctor.examine(sets, neighbours, tell)
