@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from pystor import __version__, doctor, wiring
 from pystor.adapters import logs
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
+from pystor.blob import UNKNOWN_ROOM
 from pystor.breaker import SharedSwitches
 from pystor.bulkhead import Bulkhead
 from pystor.config import Settings
@@ -95,7 +96,7 @@ def build(settings: Settings, shared: str) -> App:
             crowd.join(promotion)
             services.append(promotion)
     services += queues.values()
-    prometheus.observe_storages(partial(_storage_rows, pool))
+    prometheus.observe_storages(partial(_storage_rows, [pool] if archive is None else [pool, archive.pool]))
     prometheus.observe_queues(lambda: {name: queue.length for name, queue in queues.items()})
     credentials = settings.basic_auth
     blobs = Blobs(
@@ -117,15 +118,15 @@ def build(settings: Settings, shared: str) -> App:
     )
 
 
-def _storage_rows(pool: Pool) -> list[StorageRow]:
-    return [_storage_row(member) for member in pool.members()]
+def _storage_rows(pools: Iterable[Pool]) -> list[StorageRow]:
+    return [_storage_row(member) for pool in pools for member in pool.members()]
 
 
 def _storage_row(member: Bulkhead) -> StorageRow:
-    space = member.space
-    if space is None:
-        return member.storage.root, False, None, None
-    return member.storage.root, True, space.total, space.free
+    space, root = member.space, member.storage.root
+    if space is None or space == UNKNOWN_ROOM:
+        return root, space is not None, member.state, None, None
+    return root, True, member.state, space.total, space.free
 
 
 def log_of(settings: Settings) -> logs.Logs:
