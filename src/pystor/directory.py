@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -135,6 +136,18 @@ class Directory:
                     raise StorageError(self.root, "probe", "gives back something else than was written")
         except StorageFull:
             pass  # a full disk reads as well as ever
+        except OSError as error:
+            raise StorageError.from_os(self.root, "probe", error) from error
+
+    def try_out(self) -> None:
+        """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
+        try:
+            self._refuse_bare_mount_point(None)
+            with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+                file.write(_PROBE)
+                os.fsync(file.fileno())
+                if os.pread(file.fileno(), len(_PROBE), 0) != _PROBE:
+                    raise StorageError(self.root, "probe", "gives back something else than was written")
         except OSError as error:
             raise StorageError.from_os(self.root, "probe", error) from error
 

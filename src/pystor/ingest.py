@@ -12,9 +12,9 @@ from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
-from pystor.events import StorageFailed
+from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
-from pystor.replicas import Survey, Upload
+from pystor.replicas import State, Survey, Upload
 
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
@@ -178,6 +178,13 @@ async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Su
     if pool.mirrored:
         # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
         await upload.note("mirror", digest)
+    for gap in gaps:
+        _tell_repaired(pool, digest, gap)
     members = [member for gap in gaps for member in gap.states] or upload.members
     paths = tuple(member.storage.locate(digest) for member in members)
     return Stored(digest, created=not gaps, paths=paths)
+
+
+def _tell_repaired(pool: Pool, digest: Digest, gap: Survey) -> None:
+    for member in gap.lacking():
+        pool.observe(ReplicaRepaired(digest, member.storage.root, quarantined=gap.states[member] is State.BAD))

@@ -21,6 +21,7 @@ from pystor.events import (
     Observer,
     RequestBegan,
     StorageFailed,
+    UploadEnded,
     UploadRefused,
 )
 from pystor.http import statuses
@@ -205,25 +206,34 @@ class Blobs:
         try:
             digest = Digest.parse(name)
         except MalformedDigest as error:
-            self._observe(RequestBegan("post", None))
-            self._observe(MalformedName("post"))
-            return statuses.malformed_upload(error)
-        self._observe(RequestBegan("post", digest))
-        self._guard.admit(request.headers)
-        with _calling_it(name), self._refusals(digest):
-            surveys = await self._pool.survey(digest)
-            stored = already_stored(digest, surveys)
-            if stored is None:
-                stored = await store(self._pool, self._body(request), digest, surveys)
-        return self._stored(request, stored)
+            with self._an_upload(None):
+                self._observe(MalformedName("post"))
+                return statuses.malformed_upload(error)
+        with self._an_upload(digest), _calling_it(name):
+            self._guard.admit(request.headers)
+            with self._refusals(digest):
+                surveys = await self._pool.survey(digest)
+                stored = already_stored(digest, surveys)
+                if stored is None:
+                    stored = await store(self._pool, self._body(request), digest, surveys)
+            return self._stored(request, stored)
 
     async def post_unnamed(self, request: Request) -> Response:
         """Answer POST of a blob whose name is to be computed; raises `StorError`."""
-        self._observe(RequestBegan("post", None))
-        self._guard.admit(request.headers)
-        with self._refusals(None):
-            stored = await store(self._pool, self._body(request), None)
-        return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
+        with self._an_upload(None):
+            self._guard.admit(request.headers)
+            with self._refusals(None):
+                stored = await store(self._pool, self._body(request), None)
+            return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
+
+    @contextmanager
+    def _an_upload(self, digest: Digest | None) -> Iterator[None]:
+        """Tell when an upload begins and when it ends, however it does."""
+        self._observe(RequestBegan("post", digest))
+        try:
+            yield
+        finally:
+            self._observe(UploadEnded())
 
     def _stored(self, request: Request, stored: Stored, *headers: Field) -> Response:
         if stored.created:
