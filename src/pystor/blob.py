@@ -117,7 +117,7 @@ class Staged(Protocol):
         """What may be synced as a whole instead of this replica alone; None where that would not do."""
         ...
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`."""
         ...
 

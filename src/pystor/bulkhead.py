@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
-from pystor.crew import Crew
+from pystor.crew import Crew, Job, close
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 _PACE_WEIGHT: Final = 0.2  # of the newest time in the running average
 _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
@@ -24,10 +25,6 @@ READ_DEADLINE: Final = 2.0
 """Seconds within which a storage opens or reads, or is taken to have failed."""
 WRITE_DEADLINE: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
-
-
-class _TooLate(Exception):
-    """An operation did not come back in time."""
 
 
 class Bulkhead:
@@ -74,45 +71,37 @@ class Bulkhead:
         not, unless it is `certain`. While the storage is out, only a probe of it is run, and nothing that is
         `writing` while it is unwritable.
         """
+        step = self.begin(operation, *arguments, deadline=deadline, certain=certain, probing=probing, writing=writing)
+        return await step.result()
+
+    def begin(
+        self,
+        operation: Callable[..., _T],
+        *arguments: object,
+        deadline: float = READ_DEADLINE,
+        certain: bool = False,
+        probing: bool = False,
+        writing: bool = False,
+    ) -> Step[_T]:
+        """Do as `run` does, without waiting for it: the step gives the result."""
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
-            raise StorageError(self.storage.root, _name(operation), f"is out: {self.last_error or 'it failed'}")
-        began = time.monotonic()
-        job = self._crew.give(operation, arguments, certain=certain)
-        bell = asyncio.get_running_loop().call_later(deadline, job.expire, _TooLate())
-        try:
-            result = await job.future
-        except _TooLate:
-            raise self._note(self._unanswered(_name(operation), deadline)) from None
-        except StorageError as error:
-            self._note(error)
-            raise
-        except BaseException:
-            job.abandon()
-            raise
-        finally:
-            bell.cancel()
-        self._pace += (time.monotonic() - began - self._pace) * _PACE_WEIGHT
-        return result
+            reason = f"is out: {self.last_error or 'it failed'}"
+            return Refusal(StorageError(self.storage.root, _name(operation), reason))
+        return _Running(self, self._crew.give(operation, arguments, certain=certain), _name(operation), deadline)
 
-    async def commit(self, filesystem: Filesystem) -> None:
-        """Wait until all that was written to the storage's filesystem before is on stable storage.
+    def commit(self, filesystem: Filesystem) -> Step[None]:
+        """Begin to wait until all that was written to the storage's filesystem before is on stable storage.
 
-        Raises `StorageError`. It is not tried again: the kernel marks clean what it lost.
+        A failure is not tried again: the kernel marks clean what it lost.
         """
-        try:
-            async with asyncio.timeout(WRITE_DEADLINE):
-                await self._committers.commit(filesystem)
-        except TimeoutError:
-            raise self._note(self._unanswered("syncfs", WRITE_DEADLINE)) from None
-        except OSError as error:
-            failure = StorageError.from_os(self.storage.root, "syncfs", error)
-            failure.unwritable = not isinstance(failure, StorageFull)
-            raise self._note(failure) from error
+        return _Syncing(self, self._committers.join(filesystem))
 
-    def _unanswered(self, operation: str, deadline: float) -> StorageError:
-        return StorageError(self.storage.root, operation, f"no answer within {deadline:g} s", dead=True)
+    def quicken(self, seconds: float) -> None:
+        """Take note of how long an answer took."""
+        self._pace += (seconds - self._pace) * _PACE_WEIGHT
 
-    def _note(self, error: StorageError) -> StorageError:
+    def note(self, error: StorageError) -> StorageError:
+        """Take note of a failure: the storage may be left alone because of it. Returns it."""
         self.last_error = error.describe()
         if error.dead:
             self._switch.set(State.OUT)
@@ -164,6 +153,11 @@ class Bulkhead:
         found = self.storage.open_cached(digest) if self.storage.local else False
         return await self.run(self.storage.open, digest) if found is False else found
 
+    def begin_open(self, digest: Digest) -> Step[Replica | None]:
+        """Do the same without waiting for it."""
+        found = self.storage.open_cached(digest) if self.storage.local else False
+        return self.begin(self.storage.open, digest) if found is False else _Done(found)
+
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
         data = replica.read_cached(offset, size) if self.storage.local else None
@@ -177,6 +171,119 @@ class Bulkhead:
             self.space = None
             raise
         return self.space
+
+
+class Step(ABC, Generic[_T_co]):
+    """Something that a storage is at. Several may be begun before the first is waited for."""
+
+    @abstractmethod
+    async def result(self) -> _T_co:
+        """Wait for the result; raises `StorageError`, and whatever else the operation raised."""
+        ...
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Wait no more: what comes is closed."""
+        ...
+
+    async def outcome(self) -> _T_co | Exception:
+        """Wait for the result, or for what is raised instead."""
+        try:
+            return await self.result()
+        except Exception as error:  # noqa: BLE001  it belongs to whoever looks at the outcome
+            return error
+
+
+class Refusal(Step[Any]):
+    """A step that was not begun."""
+
+    def __init__(self, error: StorageError) -> None:
+        self._error: Final = error
+
+    async def result(self) -> Any:
+        """Tell why."""
+        raise self._error
+
+    def abandon(self) -> None:
+        """Nothing comes."""
+
+
+class _Done(Step[_T]):
+    """A step that took no time."""
+
+    def __init__(self, outcome: _T) -> None:
+        self._outcome: Final = outcome
+
+    async def result(self) -> _T:
+        return self._outcome
+
+    def abandon(self) -> None:
+        close(self._outcome)
+
+
+class _Running(Step[_T]):
+    """An operation in a thread."""
+
+    def __init__(self, member: Bulkhead, job: Job[_T], name: str, deadline: float) -> None:
+        self._member: Final = member
+        self._job: Final = job
+        self._name: Final = name
+        self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
+
+    def _expire(self, deadline: float) -> None:
+        self._job.fail(_unanswered(self._member, self._name, deadline))
+
+    async def result(self) -> _T:
+        try:
+            result = await self._job.future
+        except StorageError as error:
+            self._member.note(error)
+            raise
+        except BaseException:
+            self._job.abandon()
+            raise
+        finally:
+            self._bell.cancel()
+        self._member.quicken(self._job.seconds)
+        return result
+
+    def abandon(self) -> None:
+        self._bell.cancel()
+        self._job.abandon()
+
+
+class _Syncing(Step[None]):
+    """The wait for a sync that is shared."""
+
+    def __init__(self, member: Bulkhead, future: asyncio.Future[None]) -> None:
+        self._member: Final = member
+        self._future: Final = future
+        self._bell: Final = asyncio.get_running_loop().call_later(WRITE_DEADLINE, self._expire)
+
+    def _expire(self) -> None:
+        if not self._future.done():
+            self._future.set_exception(_unanswered(self._member, "syncfs", WRITE_DEADLINE))
+
+    async def result(self) -> None:
+        try:
+            await self._future
+        except StorageError as error:
+            self._member.note(error)
+            raise
+        except OSError as error:
+            failure = StorageError.from_os(self._member.storage.root, "syncfs", error)
+            failure.unwritable = not isinstance(failure, StorageFull)
+            raise self._member.note(failure) from error
+        finally:
+            self._bell.cancel()
+
+    def abandon(self) -> None:
+        self._bell.cancel()
+        self._future.cancel()
+
+
+def _unanswered(member: Bulkhead, operation: str, deadline: float) -> StorageError:
+    return StorageError(member.storage.root, operation, f"no answer within {deadline:g} s", dead=True)
 
 
 def _name(operation: Callable[..., object]) -> str:

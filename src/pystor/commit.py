@@ -59,17 +59,18 @@ class Committer:
         self._rounds: Final[SimpleQueue[_Round | None]] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def commit(self, filesystem: Filesystem) -> None:
-        """Return when a sync that began after this call has ended; the descriptor stays open until then.
+    def join(self, filesystem: Filesystem) -> asyncio.Future[None]:
+        """Give a future that is done when a sync that began after this call has ended.
 
-        Raises `OSError` if that sync failed, or tells that something was lost before.
+        It is an `OSError` if that sync failed, or tells that something was lost before. The descriptor stays open
+        until then.
         """
         loop = self._start()
         waiter = _Waiter(filesystem, loop.create_future())
         self._waiting.append(waiter)
         if not self._running:
             self._begin()
-        await waiter.future
+        return waiter.future
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -135,9 +136,9 @@ class Committers(defaultdict[int, Committer]):
     def __init__(self) -> None:
         super().__init__(Committer)
 
-    async def commit(self, filesystem: Filesystem) -> None:
-        """Do as the committer of this filesystem does."""
-        await self[filesystem.device].commit(filesystem)
+    def join(self, filesystem: Filesystem) -> asyncio.Future[None]:
+        """Join those who wait for a sync of this filesystem."""
+        return self[filesystem.device].join(filesystem)
 
     def stop(self) -> None:
         """Let the threads end."""

@@ -25,7 +25,7 @@ _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue bef
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future")
+    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Job(Generic[_T]):
     ) -> None:
         """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
         self._dispose: Final = dispose
+        self.seconds: float = -time.monotonic()
+        """How long it took until its result was there."""
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -53,24 +55,26 @@ class Job(Generic[_T]):
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
         if self.future.done():
-            _close(result)
+            close(result)
             return
         try:
             self._loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            _close(result)
+            close(result)
 
-    def expire(self, error: Exception) -> None:
-        """Tell whoever waits that it takes too long."""
+    def fail(self, error: Exception) -> None:
+        """Give whoever waits an error, if there is no result yet."""
         if not self.future.done():
             self.future.set_exception(error)
 
     def abandon(self) -> None:
-        """Give up what came in the very moment in which nobody waited any more."""
+        """Wait no more; what has come, perhaps in this very moment, is closed."""
+        self.future.cancel()
         if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
             self._dispose(self.future.result())
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
+        self.seconds += time.monotonic()
         if self.future.done():
             self._dispose(result)
         elif error is not None:
@@ -79,7 +83,8 @@ class Job(Generic[_T]):
             self.future.set_result(result)
 
 
-def _close(result: Any) -> None:
+def close(result: Any) -> None:
+    """Close what can be closed."""
     if hasattr(result, "close"):
         result.close()
 
@@ -107,7 +112,7 @@ class Crew:
     def _dispose(self, result: object) -> None:
         """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
         if hasattr(result, "close"):
-            self.give(_close, (result,), certain=True)
+            self.give(close, (result,), certain=True)
 
     def _submit(self, job: Job[Any]) -> None:
         self._jobs.append(job)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
@@ -22,6 +22,10 @@ BATCH: Final = 1 << 20
 _QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
 
 
+Batch: TypeAlias = bytes | bytearray
+"""Bytes that are handed on, and that who made them does not touch again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """What a client sends: its pieces, and its length in bytes if that was declared."""
@@ -30,7 +34,7 @@ class Body:
     declared: int | None
     limit: int
 
-    async def batches(self) -> AsyncIterator[bytes]:
+    async def batches(self) -> AsyncIterator[Batch]:
         """Produce the body in batches of `BATCH` bytes or a little more; only the last is smaller, and may be empty.
 
         Raises `TooLarge` and `IncompleteBody`, and what the pieces raise.
@@ -43,8 +47,8 @@ class Body:
                 raise TooLarge(self.limit)
             waiting += piece
             if len(waiting) >= BATCH:
-                yield bytes(waiting)
-                waiting.clear()
+                yield waiting
+                waiting = bytearray()
         if self.declared is not None and received != self.declared:
             raise IncompleteBody(f"The body has {received} bytes, {self.declared} were declared; nothing was stored")
         yield bytes(waiting)
@@ -79,11 +83,11 @@ async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence
         return await _store_stream(pool, body.declared, batches, digest, surveys)
     first = await anext(batches)
     if len(first) < BATCH:
-        return await _store_whole(pool, first, digest, surveys)
+        return await _store_whole(pool, bytes(first), digest, surveys)
     return await _store_stream(pool, 0, _chain(first, batches), digest, surveys)
 
 
-async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chain(first: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
     yield first
     async for batch in rest:
         yield batch
@@ -104,7 +108,7 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
 
 
 async def _store_stream(
-    pool: Pool, size: int, batches: AsyncIterator[bytes], given: Digest | None, surveys: Sequence[Survey]
+    pool: Pool, size: int, batches: AsyncIterator[Batch], given: Digest | None, surveys: Sequence[Survey]
 ) -> Stored:
     upload, gaps = await _begin(pool, surveys, given, size, None)
     async with upload:
@@ -142,7 +146,7 @@ async def _batches(member: Bulkhead, replica: Replica) -> AsyncIterator[bytes]:
         yield await member.read(replica, offset, min(BATCH, replica.size - offset))
 
 
-async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
+async def _write_all(upload: Upload, batches: AsyncIterator[Batch]) -> Digest:
     """Hash each batch and write it to all replicas at once, while the next one is received."""
     hasher = hashlib.sha256()
     batch = await anext(batches)

@@ -314,8 +314,8 @@ class Pool:
 
     async def survey(self, digest: Digest) -> list[Survey]:
         """See what every storage has of a blob."""
-        looks = (replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest))
-        return await asyncio.gather(*looks)
+        looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest)]
+        return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
 
     async def stage(self, digest: Digest | None, size: int, content: bytes | None) -> Upload:
         """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.

@@ -1,6 +1,6 @@
 """System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
 
-Sources: openat2(2), fallocate(2), syncfs(2).
+Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2).
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ _openat2.restype = ctypes.c_long
 _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
+
+_sync_file_range = _slow.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_sync_file_range.restype = ctypes.c_int
+_BEGIN: Final = 2
+_BEGIN_AND_WAIT: Final = 7
 
 _syncfs = _slow.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
@@ -70,6 +76,19 @@ def syncfs(fd: int) -> None:
 
     Raises `OSError`, also for what failed to be written since the descriptor was opened, once a descriptor.
     """
-    if _syncfs(fd):
+    _check(_syncfs(fd))
+
+
+def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
+    """Begin to write a part of a file to the disk, or `wait` until it is there.
+
+    That replaces no fsync: it leaves out what finds the bytes again. Raises `OSError`, also for what failed to be
+    written before, which an fsync does not tell again.
+    """
+    _check(_sync_file_range(fd, offset, size, _BEGIN_AND_WAIT if wait else _BEGIN))
+
+
+def _check(result: int) -> None:
+    if result:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

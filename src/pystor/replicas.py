@@ -7,18 +7,21 @@ import enum
 import operator
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from pystor import placement
 from pystor.blob import QueueName, Replica, Space, Staged, Storage
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step
+from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import Observer, ReplicaBad, StorageFailed
 from pystor.verification import Verifier
+
+_T = TypeVar("_T")
 
 _FRESH: Final = 900.0  # seconds; what is older was written out since, by whom it came from or by the kernel
 _is_slow: Final = operator.attrgetter("slow")
@@ -94,15 +97,11 @@ class ReplicaSet:
     async def survey(self, digest: Digest, verifier: Verifier, observe: Observer) -> Survey:
         """See what each member has of a blob. Never raises for a storage that fails: that member's is unknown."""
 
-        async def look(member: Bulkhead) -> State:
+        async def look(member: Bulkhead, opened: Replica | Exception | None) -> State:
+            if opened is None:
+                return State.MISSING
             try:
-                replica = await member.open(digest)
-                if replica is None:
-                    return State.MISSING
-                with replica:
-                    good = await verifier.verify(member, replica, digest)
-                if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
-                    await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True)
+                good = await _is_good(member, opened, digest, verifier)
             except StorageError as error:
                 observe(StorageFailed(error, digest))
                 return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
@@ -110,8 +109,26 @@ class ReplicaSet:
                 observe(ReplicaBad(digest, member.storage.root))
             return State.GOOD if good else State.BAD
 
-        states = await asyncio.gather(*map(look, self.members))
+        opened = await _outcomes([member.begin_open(digest) for member in self.members])
+        if opened.count(None) == len(opened):
+            return Survey(self, dict.fromkeys(self.members, State.MISSING))
+        try:
+            states = await asyncio.gather(*map(look, self.members, opened))
+        finally:
+            for replica in opened:
+                close(replica)  # again, unless this is cancelled before anybody has looked
         return Survey(self, dict(zip(self.members, states, strict=True)))
+
+
+async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest, verifier: Verifier) -> bool:
+    """Tell whether a replica is the blob, and see that it is there to stay."""
+    if isinstance(opened, Exception):
+        raise opened
+    with opened as replica:
+        good = await verifier.verify(member, replica, digest)
+    if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
+        await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True)
+    return good
 
 
 async def _answers(member: Bulkhead) -> bool:
@@ -183,11 +200,16 @@ class Upload:
             return await cls._stage_in_turn(members, size)
         company = Company(tuple(members))
         try:
-            steps = {member: _stage_whole(member, content, grouped=company.grouped) for member in company.members}
-            return cls(await _on_all(steps), company)
+            upload = cls(await _stage_whole(company, content), company)
         except BaseException:
             company.leave()
             raise
+        try:
+            await _all(upload._commits(upload._staged))
+        except BaseException:
+            await upload.__aexit__()
+            raise
+        return upload
 
     @classmethod
     async def _stage_in_turn(cls, members: Iterable[Bulkhead], size: int) -> Upload:
@@ -204,7 +226,7 @@ class Upload:
             raise
         return cls(staged)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | bytearray) -> None:
         """Append to every replica at once."""
         await self._each("write", data)
 
@@ -218,9 +240,8 @@ class Upload:
         If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is
         raised keeps anybody from acknowledging it.
         """
-        await _gather([member.run(self._staged[member].set_aside, digest) for member in keep])
-        steps = [self._publish_on(member, staged, digest) for member, staged in self._staged.items()]
-        results = await asyncio.gather(*steps, return_exceptions=True)
+        await _all({member: member.begin(self._staged[member].set_aside, digest) for member in keep})
+        results = await self._publish_on_all(digest)
         failures = [result for result in results if isinstance(result, BaseException)]
         if not failures:
             return
@@ -230,34 +251,59 @@ class Upload:
                     await member.run(member.storage.enqueue, "repair", digest)
         raise failures[0]
 
-    async def _publish_on(self, member: Bulkhead, staged: Staged, digest: Digest) -> None:
-        if not self._company.grouped or staged.filesystem is None:
-            await member.run(staged.publish, digest, deadline=staged.patience)
-            return
-        await member.run(staged.name, digest, deadline=staged.patience)
-        await member.commit(staged.filesystem)
+    async def _publish_on_all(self, digest: Digest) -> list[Exception | None]:
+        steps = [
+            member.begin(staged.name if self._shares(staged) else staged.publish, digest, deadline=staged.patience)
+            for member, staged in self._staged.items()
+        ]
+        results = dict(zip(self._staged, await _outcomes(steps), strict=True))
+        named = {member: self._staged[member] for member, result in results.items() if result is None}
+        commits = self._commits(named)
+        results.update(zip(commits, await _outcomes(commits.values()), strict=True))
+        return list(results.values())
+
+    def _shares(self, staged: Staged) -> bool:
+        """Whether its syncs are left to those of its whole filesystem."""
+        return self._company.grouped and staged.filesystem is not None
+
+    def _commits(self, written: Mapping[Bulkhead, Staged]) -> dict[Bulkhead, Step[None]]:
+        """Begin to wait for syncs of what was written until now and does not sync for itself."""
+        return {
+            member: member.commit(staged.filesystem)
+            for member, staged in written.items()
+            if staged.filesystem is not None and self._company.grouped
+        }
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
         """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
-        await _gather(
-            [member.run(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE) for member in self._staged]
+        await _all(
+            {
+                member: member.begin(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE)
+                for member in self._staged
+            }
         )
 
     async def _each(self, operation: str, *arguments: object) -> None:
-        await _gather(
-            [
-                member.run(getattr(staged, operation), *arguments, deadline=staged.patience)
-                for member, staged in self._staged.items()
-            ]
-        )
+        steps = {
+            member: member.begin(getattr(staged, operation), *arguments, deadline=staged.patience)
+            for member, staged in self._staged.items()
+        }
+        await _all(steps)
 
     async def __aenter__(self) -> Upload:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._company.leave()
-        # Shielded: whoever is cancelled must leave nothing behind either.
-        await asyncio.shield(_discard(self._staged))
+        left = {}
+        for member, staged in self._staged.items():
+            if staged.published:
+                staged.close()  # a descriptor of a directory at most, of a disk that has just done its work
+            else:
+                left[member] = staged
+        if left:
+            # Shielded: whoever is cancelled must leave nothing behind either.
+            await asyncio.shield(_discard(left))
 
 
 class Company:
@@ -279,17 +325,22 @@ class Company:
             member.uploads -= 1
 
 
-async def _stage_whole(member: Bulkhead, content: bytes, *, grouped: bool) -> Staged:
-    """Write a blob that is in memory, and put it on stable storage: in the same go, or together with others."""
-    step = _stage_written if grouped else _stage_synced
-    staged = await member.run(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True)
-    if not grouped or staged.filesystem is None:
-        return staged
-    try:
-        await member.commit(staged.filesystem)
-    except BaseException:
-        await asyncio.shield(_discard({member: staged}))
-        raise
+async def _stage_whole(company: Company, content: bytes) -> dict[Bulkhead, Staged]:
+    """Write a blob that is in memory to all storages, or to none. One that is alone is synced in the same go."""
+    step = _stage_written if company.grouped else _stage_synced
+    steps = [
+        member.begin(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True) for member in company.members
+    ]
+    outcomes = await _outcomes(steps)
+    staged = {
+        member: outcome
+        for member, outcome in zip(company.members, outcomes, strict=True)
+        if not isinstance(outcome, Exception)
+    }
+    failure = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    if failure is not None:
+        await asyncio.shield(_discard(staged))
+        raise failure
     return staged
 
 
@@ -314,35 +365,22 @@ def _written(storage: Storage, content: bytes, finish: Callable[[Staged], None])
 
 
 async def _discard(staged: Mapping[Bulkhead, Staged]) -> None:
-    steps = [_discard_one(member, replica) for member, replica in staged.items()]
-    await asyncio.gather(*steps, return_exceptions=True)
+    await _outcomes([member.begin(replica.discard, certain=True) for member, replica in staged.items()])
 
 
-async def _discard_one(member: Bulkhead, replica: Staged) -> None:
-    if replica.published:
-        replica.close()
-    else:
-        await member.run(replica.discard, certain=True)
-
-
-async def _gather(steps: Sequence[Awaitable[object]]) -> None:
+async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:
     """Wait for all steps, then raise the first failure: nothing goes on behind the caller's back."""
-    for result in await asyncio.gather(*steps, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+    for outcome in await _outcomes(steps.values()):
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
-async def _on_all(steps: Mapping[Bulkhead, Awaitable[Staged]]) -> dict[Bulkhead, Staged]:
-    """Stage on all storages or on none."""
-    tasks = {member: asyncio.ensure_future(step) for member, step in steps.items()}
+async def _outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
+    """Wait for all steps, which have begun, and give what each returned or raised."""
+    begun = tuple(steps)
     try:
-        await _gather(tuple(tasks.values()))
+        return [await step.outcome() for step in begun]
     except BaseException:
-        staged = {member: task.result() for member, task in tasks.items() if _succeeded(task)}
-        await asyncio.shield(_discard(staged))
+        for step in begun:
+            step.abandon()
         raise
-    return {member: task.result() for member, task in tasks.items()}
-
-
-def _succeeded(task: asyncio.Future[Staged]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None

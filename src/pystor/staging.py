@@ -28,6 +28,9 @@ _PUBLISHED_MODE: Final = 0o644
 _FRESH: Final = 600.0
 """Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
 
+_AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
+_AHEAD: Final = 8 << 20  # bytes that may be on their way to the disk
+
 _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
 
@@ -52,6 +55,7 @@ class StagedFile:
         self._name: str | None = None
         self._published = False
         self._written = 0
+        self._sent = 0
         # Whoever gives up waiting for a step discards from another thread: not before the step is over.
         self._step: Final = threading.Lock()
         try:
@@ -92,13 +96,26 @@ class StagedFile:
             with self._translated("reserve space"):
                 posix.reserve(self._fd, size)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`."""
         view = memoryview(data)
-        self._written += len(view)
         with self._translated("write"):
             while view:
-                view = view[os.write(self._fd, view) :]
+                count = os.write(self._fd, view)
+                self._written += count
+                view = view[count:]
+            if self.filesystem is not None and len(data) >= _AT_ONCE:
+                self._write_back()
+
+    def _write_back(self) -> None:
+        """Send the bytes of a large blob to the disk as they come, and do not run far ahead of it.
+
+        Who syncs the whole filesystem waits for whatever is on its way: that is little then.
+        """
+        posix.write_back(self._fd, self._sent, self._written - self._sent)
+        self._sent = self._written
+        if self._written > _AHEAD:
+            posix.write_back(self._fd, 0, self._written - _AHEAD, wait=True)
 
     def read_back(self, size: int) -> bytes:
         """Read what was written, from its beginning."""

@@ -76,7 +76,7 @@ def test_whoever_waits_is_released_only_by_a_sync_that_began_after_he_asked(step
 
             async def ask() -> None:
                 asked = disk.tick()
-                await committer.commit(filesystem)
+                await committer.join(filesystem)
                 released = disk.tick()
                 spans = zip(disk.began, disk.ended, strict=False)
                 assert any(asked < began and ended < released for began, ended in spans)
@@ -101,9 +101,9 @@ def test_all_who_ask_while_a_sync_is_under_way_share_the_next() -> None:
     async def scenario() -> None:
         committer = Committer(disk.sync)
         with opened() as filesystem:
-            waiting = [asyncio.create_task(committer.commit(filesystem))]
+            waiting = [asyncio.ensure_future(committer.join(filesystem))]
             await disk.until_began(1)
-            waiting += [asyncio.create_task(committer.commit(filesystem)) for _ in range(20)]
+            waiting += [asyncio.ensure_future(committer.join(filesystem)) for _ in range(20)]
             await asyncio.sleep(0)
             disk.go_on.release()
             await waiting[0]
@@ -123,7 +123,7 @@ def test_a_failure_is_told_to_all_who_share_the_sync_and_it_is_not_tried_again()
         committer = Committer(disk.sync)
         disk.go_on.release()
         with opened() as filesystem:
-            results = await asyncio.gather(*(committer.commit(filesystem) for _ in range(2)), return_exceptions=True)
+            results = await asyncio.gather(*(committer.join(filesystem) for _ in range(2)), return_exceptions=True)
             disk.go_on.release()
             await asyncio.sleep(0.01)
             # One began at once, the other waited for the next.
@@ -131,7 +131,7 @@ def test_a_failure_is_told_to_all_who_share_the_sync_and_it_is_not_tried_again()
             assert len(disk.began) == 2
             disk.code = 0
             disk.go_on.release()
-            await committer.commit(filesystem)
+            await committer.join(filesystem)
         committer.stop()
 
     disk.go_on.release()
@@ -146,9 +146,9 @@ def test_the_descriptor_that_has_been_open_longest_is_synced(tmp_path: Path) -> 
     async def scenario() -> None:
         committer = Committer(disk.sync)
         with opened(tmp_path / "a") as first, opened(tmp_path / "b") as second, opened(tmp_path / "c") as third:
-            waiting = [asyncio.create_task(committer.commit(third))]
+            waiting = [asyncio.ensure_future(committer.join(third))]
             await disk.until_began(1)
-            waiting += [asyncio.create_task(committer.commit(later)) for later in (third, first, second)]
+            waiting += [asyncio.ensure_future(committer.join(later)) for later in (third, first, second)]
             disk.go_on.release(2)
             await asyncio.gather(*waiting)
         committer.stop()
@@ -164,11 +164,11 @@ def test_who_gives_up_is_not_waited_for_and_his_descriptor_is_not_used(tmp_path:
     async def scenario() -> None:
         committer = Committer(disk.sync)
         with opened() as filesystem:
-            going = asyncio.create_task(committer.commit(filesystem))
+            going = asyncio.ensure_future(committer.join(filesystem))
             await disk.until_began(1)
             with opened(tmp_path / "gone") as gone:
-                patience = asyncio.create_task(committer.commit(Filesystem(DEVICE, gone.fd, 0.0)))
-                waiting = asyncio.create_task(committer.commit(filesystem))
+                patience = asyncio.ensure_future(committer.join(Filesystem(DEVICE, gone.fd, 0.0)))
+                waiting = asyncio.ensure_future(committer.join(filesystem))
                 await asyncio.sleep(0)
                 patience.cancel()
                 await asyncio.gather(patience, return_exceptions=True)
@@ -187,7 +187,7 @@ def test_a_descriptor_that_is_closed_meanwhile_is_no_other_file() -> None:
     async def scenario() -> None:
         committer = Committer(disk.sync)
         with opened() as filesystem:
-            task = asyncio.create_task(committer.commit(filesystem))
+            task = asyncio.ensure_future(committer.join(filesystem))
             await asyncio.sleep(0)
         with opened("/proc"):  # has the number by now
             disk.go_on.release()
@@ -207,7 +207,7 @@ def test_without_a_descriptor_left_for_the_sync_all_learn_it(monkeypatch: pytest
         with opened() as filesystem:
             monkeypatch.setattr(os, "dup", none_left)
             with pytest.raises(OSError, match="Too many open files"):
-                await committer.commit(filesystem)
+                await committer.join(filesystem)
             monkeypatch.undo()
         committer.stop()
 
@@ -221,9 +221,9 @@ def test_devices_do_not_wait_for_each_other() -> None:
         committers = Committers()
         committers.update({device: Committer(disk.sync) for device, disk in disks.items()})
         with opened() as one:
-            hanging = asyncio.create_task(committers.commit(Filesystem(1, one.fd, one.since)))
+            hanging = asyncio.ensure_future(committers.join(Filesystem(1, one.fd, one.since)))
             disks[2].go_on.release()
-            await committers.commit(Filesystem(2, one.fd, one.since))
+            await committers.join(Filesystem(2, one.fd, one.since))
             assert not hanging.done()
             disks[1].go_on.release()
             await hanging
@@ -241,10 +241,10 @@ def test_a_disk_that_has_become_read_only_has_not_synced(mounts: Mounts) -> None
     async def scenario() -> None:
         committer = Committer()
         with opened(point) as filesystem:
-            await committer.commit(filesystem)
+            await committer.join(filesystem)
             mounts.remount(point, "ro")
             with pytest.raises(OSError, match="Read-only"):
-                await committer.commit(filesystem)
+                await committer.join(filesystem)
         committer.stop()
 
     run(scenario())
@@ -295,7 +295,7 @@ def test_a_storage_whose_filesystem_lost_something_is_left_alone_by_writes(
     async def scenario() -> None:
         with opened(tmp_path) as filesystem:
             with pytest.raises(kind) as failure:
-                await member.commit(filesystem)
+                await member.commit(filesystem).result()
             assert type(failure.value) is kind
             assert failure.value.describe() == f"{tmp_path}: syncfs: {os.strerror(code)}"
         assert member.unwritable == unwritable
@@ -314,7 +314,7 @@ def test_a_sync_that_does_not_come_back_puts_the_storage_out(tmp_path: Path, mon
 
     async def scenario() -> None:
         with opened(tmp_path) as filesystem, pytest.raises(StorageError, match="try again"):
-            await member.commit(filesystem)
+            await member.commit(filesystem).result()
         assert member.out
         go_on.set()
         member.stop()

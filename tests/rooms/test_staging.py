@@ -286,6 +286,47 @@ def test_nothing_is_synced_where_durability_is_none(tmp_path: Path, monkeypatch:
     assert steps.taken == [("rename", BLOB.path)]
 
 
+def test_a_large_blob_is_on_its_way_to_the_disk_as_it_comes_and_never_runs_far_ahead(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int, bool]] = []
+    real = posix.write_back
+
+    def watched(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
+        sent.append((offset, size, wait))
+        real(fd, offset, size, wait=wait)
+
+    monkeypatch.setattr(posix, "write_back", watched)
+    monkeypatch.setattr(staging, "_AHEAD", 2 << 20)
+    storage._commits = True
+    batch = 1 << 20
+    with storage.stage(4 * batch) as staged:
+        for _ in range(4):
+            staged.write(bytes(batch))
+        staged.write(b"the end")
+
+    assert sent == [
+        (0, batch, False),
+        (batch, batch, False),
+        (2 * batch, batch, False),
+        (0, batch, True),
+        (3 * batch, batch, False),
+        (0, 2 * batch, True),
+    ]
+
+
+def test_bytes_that_are_lost_on_their_way_are_told(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(posix, "_check", lost)
+    storage._commits = True
+    with storage.stage(1 << 20) as staged, pytest.raises(StorageError) as failure:
+        staged.write(bytes(1 << 20))
+
+    assert failure.value.unwritable
+
+
 def test_an_fsync_that_fails_is_told_and_nothing_is_published(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ class StagedObject:
         """Seconds that `publish` may take: it sends everything."""
         return _A_STEP + self._size / _SLOWEST
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`."""
         view = memoryview(data)
         self._size += len(view)

@@ -1,0 +1,98 @@
+"""Threads that work off what they are given: one as long as that is quick, more when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pystor import crew
+from pystor.crew import Crew, Job
+from tests.rooms.tools import run
+
+
+async def results(jobs: list[Job[Any]]) -> list[Any]:
+    return [await job.future for job in jobs]
+
+
+def test_quick_jobs_are_all_done_by_one_thread_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    # However busy the machine is.
+    monkeypatch.setattr(crew, "_QUICK", 30.0)
+    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    done: list[tuple[int, int]] = []
+
+    async def scenario() -> None:
+        mine = Crew("quick", 8)
+        for _ in range(50):
+            begun = len(done)
+            await results([mine.give(lambda n: done.append((n, threading.get_ident())), (n,)) for n in range(20)])
+            assert [number for number, _ in done[begun:]] == list(range(20))
+        mine.stop()
+
+    run(scenario())
+    assert len({thread for _, thread in done}) == 1
+
+
+def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+
+    async def scenario() -> None:
+        mine = Crew("slow", 4)
+        for _ in range(8):
+            await mine.give(time.sleep, (0.01,)).future
+        together = threading.Barrier(4)
+        await results([mine.give(together.wait, (5,)) for _ in range(4)])
+        mine.stop()
+
+    run(scenario())
+
+
+def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
+    go_on = threading.Event()
+
+    async def scenario() -> None:
+        mine = Crew("hangs", 4)
+        hanging = [mine.give(go_on.wait, (20,)) for _ in range(3)]
+        async with asyncio.timeout(5):
+            await results([mine.give(int, ("5",)) for _ in range(20)])
+        go_on.set()
+        await results(hanging)
+        mine.stop()
+
+    run(scenario())
+
+
+def test_a_job_that_comes_in_the_moment_in_which_a_thread_goes_to_rest_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        mine = Crew("moment", 1)
+        late = [Job(int, ("5",), certain=False, dispose=lambda _: None)]
+
+        class Resting(list[None]):
+            def append(self, entry: None) -> None:
+                while late:
+                    mine._jobs.append(late.pop())  # the thread seems to be at work: nobody is sent
+                super().append(entry)
+
+        job = late[0]
+        monkeypatch.setattr(mine, "_resting", Resting())
+        await mine.give(int, ("4",)).future
+        async with asyncio.timeout(5):
+            assert await job.future == 5
+        mine.stop()
+
+    run(scenario())
+
+
+def test_a_crew_that_rests_wakes_for_each_job() -> None:
+    async def scenario() -> None:
+        mine = Crew("rests", 2)
+        for number in range(3000):
+            job = mine.give(int, (number,))
+            async with asyncio.timeout(5):
+                assert await job.future == number
+        mine.stop()
+
+    run(scenario())
