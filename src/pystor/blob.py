@@ -51,6 +51,11 @@ class Filesystem:
     """When the descriptor had been opened, on the monotonic clock; what it stands for was written later."""
 
 
+def root_in(path: str, digest: Digest) -> str:
+    """Tell the root of the storage in which a replica lies at a path, if it is one of that blob."""
+    return path.removesuffix(digest.path).removesuffix(digest.key).rstrip("/")
+
+
 class Replica(AbstractContextManager["Replica"], Protocol):
     """The open copy of a blob in one storage: what was looked at when it was opened is what is read."""
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pystor import placement
 from pystor.auditing import Audit
-from pystor.blob import Replica
+from pystor.blob import Replica, root_in
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
@@ -156,7 +156,7 @@ class Pool:
         return self._hinted_first(digest, hint)
 
     def _hinted_first(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
-        hinted = None if hint is None else self._set_of.get(_root_in(hint, digest))
+        hinted = None if hint is None else self._set_of.get(root_in(hint, digest))
         if hinted is not None:
             yield from hinted.in_turn()
         for replica_set in self._ranked(digest):
@@ -359,8 +359,3 @@ class Pool:
             known or not replica_set.writable for known, replica_set in zip(answered, self.sets, strict=True)
         )
         self._measured_at = time.monotonic()
-
-
-def _root_in(path: str, digest: Digest) -> str:
-    """Tell which storage's root a path of a blob begins with, if it is one."""
-    return path.removesuffix(digest.path).removesuffix(digest.key).rstrip("/")

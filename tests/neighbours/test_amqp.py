@@ -177,13 +177,19 @@ def test_nothing_else_is_published(rabbitmq: RabbitMQ, exchange: str) -> None:
 def test_stored_blobs_are_told_as_json_if_wanted(rabbitmq: RabbitMQ, exchange: str) -> None:
     async def scenario() -> None:
         heard, (digest, other) = await listener(rabbitmq, exchange), digests(2)
+        paths = (f"/mnt/ä/{digest.path}", f"s3://b/{digest.key}")
         async with started(to(rabbitmq, exchange, publish_stored=True)) as adapter:
-            adapter(BlobStored(digest, ("/mnt/ä", "/mnt/b"), 4))
+            adapter(BlobStored(digest, paths, 4))
             ask_for(adapter, [other])
             await heard.until(2)
         stored, asked_for = await heard.take()
         assert stored.routing_key == "stored"
-        assert json.loads(stored.body) == {"sha": digest.hex, "size": 4, "paths": ["/mnt/ä", "/mnt/b"]}
+        assert json.loads(stored.body) == {
+            "sha": digest.hex,
+            "size": 4,
+            "replica_set": ["/mnt/ä", "s3://b"],
+            "paths": list(paths),
+        }
         assert (asked_for.routing_key, asked_for.body.decode()) == ("sha", other.hex)
 
     run(scenario())

@@ -101,6 +101,11 @@ def test_a_client_is_redirected_to_the_archive_and_gets_the_blob_there(make_stor
     assert answer.headers["location"].startswith(seaweed.endpoint)
     with urllib.request.urlopen(answer.headers["location"], timeout=10) as fetched:  # noqa: S310  the test's own server
         assert fetched.read() == content
+    # What is signed is a GET, so what needs no bytes is answered at once.
+    head = stor.ask("HEAD", f"/{sha(content)}")
+    assert (head.status, head.headers["content-length"]) == (200, "5000")
+    assert stor.get(content, {"If-None-Match": head.headers["etag"]}).status == 304
+    assert stor.get(content, {"Range": "bytes=5000-"}).status == 416
 
 
 @SIZES

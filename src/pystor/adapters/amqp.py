@@ -26,6 +26,7 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from pystor.blob import root_in
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobStored, Event, NeighbourFailed, Observer, RequestBegan
@@ -46,9 +47,9 @@ class Amqp:
     """Publishes the SHA of each blob that is asked for, in lower case, to a durable topic exchange.
 
     With `publish_stored`, each blob that is stored is told as well, with the routing key `stored`, as JSON with `sha`,
-    `size` and `paths`. `published` counts the messages that were written to the broker's connection, `dropped` those
-    that were not: the oldest of more than `queue_size`, and what was on its way when a connection broke. `observe` gets
-    a `NeighbourFailed` at most once a minute.
+    `size`, `replica_set` (its storages) and `paths`. `published` counts the messages that were written to the broker's
+    connection, `dropped` those that were not: the oldest of more than `queue_size`, and what was on its way when a
+    connection broke. `observe` gets a `NeighbourFailed` at most once a minute.
     """
 
     def __init__(
@@ -236,10 +237,15 @@ def _packer(channel: int, exchange: str, routing_key: str) -> Callable[[_Told], 
     def pack(told: _Told) -> bytes:
         if isinstance(told, Digest):
             return before + told.hex.encode() + after
-        text = json.dumps({"sha": told.digest.hex, "size": told.size, "paths": told.paths})
-        return _frames(channel, exchange, _STORED, text.encode())
+        return _frames(channel, exchange, _STORED, _as_json(told))
 
     return pack
+
+
+def _as_json(stored: BlobStored) -> bytes:
+    replica_set = [root_in(path, stored.digest) for path in stored.paths]
+    told = {"sha": stored.digest.hex, "size": stored.size, "replica_set": replica_set, "paths": stored.paths}
+    return json.dumps(told).encode()
 
 
 def _frames(channel: int, exchange: str, routing_key: str, body: bytes) -> bytes:

@@ -112,13 +112,16 @@ class Blobs:
 
     def _respond(self, request: Request, digest: Digest, replica: Replica) -> Response:
         origin = self._origin(digest, replica)
-        if self._redirect is not None and origin.tier == "archive":
-            replica.close()
-            return Response(307, ((b"location", self._redirect(digest).encode("ascii")), (b"content-length", b"0")))
         selection = _select(request.method, request.headers, digest, replica)
         if selection.status == 416:
             replica.close()
             return _past_the_end(replica.size)
+        # A signed URL is for GET alone.
+        wants_bytes = request.method == "GET" and selection.stop > selection.start
+        if self._redirect is not None and origin.tier == "archive" and wants_bytes:
+            replica.close()
+            fields = ((b"location", self._redirect(digest).encode("ascii")), (b"content-length", b"0"))
+            return Response(307, fields, origin=origin)
         headers = _headers(digest, replica, selection)
         if request.method == "HEAD" or selection.start == selection.stop:
             replica.close()
