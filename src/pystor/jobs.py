@@ -56,7 +56,7 @@ class Queue:
         bytes_per_second: float = 100e6,
     ) -> None:
         """Look for entries every `period` seconds; work no faster than the two rates."""
-        self._name: Final = name
+        self.name: Final = name
         self._pool: Final = pool
         self._job: Final = job
         self._observe: Final = observe
@@ -121,11 +121,11 @@ class Queue:
         found = _Found()
         for member in filter(_is_writable, replica_set.members):
             try:
-                turn = await member.run(member.storage.take_turn, self._name)
+                turn = await member.run(member.storage.take_turn, self.name)
                 if turn is None:
                     return _Found()
                 turns.push_async_callback(self._end_turn, member, turn)
-                digests = await member.run(member.storage.pending, self._name, _AT_ONCE)
+                digests = await member.run(member.storage.pending, self.name, _AT_ONCE)
             except StorageError as error:
                 self._observe(StorageFailed(error))
                 found.failed += 1
@@ -147,14 +147,14 @@ class Queue:
         try:
             size = await self._job(digest)
             for member in members:
-                await member.run(member.storage.dequeue, self._name, digest)
+                await member.run(member.storage.dequeue, self.name, digest)
         except StorError as error:
             tell(digest, str(error))
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))
             return False
         tell(digest, "done")
-        self._observe(JobDone(self._name, digest, size))
+        self._observe(JobDone(self.name, digest, size))
         pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
         await asyncio.sleep(max(0.0, pause))
         return True

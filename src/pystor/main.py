@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
@@ -23,6 +24,7 @@ from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.messages import typed
 from pystor.http.wire import Limits
+from pystor.jobs import Queue
 from pystor.marker import Marker, is_mount, new_id
 from pystor.pool import Pool
 from pystor.promotion import Promotion
@@ -85,19 +87,20 @@ def build(settings: Settings, shared: str) -> App:
     pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache)
     archive = wiring.archive_of(settings, crowd)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, crowd)
-    queues = {"repair": wiring.queue_of(settings, "repair", tiers, pool, pool)}
+    queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
     services: list[Service] = [log, prometheus, *neighbours.services.values(), pool]
     if archive is not None:
         services.append(archive.pool)
         if settings.s3_mirror:
-            queues["mirror"] = wiring.queue_of(settings, "mirror", tiers, pool, archive.pool)
+            queues.append(wiring.queue_of(settings, "mirror", tiers, pool, archive.pool))
+            queues.append(wiring.queue_of(settings, "repair", tiers, archive.pool, archive.pool))
         if settings.s3_promote:
             promotion = Promotion(tiers, pool)
             crowd.join(promotion)
             services.append(promotion)
-    services += queues.values()
+    services += queues
     prometheus.observe_storages(partial(_storage_rows, [pool] if archive is None else [pool, archive.pool]))
-    prometheus.observe_queues(lambda: {name: queue.length for name, queue in queues.items()})
+    prometheus.observe_queues(partial(_lengths, queues))
     credentials = settings.basic_auth
     blobs = Blobs(
         tiers,
@@ -116,6 +119,14 @@ def build(settings: Settings, shared: str) -> App:
         services=services,
         metrics=lambda: typed(200, CONTENT_TYPE.encode("ascii"), prometheus.render()),
     )
+
+
+def _lengths(queues: Iterable[Queue]) -> Counter[str]:
+    """Add up the queues of one name."""
+    lengths = Counter[str]()
+    for queue in queues:
+        lengths[queue.name] += queue.length
+    return lengths
 
 
 def _storage_rows(pools: Iterable[Pool]) -> list[StorageRow]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
+from tests.contract.wire import Cut
 from tests.neighbours.servers.memcached import Memcached
 from tests.neighbours.servers.seaweed import Seaweed
 from tests.support.server import Server
@@ -71,6 +72,36 @@ def test_wrong_bytes_in_the_archive_are_never_served(make_stor: Make, seaweed: S
         wire.send(f"GET /{sha(content)} HTTP/1.1\r\nHost: stor\r\nConnection: close\r\n\r\n".encode())
         answer = wire.rest()
     assert answer.startswith(b"HTTP/1.1 503") or len(answer.partition(b"\r\n\r\n")[2]) < size
+
+
+def test_wrong_bytes_in_the_archive_are_told_and_the_next_reader_gets_the_right_ones_from_the_pool(
+    make_stor: Make, seaweed: Seaweed
+) -> None:
+    stor, content = make_stor(config={"s3_order": "archive-first"}, workers=1), fresh(3_000_000)
+    assert stor.store(content).status == 201
+    seaweed.store().put(key_of(content), fresh(len(content)))
+    with stor.wire() as wire:
+        wire.send(f"GET /{sha(content)} HTTP/1.1\r\nHost: stor\r\n\r\n".encode())
+        assert wire.start()[0] == 200
+        with pytest.raises(Cut):
+            wire.receive(len(content))
+    assert stor.get(content).body == content
+    assert f"bad replica of {sha(content)} on s3://{seaweed.bucket} (archive)" in stor.server.stderr
+    metric = f'stor_bad_replicas_total{{storage="s3://{seaweed.bucket} (archive)"}} '
+    assert metric in stor.ask("GET", "/metrics").body.decode()
+
+
+def test_a_bad_object_of_a_mirror_is_replaced_from_the_pool(make_stor: Make, seaweed: Seaweed) -> None:
+    stor, content, bad = make_stor(config={"s3_order": "archive-first", "s3_mirror": True}), fresh(5_000), fresh(5_000)
+    assert stor.store(content).status == 201
+    assert settles(lambda: archived(seaweed, content) == content, within=20)
+    seaweed.store().put(key_of(content), bad)
+    stor.server.stop()  # nobody remembers that it was good
+    stor.server.start()
+    assert stor.get(content).body == content
+    assert settles(lambda: archived(seaweed, content) == content, within=20)
+    kept = [meta["path"] for page in seaweed.store().list(".stor/quarantine/") for meta in page]
+    assert [path for path in kept if sha(content).upper() in path]
 
 
 def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_else(
