@@ -265,10 +265,18 @@ class Pool:
         if found is None:
             self._hints.drop(digest)
             return
+        if len(self.sets) > 1:
+            self._correct(digest, found)
         self._hints.put(digest, found.path)
         for member in missing:
             if member in self._set_of[found.storage].members:
                 self._ask_repair(member, digest)
+
+    def _correct(self, digest: Digest, found: Replica) -> None:
+        """Forget a hint at another set than that in which a blob was found: it would mislead for ever."""
+        hint = self._hints.get_now(digest)
+        if hint is not None and self._set_of.get(root_in(hint, digest)) is not self._set_of[found.storage]:
+            self._hints.drop(digest)
 
     def _ask_repair(self, member: Bulkhead, digest: Digest) -> None:
         """Put a blob on the repair queue of a storage, in the background, once in a while."""
