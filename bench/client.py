@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.get import _fill
+from bench.blobs import lay
 from pystor.client import Digest
 from tests.support import Server
 
@@ -43,7 +43,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="stor-bench-", dir="/dev/shm") as name:
         directory = Path(name)
         pair = [directory / "a", directory / "b"]
-        digests = _fill(pair, given.blobs, given.size)
+        digests = lay(pair, given.blobs, given.size)
         with Server(directory / "server", pairs=[pair], workers=2, config={"reserve_bytes": 0}) as server:
             bench = _Bench(directory, server, given.at_once)
             bench.down(digests, given.rounds)
@@ -101,7 +101,17 @@ class _Bench:
             self._stor("get", "--max", self._at_once, str(self._out), stdin=names)
 
     def _curl(self) -> None:
-        command = ["curl", "-s", "--parallel", "--parallel-max", self._at_once, "-R", "-K", f"{self._directory}/curl"]
+        command = [
+            "curl",
+            "-s",
+            "--no-progress-meter",
+            "--parallel",
+            "--parallel-max",
+            self._at_once,
+            "-R",
+            "-K",
+            f"{self._directory}/curl",
+        ]
         subprocess.run(command, check=True)
 
     def _stor(self, *words: str, stdin: object = subprocess.DEVNULL) -> None:
