@@ -267,6 +267,18 @@ def test_what_comes_by_a_pipe_is_uploaded(shell: Shell, server: Server) -> None:
     assert server.get(sha(b"by a pipe")).body == b"by a pipe"
 
 
+def test_a_reader_who_leaves_ends_an_upload_without_a_word(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path / "src", [os.urandom(10) for _ in range(600)])
+    with shell.started("stor", "put", "src") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(20) == 1
+    assert "Traceback" not in said
+    assert "Broken pipe" not in said
+
+
 def test_wrong_credentials_end_a_bulk_upload_at_once(shell: Shell, tmp_path: Path) -> None:
     files(tmp_path / "src", [noise(10) for _ in range(50)])
     done = shell.run("stor", "put", "src", STOR_PASSWORD="WRONGSECRET")

@@ -65,5 +65,7 @@ def summary(totals: Totals, seconds: float, verb: str) -> str:
     counts = [f"{totals.done:,} {verb}"]
     counts += [f"{totals.skipped:,} skipped"] if totals.skipped else []
     counts += [f"{totals.failed:,} failed"] if totals.failed else []
-    rate = size(totals.size / seconds) if seconds > 0 else "0 B"
-    return f"{', '.join(counts)}: {size(totals.size)} in {seconds:.1f} s, {rate}/s"
+    moved = (
+        f": {size(totals.size)} in {seconds:.1f} s, {size(totals.size / max(seconds, 0.001))}/s" if totals.size else ""
+    )
+    return f"{', '.join(counts)}{moved}"

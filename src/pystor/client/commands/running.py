@@ -15,6 +15,7 @@ import uvloop
 
 from pystor.client import config
 from pystor.client.aio import AsyncClient
+from pystor.client.commands.terminal import NobodyListens
 from pystor.client.retry import Retry
 from pystor.client.s3 import TEMPLATE, Bucket
 from pystor.errors import ConfigError
@@ -52,12 +53,13 @@ def _bucket(given: argparse.Namespace, settings: config.Settings) -> Bucket | No
 def run(work: Coroutine[Any, Any, int]) -> int:
     """Run a command; Ctrl-C and SIGTERM let it clean up, and end with status 130 or 143."""
     try:
-        return uvloop.run(_until_terminated(work))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
+        status = uvloop.run(_until_terminated(work))
+    except* KeyboardInterrupt:
+        status = INTERRUPTED
+    except* (NobodyListens, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains at the exit
-        return 1
+        status = 1
+    return status
 
 
 async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:

@@ -10,13 +10,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Final, TextIO
 
 from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
 
 _PERIOD: Final = 0.1  # seconds between two drawings
+
+
+class NobodyListens(Exception):
+    """Who reads standard output has gone; it is no failure of the file that is told about."""
 
 
 class Screen:
@@ -64,7 +68,8 @@ class Screen:
 
     def _print(self, line: bytes) -> None:
         self._erase()
-        sys.stdout.buffer.write(line + b"\n")
+        with _hearing():
+            sys.stdout.buffer.write(line + b"\n")
 
     def _complain(self, line: str) -> None:
         self._erase()
@@ -75,7 +80,6 @@ class Screen:
     def _draw(self) -> None:
         width = shutil.get_terminal_size((80, 24)).columns
         text = progress.line(self.totals, time.monotonic() - self._began, width)
-        sys.stdout.flush()
         _write(sys.stderr, f"\r{text.ljust(width - 1)}")
         self._drawn = True
 
@@ -99,7 +103,8 @@ class Screen:
     async def _keep_drawing(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD)
-            sys.stdout.flush()
+            with contextlib.suppress(BrokenPipeError):  # the next line will find it out
+                sys.stdout.flush()
             if self._bar:
                 self._draw()
 
@@ -111,13 +116,21 @@ class Screen:
             self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}).encode())
         else:
             self._complain(progress.summary(totals, seconds, self._verb))
-        with contextlib.suppress(BrokenPipeError):
+        with _hearing():
             sys.stdout.flush()
 
     @property
     def status(self) -> int:
         """The exit status: 0 only if nothing failed."""
         return 1 if self.totals.failed else 0
+
+
+@contextlib.contextmanager
+def _hearing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise NobodyListens from None
 
 
 def _write(file: TextIO, text: str) -> None:

@@ -1,0 +1,42 @@
+"""The documents of the client say what is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.client.test_commands import Shell
+from tests.support import reference
+from tests.support.server import Server
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    assert (DOCS / "client.md").read_text() == reference.document(), (
+        "python -m tests.support.reference > docs/client.md"
+    )
+
+
+def test_the_tutorial_works_as_it_is_typed(server: Server, tmp_path: Path) -> None:
+    shell = Shell(server, tmp_path)
+    (tmp_path / "stor-data").mkdir()
+    (tmp_path / "stor-data/credentials").write_text(f"{server.user}:{server.password}\n")
+    blocks = re.findall(r"```console\n(.*?)```", (DOCS / "tutorial.md").read_text(), re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    script = "\n".join(lines).replace("http://127.0.0.1:8080", server.url)
+    path = f"{Path(sys.executable).parent}:{shell.environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=tmp_path,
+        env=shell.environment | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert all(word in said for word in ("letters/one: OK", "2 uploaded", "2 skipped", "2 downloaded", "2 good, 0 bad"))
