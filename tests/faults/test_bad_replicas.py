@@ -23,7 +23,7 @@ from tests.faults.reads import read_once
 from tests.support.fuse import Fault, FaultyStorage
 
 MIB: Final = 1 << 20
-READS: Final = int(os.environ.get("STOR_TEST_READS", "1000"))
+READS: Final = max(100, int(os.environ.get("STOR_TEST_READS", "1000")))
 """Reads of small blobs for each fault; of large ones there are fewer, by their size."""
 SMALL, LARGE, HUGE = 5_000, 20 * MIB, 100 * MIB
 _CLIENTS: Final = 4

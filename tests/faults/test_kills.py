@@ -87,7 +87,7 @@ def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_w
     assert strangers.outcomes() == {"ok"}
     others = [load for wire, load in loads.items() if served[wire] != victim]
     assert [load.failure for load in others] == [""] * len(others)
-    assert all(load.done > 10 for load in others)
+    assert all(load.done > 3 for load in others)
     assert all(load.failure for wire, load in loads.items() if served[wire] == victim)
 
 
