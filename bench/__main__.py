@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import page
+from bench.load import LoadFailed
 from bench.machine import describe
 from bench.results import Results
 from bench.sections import SECTIONS
@@ -22,18 +23,27 @@ from tests.support import needs
 
 
 def main() -> int:
-    """Measure and write; returns 1 if there is no wrk."""
+    """Measure and write; returns 1 if there is no wrk, or a section could not be measured."""
     given = _arguments()
     if needs.find("wrk") is None:
         print("install wrk first")
         return 1
-    for section in given.only or SECTIONS:
+    failed = [section for section in given.only or SECTIONS if not _is_measured(section, given)]
+    return 1 if failed else 0
+
+
+def _is_measured(section: str, given: argparse.Namespace) -> bool:
+    """Measure a section and keep its results; tell whether it could be."""
+    try:
         with tempfile.TemporaryDirectory(prefix="stor-bench-", dir=given.directory) as name:
             found = _measured(section, _setting(given, Path(name)))
-        if not given.dry:
-            found.save()
-            page.write()
-    return 0
+    except LoadFailed as error:
+        print(f"{section} could not be measured: {error}")
+        return False
+    if not given.dry:
+        found.save()
+        page.write()
+    return True
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,7 +82,8 @@ def _measured(section: str, setting: Setting) -> Results:
     for result in SECTIONS[section](setting):
         print(*lines(result), sep="\n", flush=True)
         found.results.append(result)
-    print(*(f"left out: {line}" for line in setting.left_out), sep="\n")
+    for line in setting.left_out:
+        print(f"left out: {line}")
     return found
 
 

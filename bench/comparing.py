@@ -16,20 +16,29 @@ Run = Callable[[], Sample]
 
 
 def compare(comparison: Comparison, runs: Mapping[str, Run], rounds: int) -> Comparison:
-    """Run each server once in every round, after a run that does not count; the first is the subject."""
+    """Run each server once in every round, after a run that does not count.
+
+    Of another than the subject that fails nothing is kept but why it did; the subject must not fail.
+    """
+    running = dict(runs)
     for number in range(rounds + 1):
-        for name, run in runs.items():
-            sample = _named(comparison.work, name, run)
+        for name, run in list(running.items()):
+            try:
+                sample = run()
+            except LoadFailed as error:
+                _leave_out(comparison, running, name, error)
+                continue
             if number:
                 comparison.add(name, sample)
     return comparison
 
 
-def _named(work: str, name: str, run: Run) -> Sample:
-    try:
-        return run()
-    except LoadFailed as error:
-        raise LoadFailed(f"{work}, {name}: {error}") from None
+def _leave_out(comparison: Comparison, running: dict[str, Run], name: str, error: LoadFailed) -> None:
+    if name == comparison.subject:
+        raise LoadFailed(f"{comparison.work}, {name}: {error}")
+    del running[name]
+    comparison.rounds.pop(name, None)
+    comparison.failures[name] = str(error)
 
 
 def run_of(peer: Peer, requests: Callable[[], Requests], *, connections: int, seconds: int, directory: Path) -> Run:

@@ -21,8 +21,9 @@ same round, so that a neighbour on the machine disturbs both: 2.00 is twice as f
 lowest and the highest in brackets. Absolute figures are for this machine and this day only.
 
 Stor verifies what is read, counts for `/metrics`, and stores two copies of each blob; the others do none of these.
-"weed" is SeaweedFS, "script" a bare program that writes as durably as Stor does and nothing else, by two `syncfs` for
-32 files; "fsync each" the same with an fsync for each file and directory in 32 threads. "dd" writes both files at once.
+"weed" is SeaweedFS. "script" is a bare program that writes as durably as Stor does, into the same tree, and does
+nothing else, by two `syncfs` for 32 files; "script, flat" leaves the tree out, "fsync each" syncs each file and its
+directory, in 32 threads. "dd" writes both files at once.
 """
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,10 +161,11 @@ def seaweed(directory: Path) -> Iterator[Weed]:
         yield Weed(volume, filer, f"http://{server.service('master')}")
 
 
-def put(url: str, path: str, content: bytes) -> None:
+def put(url: str, path: str, content: bytes, method: str = "PUT", headers: Mapping[str, str] | None = None) -> None:
     """Store one thing; whatever is no success raises."""
-    request = urllib.request.Request(url + path, content, {"Content-Type": "application/octet-stream"}, method="PUT")
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    fields = {"Content-Type": "application/octet-stream", **(headers or {})}
+    request = urllib.request.Request(url + path, content, fields, method=method)
+    with urllib.request.urlopen(request, timeout=120) as answer:
         answer.read()
 
 

@@ -11,24 +11,31 @@ as much as Stor on the disk, and nothing else. At the end the instructions of on
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench import blobs, instructions, limits, peers
+from bench import blobs, instructions, peers
 from bench.blobs import Bodies
-from bench.comparing import compare, reads, run_of
+from bench.comparing import reads
 from bench.load import Requests
 from bench.peers import Peer
 from bench.samples import MIB, Comparison, Target
+from bench.sections.uploads import scripts_in, targets_on
+from bench.setting import Setting, filesystem_of, pair_in
 from bench.table import lines
 from tests.support import needs
 
-CONNECTIONS = 32
-_SIZES = (("4 KiB", 4096, 1000), ("64 KiB", 65536, 200), ("1 MiB", MIB, 20))
-_TARGETS = {"4 KiB": 0.75, "64 KiB": 1.0, "1 MiB": 1.0}
+_READS = (
+    ("GET 4 KiB", "GET", 4096, 1000, 0.75),
+    ("GET 64 KiB", "GET", 65536, 200, 1.0),
+    ("GET 1 MiB", "GET", MIB, 20, 1.0),
+    ("HEAD 4 KiB", "HEAD", 4096, 1000, 0.6),
+)
+"""Name, method, size, number of blobs, and what is to be reached of nginx."""
 _FASTEST = 20_000
 """Uploads in a second that are named in advance."""
 
@@ -41,13 +48,9 @@ def main() -> int:
         print(f"install {', '.join(missing)} first")
         return 1
     with tempfile.TemporaryDirectory(prefix="stor-bench-", dir=given.directory) as name:
-        directory = Path(name)
-        pair = [directory / "a", directory / "b"]
-        with (
-            peers.stor(directory, [pair], given.workers) as stor,
-            peers.nginx(directory, pair[0], given.workers) as nginx,
-        ):
-            _Quick(given, directory, pair, stor, nginx).run()
+        setting = Setting(Path(name), given.rounds, given.seconds, given.workers)
+        for comparison in _compared(setting, given.only):
+            print(*lines(comparison), sep="\n", flush=True)
     return 0 if given.only else instructions.main([])
 
 
@@ -60,52 +63,41 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class _Quick:
-    """The works, one after the other."""
+def _compared(setting: Setting, only: str) -> Iterator[Comparison]:
+    room = setting.directory
+    pair = pair_in(room)
+    with peers.stor(room, [pair], setting.workers) as stor, peers.nginx(room, pair[0], setting.workers) as nginx:
 
-    def __init__(self, given: argparse.Namespace, directory: Path, pair: list[Path], stor: Peer, nginx: Peer) -> None:
-        self._given, self._directory, self._pair, self._peers = given, directory, pair, (stor, nginx)
+        def compare(work: str, requests: Callable[[Peer], Requests], least: float) -> Comparison:
+            targets = (Target("nginx", least=least),)
+            return setting.compare(work, [stor, nginx], requests, connections=32, targets=targets)
 
-    def run(self) -> None:
-        for label, size, count in _SIZES:
-            if self._wanted(f"GET {label}"):
-                digests = blobs.lay(self._pair, count, size)
-                self._read(f"GET {label}", digests, _TARGETS[label])
-        if self._wanted("HEAD 4 KiB"):
-            self._read("HEAD 4 KiB", blobs.lay(self._pair, 1000, 4096), 0.6, method="HEAD")
-        if self._wanted("miss, 2 storages"):
-            self._read("miss, 2 storages", [f"{number:064x}" for number in range(1000)], 0.7, missing=True)
-        if self._wanted("POST 4 KiB, durable"):
-            self._post()
+        for work, method, size, count, least in _READS:
+            if only in work:
+                digests = blobs.lay(pair, count, size)
+                yield compare(work, partial(reads, digests=digests, method=method), least)
+        if only in "miss, 2 storages":
+            nowhere = [f"{number:064x}" for number in range(1000)]
+            yield compare("miss, 2 storages", partial(reads, digests=nowhere, missing=True), 0.7)
+        if only in "POST 4 KiB, durable":
+            yield _posts(setting, stor, nginx)
 
-    def _wanted(self, work: str) -> bool:
-        return self._given.only in work
 
-    def _read(self, work: str, digests: list[str], least: float, method: str = "GET", *, missing: bool = False) -> None:
-        def requests(peer: Peer) -> Requests:
-            return reads(peer, digests, method=method, missing=missing)
+def _posts(setting: Setting, stor: Peer, nginx: Peer) -> Comparison:
+    bodies = Bodies(4096)
 
-        self._compare(Comparison(work, targets=(Target("nginx", least=least),)), requests)
+    def requests(peer: Peer) -> Requests:
+        os.sync()
+        return Requests(uploads=peer.uploads(bodies, _FASTEST * setting.seconds))
 
-    def _post(self) -> None:
-        bodies, count = Bodies(4096), _FASTEST * self._given.seconds
-
-        def requests(peer: Peer) -> Requests:
-            return Requests(uploads=peer.uploads(bodies, count))
-
-        self._compare(Comparison("POST 4 KiB, durable", targets=(Target("script", least=0.8),)), requests)
-
-    def _compare(self, comparison: Comparison, requests: Callable[[Peer], Requests]) -> None:
-        given = self._given
-        runs = {
-            peer.name: run_of(
-                peer, partial(requests, peer), connections=CONNECTIONS, seconds=given.seconds, directory=self._directory
-            )
-            for peer in self._peers
-        }
-        if comparison.work.startswith("POST"):
-            runs["script"] = partial(limits.durable, "group", self._pair, count=3200, size=4096)
-        print(*lines(compare(comparison, runs, given.rounds)), sep="\n", flush=True)
+    return setting.compare(
+        "POST 4 KiB, durable",
+        [stor, nginx],
+        requests,
+        connections=32,
+        targets=targets_on(filesystem_of(setting.directory)),
+        beside=scripts_in(setting.directory, bodies.size),
+    )
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ class Comparison:
     by_bytes: bool = False
     """Whether what counts is bytes per second: a short run ends in the middle of large blobs."""
     rounds: dict[str, list[Sample]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Those that did not do the work, and why."""
 
     def add(self, peer: str, sample: Sample) -> None:
         """Note one run."""

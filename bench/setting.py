@@ -59,6 +59,7 @@ class Setting:
     @contextlib.contextmanager
     def others(self, room: Path, storage: Path) -> Iterator[tuple[list[Peer], Weed | None]]:
         """Start those that serve the files of a storage, and SeaweedFS, which is to be filled."""
+        (storage / "put").mkdir()  # where uploads go; rclone makes no directories
         with contextlib.ExitStack() as running:
             found: list[Peer] = []
             if self.has("nginx"):
@@ -94,9 +95,11 @@ class Setting:
         self, work: str, runs: Mapping[str, Run], *, targets: tuple[Target, ...] = (), by_bytes: bool = False
     ) -> Comparison:
         """Compare the first with the others."""
-        known = tuple(target for target in targets if target.peer in runs)
-        comparison = Comparison(work, subject=next(iter(runs)), targets=known, by_bytes=by_bytes)
-        return compare(comparison, runs, self.rounds)
+        comparison = Comparison(work, subject=next(iter(runs)), by_bytes=by_bytes)
+        compare(comparison, runs, self.rounds)
+        comparison.targets = tuple(target for target in targets if target.peer in comparison.rounds)
+        self.left_out += [f"{work}, {name}: {reason}" for name, reason in comparison.failures.items()]
+        return comparison
 
     @contextlib.contextmanager
     def image(self, *mkfs: str, megabytes: int = 6000) -> Iterator[Path | None]:

@@ -13,7 +13,8 @@ _MIB = 1 << 20
 def lines(result: Comparison | Check) -> Iterator[str]:
     """Write a result for a terminal: a line for each peer."""
     if isinstance(result, Check):
-        yield f"{result.work}: {_measured(result)} {result.unit}; {_limit(result)}"
+        note = f" ({result.note})" if result.note else ""
+        yield f"{result.work}: {_measured(result)} {result.unit}{note}; {_limit(result)}"
         return
     ours = _speed(result, result.subject)
     for peer in result.peers():
@@ -100,7 +101,7 @@ def figures(results: Iterable[Comparison | Check]) -> Iterator[str]:
     yield from _head("work", "server", "speed", "p50 ms", "p99 ms", "server's CPU", "peak MiB")
     for result in results:
         if isinstance(result, Check):
-            yield _row(result.work, "", f"{_measured(result)} {result.unit}", "", "", "", "")
+            yield _row(result.work, result.note, f"{_measured(result)} {result.unit}", "", "", "", "")
             continue
         for name, samples in result.rounds.items():
             memory = statistics.median(sample.peak_bytes for sample in samples) / _MIB

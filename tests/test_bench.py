@@ -131,6 +131,16 @@ def test_a_run_that_does_not_count_comes_first_and_the_servers_take_turns() -> N
     assert [each.rate for each in comparison.rounds["nginx"]] == [4, 6]
 
 
+def test_a_server_that_fails_is_left_out_with_its_reason_and_stor_must_not_fail() -> None:
+    def fails() -> Sample:
+        raise LoadFailed("refused=1")
+
+    comparison = compare(Comparison("GET"), {"stor": lambda: sample(1), "nginx": fails}, rounds=2)
+    assert (comparison.peers(), comparison.failures) == ([], {"nginx": "refused=1"})
+    with pytest.raises(LoadFailed, match="GET, stor: refused=1"):
+        compare(Comparison("GET"), {"stor": fails}, rounds=1)
+
+
 def test_what_a_session_used_is_noted_with_the_run(make_server: Callable[..., Server]) -> None:
     server = make_server()
 

@@ -71,6 +71,33 @@ def test_every_document_is_in_the_index() -> None:
     assert {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"} <= set(index)
 
 
+_PROMISED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+_RELIABILITY = ROOT / "docs/reliability.md"
+
+
+def _promises() -> list[str]:
+    """The rows of the tables of faults."""
+    rows = [line for line in _RELIABILITY.read_text().splitlines() if line.startswith("| ")]
+    return [row for row in rows if not row.startswith("| Fault |")]
+
+
+def _tests_in(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_promise_of_the_table_of_faults_names_a_test_that_exists() -> None:
+    assert [row for row in _promises() if not _PROMISED.search(row)] == []
+    named = set(_PROMISED.findall(_RELIABILITY.read_text()))
+    assert {test for path, test in named if test not in _tests_in(ROOT / path)} == set()
+
+
+def test_every_test_of_a_fault_is_in_the_table_of_faults() -> None:
+    named = set(_PROMISED.findall(_RELIABILITY.read_text()))
+    modules = sorted((ROOT / "tests/faults").glob("test_*.py"))
+    tests = {(str(path.relative_to(ROOT)), test) for path in modules for test in _tests_in(path)}
+    assert {f"{path}::{test}" for path, test in tests - named if test.startswith("test_")} == set()
+
+
 def test_the_design_draws_the_floors_as_the_import_contract_has_them() -> None:
     design = (ROOT / "docs/design.md").read_text()
     drawn: dict[int, set[str]] = {}

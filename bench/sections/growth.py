@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import blobs, peers
-from bench.blobs import path_of
+from bench.blobs import Bodies, path_of
 from bench.comparing import reads
-from bench.peers import Peer
+from bench.peers import Peer, put
 from bench.samples import Comparison, Target
 from bench.setting import Setting, pair_in
 
@@ -34,13 +34,19 @@ def growth(setting: Setting) -> Iterator[Comparison]:
             yield _compare(setting, many_blobs, same, few_blobs, few)
     with setting.room() as room:
         two, many = [pair_in(room, "two")], [pair_in(room, f"pair{number}") for number in range(32)]
-        in_two = blobs.lay(two[0], _FEW, 4096)
-        in_many = [digest for pair in many for digest in blobs.lay(pair, _FEW // 32, 4096)]
         with (
-            peers.stor(room, many, setting.workers, "64 storages") as over_many,
-            peers.stor(room, two, setting.workers, "2 storages") as over_two,
+            peers.stor(room, many, setting.workers, "64 storages", durability="none") as over_many,
+            peers.stor(room, two, setting.workers, "2 storages", durability="none") as over_two,
         ):
-            yield _compare(setting, over_many, in_many, over_two, in_two)
+            # Stored by Stor, which looks first where it puts blobs itself.
+            yield _compare(setting, over_many, _stored(over_many), over_two, _stored(over_two))
+
+
+def _stored(peer: Peer) -> list[str]:
+    upload = peer.uploads(bodies := Bodies(4096), _FEW)
+    for number, path in enumerate(upload.paths, upload.first):
+        put(peer.url, path, bodies.body(number), upload.method, upload.headers)
+    return [path.rpartition("/")[2] for path in upload.paths]
 
 
 def _compare(setting: Setting, more: Peer, its: Sequence[str], fewer: Peer, theirs: Sequence[str]) -> Comparison:

@@ -126,7 +126,7 @@ def _beside_cold(setting: Setting, room: Path, point: Path) -> Iterator[Check]:
     known, unknown = blobs.lay(hot, 1000, 4096), blobs.lay(cold, _COLD, 4096)
     beside = Check("p99 of hot GET, 32 connections, while 8 clients read cold blobs from a disk of 200 IO/s", "ms", 20)
     alone = Check("the same without the cold ones", "ms", None)
-    fresh = iter(unknown)
+    fresh, done = itertools.cycle(unknown), list[bool]()
     with peers.stor(room, [hot, cold], setting.workers) as stor, _slowed(stor, point):
 
         def p99() -> float:
@@ -135,13 +135,16 @@ def _beside_cold(setting: Setting, room: Path, point: Path) -> Iterator[Check]:
         def read_cold(connection: http.client.HTTPConnection) -> None:
             connection.request("GET", f"/{next(fresh)}")
             connection.getresponse().read()
+            done.append(True)
 
         p99()
         for _ in range(setting.rounds):
             alone.values.append(p99())
             _chill(cold, unknown)
+            done.clear()
             with _busy(stor.url, [read_cold] * 8):
                 beside.values.append(p99())
+            beside.note += f"{', ' if beside.note else ''}{len(done)} cold blobs"
     yield beside
     yield alone
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,13 +54,13 @@ def _small(setting: Setting, room: Path, label: str, bodies: Bodies, most: int, 
             os.sync()  # what others left to be written does not count
             return Requests(uploads=peer.uploads(bodies, most * setting.seconds))
 
-        scripts = _scripts(durable, bodies.size) if label == "4 KiB" else {}
+        scripts = scripts_in(room, bodies.size) if label == "4 KiB" else {}
         yield setting.compare(
             f"POST {label}, durable, {kind}, 32 connections",
             [stor, *filter(None, map(_synced, takers))],
             requests,
             connections=32,
-            targets=_targets(kind) if label == "4 KiB" else (),
+            targets=targets_on(kind) if label == "4 KiB" else (),
             beside=scripts,
         )
         yield setting.compare(
@@ -73,14 +72,17 @@ def _small(setting: Setting, room: Path, label: str, bodies: Bodies, most: int, 
         )
 
 
-def _targets(kind: str) -> tuple[Target, ...]:
-    """A journal that all writers share is what limits them on ext4."""
-    if kind == "ext4":
+def targets_on(filesystem: str) -> tuple[Target, ...]:
+    """What uploads of 4 KiB are to reach; on ext4 the journal, which all writers share, is what limits them."""
+    if filesystem == "ext4":
         return (Target("script", least=0.5),)
     return Target("script", least=0.8), Target("fsync each", least=2), Target("weed filer, fsync", least=1.7)
 
 
-def _scripts(pair: list[Path], size: int) -> dict[str, Run]:
+def scripts_in(room: Path, size: int) -> dict[str, Run]:
+    """Bare scripts that write durably, in a pair of directories of their own."""
+    pair = pair_in(room, "scripts")
+
     def script(way: str) -> Run:
         def run() -> Sample:
             os.sync()
@@ -88,7 +90,7 @@ def _scripts(pair: list[Path], size: int) -> dict[str, Run]:
 
         return run
 
-    return {"script": script("group"), "fsync each": script("each")}
+    return {"script": script("group"), "script, flat": script("flat"), "fsync each": script("each")}
 
 
 def _synced(peer: Peer) -> Peer | None:
@@ -125,10 +127,8 @@ def _sender(peer: Peer, bodies: Bodies) -> Run:
 
 
 def _sent(peer: Peer, method: str, path: str, body: bytes) -> Sample:
-    request = urllib.request.Request(peer.url + path, body, peer.headers, method=method)
     began = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        answer.read()
+    peers.put(peer.url, path, body, method, peer.headers)
     seconds = time.perf_counter() - began
     return Sample(requests=1, seconds=seconds, sent=len(body), p50=seconds * 1000, p99=seconds * 1000)
 

@@ -27,6 +27,10 @@ class Space:
     free: int
 
 
+UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
+"""That of a storage that says no when it is full, and nothing before."""
+
+
 Again: TypeAlias = Callable[[memoryview], bytes | None]
 """Reads a whole replica once more, if it is still what it was, nothing has to be waited for, and it fits.
 

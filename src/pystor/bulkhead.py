@@ -116,6 +116,11 @@ class Bulkhead:
         return error
 
     @property
+    def state(self) -> int:
+        """How far the storage is out."""
+        return self._switch.get()
+
+    @property
     def out(self) -> bool:
         """Whether the storage is left alone, because it hung or failed as a whole."""
         return self._switch.get() == State.OUT

@@ -1,4 +1,4 @@
-"""The commands: `stor serve`, `stor check-config`, `stor --version`.
+"""The commands of the server, and those of the client.
 
 What takes long to import is imported by the command that needs it.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pystor import __version__, config
+from pystor.client.commands import parsers
 from pystor.errors import ConfigError, StorageError
 
 BAD_INPUT: Final = 2
@@ -73,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     repair.set_defaults(run=_repair)
     adopt.set_defaults(run=_adopt)
     doctor.set_defaults(run=_doctor)
+    parsers.add(commands)
+    parser.set_defaults(root=parser)
     return parser
 
 

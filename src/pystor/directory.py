@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,15 +45,18 @@ class Directory:
         durable: bool = True,
         reserve: int | None = None,
         require_mount: bool | None = None,
+        local: bool | None = None,
     ) -> None:
         """Describe a storage; nothing is touched yet.
 
         `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
-        its own (None: if it was one when it was adopted).
+        its own (None: if it was one when it was adopted). `local`: whether it is a disk of this machine (None: as the
+        mount table says).
         """
         self.root: Final = root
         self.writable: Final = writable
         self.local = False
+        self._is_local: Final = local
         self._durable: Final = durable
         self._commits = False
         self._reserve: Final = reserve
@@ -80,7 +84,7 @@ class Directory:
             if self.writable:
                 staging.prepare(self.root)
             kind = marker.filesystem_of(self.root)
-            self.local = marker.is_local(kind)
+            self.local = marker.is_local(kind) if self._is_local is None else self._is_local
             self._commits = self._durable and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
@@ -132,6 +136,18 @@ class Directory:
                     raise StorageError(self.root, "probe", "gives back something else than was written")
         except StorageFull:
             pass  # a full disk reads as well as ever
+        except OSError as error:
+            raise StorageError.from_os(self.root, "probe", error) from error
+
+    def try_out(self) -> None:
+        """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
+        try:
+            self._refuse_bare_mount_point(None)
+            with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+                file.write(_PROBE)
+                os.fsync(file.fileno())
+                if os.pread(file.fileno(), len(_PROBE), 0) != _PROBE:
+                    raise StorageError(self.root, "probe", "gives back something else than was written")
         except OSError as error:
             raise StorageError.from_os(self.root, "probe", error) from error
 

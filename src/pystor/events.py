@@ -23,6 +23,11 @@ class RequestBegan(NamedTuple):
     digest: Digest | None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadEnded:
+    """An upload, which began as a request of `post`, is stored, refused or cut."""
+
+
 class RequestEnded(NamedTuple):
     """A request was answered in full, or cut. Times are in seconds, `received` and `sent` are bytes of the bodies."""
 
@@ -127,10 +132,20 @@ class ReplicaBad:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaRepaired:
+    """A replica that was missing or bad is good again; what was bad is in quarantine."""
+
+    digest: Digest
+    storage: str
+    quarantined: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StorageFailed:
-    """A storage did not do what was asked of it."""
+    """A storage did not do what was asked of it, about a blob if that is known."""
 
     error: StorageError
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +175,7 @@ class JobDone:
 
 Event: TypeAlias = (
     RequestBegan
+    | UploadEnded
     | RequestEnded
     | MalformedName
     | HintAsked
@@ -173,6 +189,7 @@ Event: TypeAlias = (
     | UploadRefused
     | HealthChecked
     | ReplicaBad
+    | ReplicaRepaired
     | StorageFailed
     | LeftoversSwept
     | NeighbourFailed

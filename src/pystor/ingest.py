@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -13,9 +12,9 @@ from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
-from pystor.events import StorageFailed
+from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
-from pystor.replicas import Survey, Upload
+from pystor.replicas import State, Survey, Upload
 
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
@@ -111,9 +110,7 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
 async def _store_stream(
     pool: Pool, size: int, batches: AsyncIterator[Batch], given: Digest | None, surveys: Sequence[Survey]
 ) -> Stored:
-    # The digest decides the place; as long as it is not known, any other is as good a dice.
-    place = given or Digest.of(os.urandom(32))
-    upload, gaps = await _begin(pool, surveys, place, size, None)
+    upload, gaps = await _begin(pool, surveys, given, size, None)
     async with upload:
         digest = await _write_all(upload, batches)
         if given is None:
@@ -165,7 +162,7 @@ async def _write_all(upload: Upload, batches: AsyncIterator[Batch]) -> Digest:
 
 
 async def _begin(
-    pool: Pool, surveys: Sequence[Survey], place: Digest, size: int, content: bytes | None
+    pool: Pool, surveys: Sequence[Survey], digest: Digest | None, size: int, content: bytes | None
 ) -> tuple[Upload, list[Survey]]:
     """Stage where the blob is wanting already, and tell which sets that mends; otherwise where placement says."""
     gaps = [survey for survey in surveys if survey.mendable]
@@ -173,8 +170,8 @@ async def _begin(
         try:
             return await Upload.stage([member for gap in gaps for member in gap.lacking()], size, content), gaps
         except StorageError as error:
-            pool.observe(StorageFailed(error))
-    return await pool.stage(place, size, content), []
+            pool.observe(StorageFailed(error, digest))
+    return await pool.stage(digest, size, content), []
 
 
 async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey]) -> Stored:
@@ -185,6 +182,13 @@ async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Su
     if pool.mirrored:
         # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
         await upload.note("mirror", digest)
+    for gap in gaps:
+        _tell_repaired(pool, digest, gap)
     members = [member for gap in gaps for member in gap.states] or upload.members
     paths = tuple(member.storage.locate(digest) for member in members)
     return Stored(digest, created=not gaps, paths=paths)
+
+
+def _tell_repaired(pool: Pool, digest: Digest, gap: Survey) -> None:
+    for member in gap.lacking():
+        pool.observe(ReplicaRepaired(digest, member.storage.root, quarantined=gap.states[member] is State.BAD))

@@ -150,6 +150,8 @@ class Queue:
                 await member.run(member.storage.dequeue, self._name, digest)
         except StorError as error:
             tell(digest, str(error))
+            if isinstance(error, StorageError):
+                self._observe(StorageFailed(error, digest))
             return False
         tell(digest, "done")
         self._observe(JobDone(self._name, digest, size))

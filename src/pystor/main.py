@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from pystor import __version__, wiring
+from pystor import __version__, doctor, wiring
 from pystor.adapters import logs
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
-from pystor.blob import Storage
+from pystor.blob import UNKNOWN_ROOM
 from pystor.breaker import SharedSwitches
 from pystor.bulkhead import Bulkhead
 from pystor.config import Settings
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import ConfigError, NeighbourError, StorageError, StorError
+from pystor.errors import ConfigError, StorageError, StorError
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -97,7 +96,7 @@ def build(settings: Settings, shared: str) -> App:
             crowd.join(promotion)
             services.append(promotion)
     services += queues.values()
-    prometheus.observe_storages(partial(_storage_rows, pool))
+    prometheus.observe_storages(partial(_storage_rows, [pool] if archive is None else [pool, archive.pool]))
     prometheus.observe_queues(lambda: {name: queue.length for name, queue in queues.items()})
     credentials = settings.basic_auth
     blobs = Blobs(
@@ -119,15 +118,15 @@ def build(settings: Settings, shared: str) -> App:
     )
 
 
-def _storage_rows(pool: Pool) -> list[StorageRow]:
-    return [_storage_row(member) for member in pool.members()]
+def _storage_rows(pools: Iterable[Pool]) -> list[StorageRow]:
+    return [_storage_row(member) for pool in pools for member in pool.members()]
 
 
 def _storage_row(member: Bulkhead) -> StorageRow:
-    space = member.space
-    if space is None:
-        return member.storage.root, False, None, None
-    return member.storage.root, True, space.total, space.free
+    space, root = member.space, member.storage.root
+    if space is None or space == UNKNOWN_ROOM:
+        return root, space is not None, member.state, None, None
+    return root, True, member.state, space.total, space.free
 
 
 def log_of(settings: Settings) -> logs.Logs:
@@ -224,39 +223,10 @@ def _marker_of(storage: Directory) -> Marker | None:
 async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
     """Ask each storage and each neighbour; `tell` gets a line for each. Returns how many are not well."""
     archive = wiring.archive_of(settings, logs.log)
-    storages = [wiring.storage_of(settings, place) for pair in settings.storage_pairs for place in pair]
-    storages += [archive.bucket] if archive else []
-    ill = sum([not _examine_storage(storage, tell) for storage in storages])
-    for name, neighbour in wiring.neighbours_of(settings, Crowd()).services.items():
-        began = time.perf_counter()
-        await neighbour.start()
-        try:
-            line, well = await neighbour.probe(), True
-        except NeighbourError as error:
-            line, well = str(error), False
-        finally:
-            await neighbour.stop()
-        _tell_result(tell, name, line, began, well=well)
-        ill += not well
-    return ill
-
-
-def _examine_storage(storage: Storage, tell: Callable[[str], None]) -> bool:
-    began = time.perf_counter()
-    try:
-        storage.attach()
-        storage.probe()
-        space = storage.check()
-    except StorageError as error:
-        _tell_result(tell, storage.root, f"{error.operation}: {error.reason}", began, well=False)
-        return False
-    done = "written, read and removed" if storage.writable else "read (it is read-only)"
-    _tell_result(
-        tell, storage.root, f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free", began, well=True
-    )
-    return True
-
-
-def _tell_result(tell: Callable[[str], None], name: str, line: str, began: float, *, well: bool) -> None:
-    milliseconds = (time.perf_counter() - began) * 1000
-    tell(f"{'ok' if well else 'ILL':3}  {name}: {line} ({milliseconds:.0f} ms)")
+    sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
+    if archive is not None:
+        sets.append([archive.bucket])
+    neighbours = wiring.neighbours_of(settings, Crowd()).services
+    if settings.log:
+        neighbours["log"] = log_of(settings)
+    return await doctor.examine(sets, neighbours, tell)

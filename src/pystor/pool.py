@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -198,7 +199,7 @@ class Pool:
 
     def failed(self, root: str, digest: Digest, error: StorageError) -> None:
         """Report a storage that did not give a blob; a replica that cannot be read is to be repaired."""
-        self.observe(StorageFailed(error))
+        self.observe(StorageFailed(error, digest))
         if error.unreadable:
             self._ask_repair(self._member_of[root], digest)
 
@@ -285,7 +286,7 @@ class Pool:
         try:
             await member.run(member.storage.enqueue, "repair", digest)
         except StorageError as error:
-            self.observe(StorageFailed(error))
+            self.observe(StorageFailed(error, digest))
             self._asked.pop(digest, None)
 
     @contextmanager
@@ -316,25 +317,27 @@ class Pool:
         looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest)]
         return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
 
-    async def stage(self, digest: Digest, size: int, content: bytes | None) -> Upload:
+    async def stage(self, digest: Digest | None, size: int, content: bytes | None) -> Upload:
         """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.
 
+        The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
         not known. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer.
         """
         await self._measure()
-        ranked = self._places(digest, size)
+        dice = digest or Digest.of(os.urandom(32))
+        ranked = self._places(dice, size)
         if not ranked:
             # What was measured a moment ago may have been freed since: nobody is refused for that.
             self._measured_at = -_MEASURED_FOR
             await self._measure()
-            ranked = self._places(digest, size)
+            ranked = self._places(dice, size)
         failed = not self._all_answered or any(each.writable and not each.takes for each in self.sets)
         for replica_set in ranked:
             try:
                 return await Upload.stage(replica_set.members, size, content)
             except StorageError as error:
-                self.observe(StorageFailed(error))
+                self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)
         if failed:
             raise Unavailable("No replica set could take the file, and a storage did not answer; try again later")

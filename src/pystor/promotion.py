@@ -55,5 +55,5 @@ class Promotion:
                 await copy(self._tiers, self._pool, digest)
             except StorError as error:
                 if isinstance(error, StorageError):
-                    self._pool.observe(StorageFailed(error))
+                    self._pool.observe(StorageFailed(error, digest))
             self._noted.discard(digest)

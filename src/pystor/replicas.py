@@ -103,7 +103,7 @@ class ReplicaSet:
             try:
                 good = await _is_good(member, opened, digest, verifier)
             except StorageError as error:
-                observe(StorageFailed(error))
+                observe(StorageFailed(error, digest))
                 return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
             if not good:
                 observe(ReplicaBad(digest, member.storage.root))

@@ -228,12 +228,14 @@ def storage_of(settings: Settings, place: Place) -> Storage:
 
 def directory_of(settings: Settings, root: Path, *, writable: bool = True) -> Directory:
     """Make the storage that is a directory."""
+    pattern = settings.local_storages_regex
     return Directory(
         str(root),
         writable=writable,
         durable=settings.durability == "fsync",
         reserve=settings.reserve_bytes,
         require_mount=settings.require_mount,
+        local=None if pattern is None else re.search(pattern, str(root)) is not None,
     )
 
 

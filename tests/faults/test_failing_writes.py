@@ -114,6 +114,27 @@ def test_a_rename_that_fails_on_one_replica_is_not_acknowledged_and_the_set_is_w
     assert settles(lambda: list((alone.storages[0] / ".stor/repair").iterdir()) == [], within=20)
 
 
+@pytest.mark.parametrize("operation", ["fsync", "rename"])
+@sizes
+def test_what_failed_is_logged_with_the_digest_counted_and_shown_and_the_writer_reads_no_path(
+    alone: House, faulty: FaultyStorage, size: int, operation: str
+) -> None:
+    content, storage = fresh(size), str(faulty.point)
+    with faulty.failing(Fault((operation,), path=r"/tmp/|\.dat$", error="EIO")):
+        answer = alone.store(content)
+        assert settles(lambda: sha(content) in alone.server.stderr)
+        counted = alone.ask("GET", "/metrics").body.decode()
+        shown = {each["path"]: each["last_error"] or "" for each in alone.report()}
+
+    assert answer.status == 503
+    assert storage.encode() not in answer.body
+    step = "publish" if operation == "rename" else "fsync"
+    line = f"storage failed: {storage}: {step}: Input/output error (blob {sha(content)})"
+    assert 1 <= alone.server.stderr.count(line) <= 2  # once in each worker: repair may have tried, too
+    assert f'stor_storage_failures_total{{storage="{storage}"}}' in counted
+    assert storage in shown[storage]
+
+
 @sizes
 def test_a_blob_whose_directory_cannot_be_synced_is_not_acknowledged_the_second_time_either(
     alone: House, faulty: FaultyStorage, size: int

@@ -135,6 +135,7 @@ def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
     directory.mkdir()
     bucket = f"s3://{seaweed.bucket}/of-a-pair?endpoint={seaweed.endpoint}"
     stor = make_stor(config={"s3_enabled": False, "storage_pairs": [[str(directory), bucket]]})
+    assert [row["total_bytes"] is None for row in stor.report()] == [False, True]
     for size in (0, 5_000, 3_000_000):
         content = fresh(size)
         answer = stor.store(content)

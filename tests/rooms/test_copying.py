@@ -9,7 +9,7 @@ import pytest
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.events import Event, LeftoversSwept
+from pystor.events import Event, LeftoversSwept, ReplicaRepaired
 from tests.rooms.tools import adopted, blobs, place, run, running, tiers_of
 
 CONTENTS = [b"a blob", b"b" * 3_000_000]
@@ -17,7 +17,7 @@ CONTENTS = [b"a blob", b"b" * 3_000_000]
 
 def told(events: list[Event]) -> list[Event]:
     """What was told; the sweep at the start is another matter."""
-    return [event for event in events if not isinstance(event, LeftoversSwept)]
+    return [event for event in events if not isinstance(event, LeftoversSwept | ReplicaRepaired)]
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pystor import marker
+from pystor import marker, wiring
+from pystor.config import Settings
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
@@ -369,3 +370,15 @@ def test_a_storage_on_this_machine_is_local(tmp_path: Path) -> None:
 
     assert storage.local == marker.is_local(marker.filesystem_of(str(tmp_path)))
     assert json.loads(Path(tmp_path, ".stor/storage.json").read_text())["own_device"] is False
+
+
+def test_whoever_knows_better_than_the_mount_table_says_so(tmp_path: Path) -> None:
+    settings = Settings(local_storages_regex="/disk[0-9]$")
+    local: dict[str, bool] = {}
+    for name in ("disk1", "share"):
+        root = tmp_path / name
+        root.mkdir()
+        storage = wiring.directory_of(settings, root)
+        storage.adopt("a set")
+        local[name] = storage.local
+    assert local == {"disk1": True, "share": False}

@@ -429,10 +429,7 @@ def test_an_upload_that_is_cancelled_while_one_storage_stages_leaves_nothing_on_
         with pytest.raises(asyncio.CancelledError):
             await staging
         slow.go_on.set()
-        for _ in range(200):
-            if clean_now(quick, slow):
-                break
-            await asyncio.sleep(0.005)
+        await eventually(lambda: clean_now(quick, slow))
         for member in members:
             member.stop()
 

@@ -95,3 +95,13 @@ class Memory:
     def content(self) -> bytes:
         """All of it."""
         return b"".join(self._pieces)
+
+
+class Nowhere:
+    """Takes everything and keeps nothing."""
+
+    def write(self, piece: bytes) -> None:
+        """Drop it."""
+
+    def restart(self) -> None:
+        """There is nothing to begin anew."""

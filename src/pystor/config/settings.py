@@ -55,6 +55,7 @@ class Settings:
     basic_auth: Credentials | None = key(neighbours.credentials, None, "Who may write; without it nobody may")
     durability: Durability = key(choice("fsync", "none"), "fsync", "What an upload waits for before it is acknowledged")
     require_mount: bool | None = key(flag, None, "Whether a storage has to be a mounted disk of its own")
+    local_storages_regex: str | None = key(regex, None, "Searched in a storage's path; match: a disk of this machine")
     reserve_bytes: int | None = key(size(), None, "Bytes that uploads leave free on every storage")
     max_blob_size: int = key(size(1), TIB, "The largest blob that is taken, in bytes")
     verify_reads: bool = key(flag, True, "Whether blobs are compared with their digest when they are read")

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from pystor.blob import Replica
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageFull, TooLarge
+from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageError, StorageFull, TooLarge
 from pystor.events import (
     BlobDuplicate,
     BlobStored,
@@ -20,6 +20,8 @@ from pystor.events import (
     MalformedName,
     Observer,
     RequestBegan,
+    StorageFailed,
+    UploadEnded,
     UploadRefused,
 )
 from pystor.http import statuses
@@ -204,25 +206,34 @@ class Blobs:
         try:
             digest = Digest.parse(name)
         except MalformedDigest as error:
-            self._observe(RequestBegan("post", None))
-            self._observe(MalformedName("post"))
-            return statuses.malformed_upload(error)
-        self._observe(RequestBegan("post", digest))
-        self._guard.admit(request.headers)
-        with _calling_it(name), self._refusals():
-            surveys = await self._pool.survey(digest)
-            stored = already_stored(digest, surveys)
-            if stored is None:
-                stored = await store(self._pool, self._body(request), digest, surveys)
-        return self._stored(request, stored)
+            with self._an_upload(None):
+                self._observe(MalformedName("post"))
+                return statuses.malformed_upload(error)
+        with self._an_upload(digest), _calling_it(name):
+            self._guard.admit(request.headers)
+            with self._refusals(digest):
+                surveys = await self._pool.survey(digest)
+                stored = already_stored(digest, surveys)
+                if stored is None:
+                    stored = await store(self._pool, self._body(request), digest, surveys)
+            return self._stored(request, stored)
 
     async def post_unnamed(self, request: Request) -> Response:
         """Answer POST of a blob whose name is to be computed; raises `StorError`."""
-        self._observe(RequestBegan("post", None))
-        self._guard.admit(request.headers)
-        with self._refusals():
-            stored = await store(self._pool, self._body(request), None)
-        return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
+        with self._an_upload(None):
+            self._guard.admit(request.headers)
+            with self._refusals(None):
+                stored = await store(self._pool, self._body(request), None)
+            return self._stored(request, stored, (b"location", b"/" + stored.digest.hex.encode("ascii")))
+
+    @contextmanager
+    def _an_upload(self, digest: Digest | None) -> Iterator[None]:
+        """Tell when an upload begins and when it ends, however it does."""
+        self._observe(RequestBegan("post", digest))
+        try:
+            yield
+        finally:
+            self._observe(UploadEnded())
 
     def _stored(self, request: Request, stored: Stored, *headers: Field) -> Response:
         if stored.created:
@@ -232,10 +243,11 @@ class Blobs:
         return as_json(201 if stored.created else 200, stored.paths, *headers)
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Report uploads that come to nothing."""
+    def _refusals(self, digest: Digest | None) -> Iterator[None]:
+        """Report uploads that come to nothing, and the storage that is to blame."""
         try:
-            yield
+            with self._failures(digest):
+                yield
         except DigestMismatch:
             self._observe(UploadRefused("bad_sha"))
             raise
@@ -244,6 +256,14 @@ class Blobs:
             raise
         except Exception:
             self._observe(UploadRefused("unknown"))
+            raise
+
+    @contextmanager
+    def _failures(self, digest: Digest | None) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self._observe(StorageFailed(error, digest))
             raise
 
     def _body(self, request: Request) -> Body:

@@ -83,7 +83,8 @@ def encode_fields(fields: tuple[Field, ...]) -> bytes:
 
 def text(status: int, line: str, *headers: Field) -> Response:
     """Answer one line of plain text; what would not be one line is escaped."""
-    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    if not line.isprintable():
+        line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
     return typed(status, b"text/plain; charset=utf-8", line.encode("utf-8", "backslashreplace"), *headers)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from pystor import __version__
-from pystor.blob import Space
+from pystor.blob import UNKNOWN_ROOM, Space
 from pystor.bulkhead import Bulkhead
 from pystor.errors import StorageError
 from pystor.events import HealthChecked, Observer
@@ -79,7 +79,7 @@ async def _check(member: Bulkhead) -> Space | StorageError:
 
 def _row(pool: Pool, member: Bulkhead, space: Space | StorageError) -> dict[str, object]:
     fault = space if isinstance(space, StorageError) else None
-    room = space if isinstance(space, Space) else None
+    room = space if isinstance(space, Space) and space != UNKNOWN_ROOM else None
     return {
         "path": member.storage.root,
         "replica_set": next(index for index, group in enumerate(pool.sets) if member in group.members),

@@ -25,9 +25,12 @@ _log: Final = logging.getLogger("pystor")
 def log(event: Event, more: int = 0) -> None:
     """Write down what an operator should know; an `Observer`. `more` of the same were left out."""
     match event:
-        case StorageFailed(error):
+        case StorageFailed(error, digest):
             place = {"storage": error.storage, "operation": error.operation}
-            _tell(logging.WARNING, f"storage failed: {error.describe()}", more, place)
+            text = f"storage failed: {error.describe()}"
+            if digest is not None:
+                place, text = {**place, "digest": digest.hex}, f"{text} (blob {digest.hex})"
+            _tell(logging.WARNING, text, more, place)
         case ReplicaBad(digest, storage):
             place = {"storage": storage, "digest": digest.hex}
             _tell(logging.ERROR, f"bad replica of {digest.hex} on {storage}", more, place)

@@ -23,8 +23,9 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 REFRESH: Final = 1.0
 """Seconds between two looks at the queues."""
 
-StorageRow: TypeAlias = tuple[str, bool, int | None, int | None]
-"""A storage as it is now: its path, whether it is used, its size and what is free, in bytes (None: nobody knows)."""
+StorageRow: TypeAlias = tuple[str, bool, int, int | None, int | None]
+"""A storage as it is now: its path, whether it is used, the state of its breaker, its size and what is free, in bytes
+(None: nobody knows)."""
 
 
 class Prometheus(Collector):
@@ -109,8 +110,9 @@ class Prometheus(Collector):
             yield metric(family, sorted(by_family[family.name]))
 
     def _look_around(self, totals: Totals) -> None:
-        for path, available, size, free in self._storages():
+        for path, available, breaker, size, free in self._storages():
             totals["stor_storage_up", (path,)] = [float(available)]
+            totals["stor_breaker_state", (path,)] = [float(breaker)]
             if size is not None:
                 totals["stor_storage_size_bytes", (path,)] = [float(size)]
             if free is not None:

@@ -22,17 +22,17 @@ from pystor.events import (
     MalformedName,
     NeighbourFailed,
     ReplicaBad,
+    ReplicaRepaired,
     RequestBegan,
     RequestEnded,
     RequestFailed,
     StorageFailed,
+    UploadEnded,
     UploadRefused,
 )
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 """The methods that are told apart; a client can invent more than anybody wants to store."""
-
-_UPLOADS: Final = frozenset({"POST", "PUT"})
 
 
 def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
@@ -57,12 +57,14 @@ def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
 
     return {
         RequestBegan: _request_began(sheet),
+        UploadEnded: _upload_ended(sheet),
         RequestEnded: _request_ended(sheet),
         HintAsked: _hint_asked(sheet),
         LookedUp: _looked_up(sheet),
         BlobServed: _blob_served(sheet),
         BlobStored: _blob_stored(sheet),
         JobDone: _job_done(sheet),
+        ReplicaRepaired: _replica_repaired(sheet),
         LeftoversSwept: _leftovers_swept(sheet),
         HealthChecked: plain("stor_health_checks"),
         BlobMissing: plain("stor_blobs_missing"),
@@ -87,8 +89,17 @@ def _request_began(sheet: Sheet) -> Callable[[RequestBegan], None]:
     return count
 
 
-def _request_ended(sheet: Sheet) -> Callable[[RequestEnded], None]:
+def _upload_ended(sheet: Sheet) -> Callable[[UploadEnded], None]:
     values, uploads = sheet.values, sheet.slot("stor_uploads_in_flight", ())
+
+    def count(_: UploadEnded) -> None:
+        values[uploads] -= 1
+
+    return count
+
+
+def _request_ended(sheet: Sheet) -> Callable[[RequestEnded], None]:
+    values = sheet.values
     received, sent = sheet.slot("stor_received_bytes", ()), sheet.slot("stor_sent_bytes", ())
     requests, durations = Slots(sheet, "stor_requests"), Slots(sheet, "stor_request_duration_seconds")
 
@@ -100,8 +111,6 @@ def _request_ended(sheet: Sheet) -> Callable[[RequestEnded], None]:
         values[slot + WIDTH - 1] += seconds
         values[received] += event.received
         values[sent] += event.sent
-        if method in _UPLOADS and values[uploads] > 0:
-            values[uploads] -= 1
 
     return count
 
@@ -153,6 +162,17 @@ def _job_done(sheet: Sheet) -> Callable[[JobDone], None]:
     def count(event: JobDone) -> None:
         values[done[event.queue]] += 1
         values[sizes[event.queue]] += event.size
+
+    return count
+
+
+def _replica_repaired(sheet: Sheet) -> Callable[[ReplicaRepaired], None]:
+    values = sheet.values
+    repaired, quarantined = Slots(sheet, "stor_replicas_repaired"), Slots(sheet, "stor_replicas_quarantined")
+
+    def count(event: ReplicaRepaired) -> None:
+        values[repaired[event.storage]] += 1
+        values[quarantined[event.storage]] += event.quarantined
 
     return count
 

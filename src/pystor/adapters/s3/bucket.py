@@ -11,12 +11,9 @@ from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
 from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
 from pystor.address import DEFAULT_REGION, BucketAddress
-from pystor.blob import QueueName, Space
+from pystor.blob import UNKNOWN_ROOM, QueueName, Space
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest, StorageError, StorageFull
-
-_ENDLESS: Final = Space(total=1 << 60, free=1 << 60)
-"""Nobody knows the room of a bucket; it says no when there is none."""
 
 _EMPTY_FOR: Final = 60.0  # seconds
 _PROBE: Final = b"Stor was here\n"
@@ -81,7 +78,7 @@ class Bucket:
         """See that the bucket is there, and that the keys may read what it has and learn what it has not."""
         # As good as a listing, and cheaper: no such object is an answer, no such bucket and no access are failures.
         self._client.get(f"{self._prefix}.stor/check")
-        return _ENDLESS
+        return UNKNOWN_ROOM
 
     def probe(self) -> None:
         """Write, read and remove something, to see whether the bucket does what it should."""

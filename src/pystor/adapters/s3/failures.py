@@ -33,9 +33,12 @@ _ADVICE: Final = {
 _DEAD: Final = frozenset({"InvalidAccessKeyId", "NoSuchBucket", "RequestTimeTooSkewed", "SignatureDoesNotMatch"})
 _UNREACHED: Final = re.compile(r"kind: (Connect|Timeout)|hyper::Error\(\s*Parse")
 
+_METADATA: Final = re.compile(r"/latest/(api|meta-data)/")
+"""The instance's metadata is asked only when no keys were given and none are in the environment."""
+_NO_KEYS: Final = "there are no credentials: give access_key and secret_key"
+
 _SYMPTOMS: Final = (
-    # The instance's metadata is asked only when no keys were given and none are in the environment.
-    (re.compile(r"/latest/(api|meta-data)/|[Cc]redential"), "there are no credentials: give access_key and secret_key"),
+    (re.compile(r"[Cc]redential"), _NO_KEYS),
     (re.compile(r"kind: Timeout|TimedOut"), "no answer in time: see whether the service is up, and the network"),
     (re.compile(r"dns error"), "the name of its host is not known: correct the endpoint"),
     (re.compile(r"peer certificate"), "its certificate is not trusted: install the authority that has signed it"),
@@ -75,6 +78,8 @@ def translate(storage: str, operation: str, error: Exception, secrets: tuple[str
 
 def _reason(error: Exception) -> str:
     status, code = status_of(error), code_of(error)
+    if _METADATA.search(_told(error)):
+        return _NO_KEYS
     if code in _ADVICE:
         return _ADVICE[code]
     if status == 403:

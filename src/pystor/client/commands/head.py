@@ -1,0 +1,45 @@
+"""`stor head`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+
+from pystor.client import progress
+from pystor.client.aio import AsyncClient
+from pystor.client.commands import running
+from pystor.client.values import Blob
+from pystor.errors import StorError
+
+
+def run(given: argparse.Namespace) -> int:
+    """Describe each blob in a line; the status is 1 if there is none of one."""
+    return running.run(_describe(given))
+
+
+async def _describe(given: argparse.Namespace) -> int:
+    async with running.client(given) as client:
+        return max([await _one(client, name, as_json=given.json) for name in given.names])
+
+
+async def _one(client: AsyncClient, name: str, *, as_json: bool) -> int:
+    try:
+        blob = await client.head(name)
+    except StorError as error:
+        print(f"stor: {error}", file=sys.stderr)
+        return 1
+    print(_json(blob) if as_json else f"{blob.digest.hex}  {progress.size(blob.size):>10}  {_when(blob)}")
+    return 0
+
+
+def _when(blob: Blob) -> str:
+    if blob.modified is None:
+        return "-"
+    return datetime.fromtimestamp(blob.modified, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
+
+
+def _json(blob: Blob) -> str:
+    facts = {"sha": blob.digest.hex, "size": blob.size, "modified": blob.modified, "server": blob.server}
+    return json.dumps(facts)

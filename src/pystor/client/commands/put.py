@@ -1,0 +1,38 @@
+"""`stor put`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+from pystor.client.bulk import Failed, each
+from pystor.client.commands import running
+from pystor.client.commands.terminal import Screen
+from pystor.client.errors import Unauthorized
+from pystor.client.sending import Manifest, Sending, files
+from pystor.errors import ConfigError
+
+
+def run(given: argparse.Namespace) -> int:
+    """Upload what the arguments name."""
+    return running.run(_upload(given))
+
+
+async def _upload(given: argparse.Namespace) -> int:
+    screen = Screen("uploaded", lines=True, verbose=given.verbose, as_json=given.json)
+    with contextlib.ExitStack() as stack:
+        try:
+            manifest = stack.enter_context(Manifest(given.manifest)) if given.manifest else None
+        except OSError as error:
+            raise ConfigError([f"{given.manifest}: {error.strerror}"]) from None
+        async with running.client(given, writes=True) as client, screen.shown():
+            await _all(given, Sending(client, screen, manifest), screen)
+    return screen.status
+
+
+async def _all(given: argparse.Namespace, sending: Sending, screen: Screen) -> None:
+    try:
+        await each(files(given.paths, screen), given.max, sending.send)
+    except* Unauthorized as refused:
+        why = f"{refused.exceptions[0]} Name the writer with --user, and the password in STOR_PASSWORD or a file."
+        screen(Failed("nothing more is uploaded", why))

@@ -1,0 +1,54 @@
+"""`stor status`: a table of the servers and their storages."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from pystor.client import progress
+from pystor.client.commands import running
+from pystor.client.values import Status
+
+_BAR: Final = 20
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print the table; the exit status is 0 only if every server is well."""
+    return running.run(_show(given))
+
+
+async def _show(given: argparse.Namespace) -> int:
+    async with running.client(given) as client:
+        found = await client.status()
+    for status in found:
+        text = json.dumps(dataclasses.asdict(status)) if given.json else "\n".join(table(status))
+        print(text)
+    return 0 if all(status.ok for status in found) else 1
+
+
+def table(status: Status) -> Iterator[str]:
+    """Draw one server: a line for it, and one for each storage, with what is full and what is wrong."""
+    version = f" (Stor {status.version})" if status.version else ""
+    yield f"{status.server}{version}: {status.text}"
+    width = max((len(str(row["path"])) for row in status.storages), default=0)
+    for row in status.storages:
+        yield f"  {row['replica_set']}  {str(row['path']).ljust(width)}  {_fill(row)}  {_health(row)}".rstrip()
+
+
+def _fill(row: Mapping[str, Any]) -> str:
+    total, free = row.get("total_bytes"), row.get("free_bytes")
+    if not total or free is None:
+        return f"[{'?' * _BAR}]     {'':>16}"
+    part = 1 - free / total
+    filled = round(part * _BAR)
+    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {part:4.0%} {progress.size(free):>10} free"
+
+
+def _health(row: Mapping[str, Any]) -> str:
+    state = "ok" if row.get("available") else "AWAY"
+    state += "" if row.get("writable") else ", read-only"
+    error = row.get("last_error")
+    return f"{state}: {error}" if error else state

@@ -1,0 +1,129 @@
+"""What people and programs see of a bulk transfer: a line that moves on a terminal, plain lines or JSON otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncGenerator
+from typing import Final, TextIO
+
+from pystor.client import progress, sums
+from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
+
+_PERIOD: Final = 0.1  # seconds between two drawings
+
+
+class Screen:
+    """Observes a transfer. Results go to standard output; progress, errors and the summary to standard error.
+
+    `verb` is the past participle of what is done; `lines` is whether each file is a result to be printed.
+    """
+
+    def __init__(self, verb: str, *, lines: bool, verbose: bool, as_json: bool) -> None:
+        self.totals = Totals()
+        self._verb = verb
+        self._lines = lines
+        self._verbose = verbose
+        self._json = as_json
+        self._bar = sys.stderr.isatty() and not as_json
+        self._drawn = False
+        self._began = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        self.totals.add(event)
+        if isinstance(event, Moved | Expected):
+            return
+        if self._json:
+            self._print(json.dumps(_plain(event)).encode())
+        else:
+            self._tell(event)
+
+    def _tell(self, event: Done | Skipped | Failed) -> None:
+        match event:
+            case Failed():
+                self._complain(f"stor: {event.what}: {event.why}")
+            case Skipped(name="") | Done(path=""):
+                self._mention(event)
+            case _ if self._lines and not (isinstance(event, Skipped) and self._verb == "downloaded"):
+                self._print(sums.line(event.name, event.path))
+            case _:
+                self._mention(event)
+
+    def _mention(self, event: Done | Skipped) -> None:
+        if self._verbose:
+            what = event.path or event.name
+            size = progress.size(event.size)
+            self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
+
+    def _print(self, line: bytes) -> None:
+        self._erase()
+        sys.stdout.buffer.write(line + b"\n")
+
+    def _complain(self, line: str) -> None:
+        self._erase()
+        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+    # The line that moves
+
+    def _draw(self) -> None:
+        width = shutil.get_terminal_size((80, 24)).columns
+        text = progress.line(self.totals, time.monotonic() - self._began, width)
+        sys.stdout.flush()
+        _write(sys.stderr, f"\r{text.ljust(width - 1)}")
+        self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn:
+            width = shutil.get_terminal_size((80, 24)).columns
+            _write(sys.stderr, f"\r{' ' * (width - 1)}\r")
+            self._drawn = False
+
+    @contextlib.asynccontextmanager
+    async def shown(self) -> AsyncGenerator[None, None]:
+        """Draw while the block runs, and sum up at its end."""
+        drawing = asyncio.create_task(self._keep_drawing())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            self._erase()
+            self._sum_up()
+
+    async def _keep_drawing(self) -> None:
+        while True:
+            await asyncio.sleep(_PERIOD)
+            sys.stdout.flush()
+            if self._bar:
+                self._draw()
+
+    def _sum_up(self) -> None:
+        seconds = time.monotonic() - self._began
+        totals = self.totals
+        if self._json:
+            facts = {"done": totals.done, "skipped": totals.skipped, "failed": totals.failed, "size": totals.size}
+            self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}).encode())
+        else:
+            self._complain(progress.summary(totals, seconds, self._verb))
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 only if nothing failed."""
+        return 1 if self.totals.failed else 0
+
+
+def _write(file: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(file.fileno(), text.encode())
+
+
+def _plain(event: Done | Skipped | Failed) -> dict[str, object]:
+    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}

@@ -1,0 +1,73 @@
+"""`stor verify`: local files against the digests they are named after. No server is needed."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from pystor.client.bulk import describe
+from pystor.errors import ConfigError
+
+_NAME: Final = re.compile(r"([0-9A-Fa-f]{64})(?![0-9A-Fa-f]).*", re.ASCII | re.DOTALL)
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one file; `why` is empty when it is good."""
+
+    path: str
+    why: str = ""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Read all files and name the bad ones; the exit status is 0 only if there is none."""
+    if not os.path.isdir(given.directory):
+        raise ConfigError([f"{given.directory}: is no directory"])
+    good = bad = 0
+    with ThreadPoolExecutor() as pool:
+        for verdict in pool.map(_judge, list(_files(given.directory))):
+            good, bad = good + (not verdict.why), bad + bool(verdict.why)
+            _tell(verdict, verbose=given.verbose, as_json=given.json)
+    print(f"{good:,} good, {bad:,} bad", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _files(directory: str) -> Iterator[tuple[str, str]]:
+    for parent, directories, names in os.walk(directory):
+        directories.sort()
+        for name in sorted(names):
+            if match := _NAME.fullmatch(name):
+                yield os.path.join(parent, name), match[1].lower()
+
+
+def _judge(file: tuple[str, str]) -> Verdict:
+    path, digest = file
+    try:
+        real = _hash(path)
+    except OSError as error:
+        return Verdict(path, f"cannot be read: {describe(error)}")
+    return Verdict(path) if real == digest else Verdict(path, f"it is {real}")
+
+
+def _hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _tell(verdict: Verdict, *, verbose: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(verdict), "good": not verdict.why}))
+    elif verdict.why or verbose:
+        print(f"{verdict.path}: {verdict.why or 'OK'}")

@@ -1,0 +1,140 @@
+"""Where the servers and the credentials come from: flags, then the environment, then a file, then netrc.
+
+    # ~/.config/stor/client.toml
+    servers = ["https://stor.example"]
+    user = "writer"
+    password_file = "~/.stor-password"
+
+A password is never an argument of a command: everyone on the machine can read those.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pystor.client.servers import Server
+from pystor.errors import ConfigError
+
+_KEYS: Final = ("servers", "user", "password", "password_file", "s3host", "s3template")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line said; empty where it said nothing."""
+
+    servers: Sequence[str] = ()
+    user: str | None = None
+    password_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is in force."""
+
+    servers: Sequence[Server]
+    s3host: str | None = None
+    s3template: str | None = None
+
+
+def path(environment: Mapping[str, str]) -> Path:
+    """Tell where the file is."""
+    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", "~"), ".config")
+    return Path(home).expanduser() / "stor" / "client.toml"
+
+
+def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Settings:
+    """Decide what is in force; raises `ConfigError`, with no password in it.
+
+    `ask` is called with a question when a user has no password anywhere.
+    """
+    for url in flags.servers:
+        if urlsplit(url).password is not None:
+            raise ConfigError(
+                ["--storage: no password on the command line, where everyone reads it; use STOR_PASSWORD or netrc"]
+            )
+    file = _read(path(environment))
+    urls = list(flags.servers) or environment.get("STOR_URL", "").split() or file.get("servers", [])
+    if not urls:
+        raise ConfigError([f"no server is named; use --storage URL, STOR_URL, or servers in {path(environment)}"])
+    user = flags.user or environment.get("STOR_USER") or file.get("user")
+    password = _password(flags, environment, file)
+    try:
+        servers = [Server.parse(url, user, password) for url in urls]
+    except ValueError as error:
+        raise ConfigError([f"the server's URL: {error}"]) from None
+    servers = [_from_netrc(server, environment) for server in servers]
+    return Settings([_asked(server, ask) for server in servers], file.get("s3host"), file.get("s3template"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file}: is no TOML: {error}"]) from None
+    found = {**found, "servers": _listed(found.get("servers", []))}
+    problems = [f"{file}: {key}: unknown key; there are {', '.join(_KEYS)}" for key in found if key not in _KEYS]
+    problems += [f"{file}: {key}: must be text" for key in found if not _fits(key, found[key])]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _fits(key: str, value: Any) -> bool:
+    if isinstance(value, list):
+        return key == "servers" and all(isinstance(each, str) for each in value)
+    return key != "servers" and isinstance(value, str)
+
+
+def _password(flags: Flags, environment: Mapping[str, str], file: Mapping[str, Any]) -> str | None:
+    if flags.password_file is not None:
+        return _first_line(flags.password_file)
+    if (given := environment.get("STOR_PASSWORD")) is not None:
+        return given
+    if "password" in file:
+        return str(file["password"])
+    return _first_line(file["password_file"]) if "password_file" in file else None
+
+
+def _first_line(name: str) -> str:
+    try:
+        return Path(name).expanduser().read_text().splitlines()[0]
+    except OSError as error:
+        raise ConfigError([f"{name}: the password cannot be read: {error.strerror}"]) from None
+    except IndexError:
+        raise ConfigError([f"{name}: is empty; its first line is the password"]) from None
+
+
+def _from_netrc(server: Server, environment: Mapping[str, str]) -> Server:
+    if server.password is not None:
+        return server
+    file = Path(environment.get("NETRC") or os.path.join(environment.get("HOME", "~"), ".netrc")).expanduser()
+    try:
+        entry = netrc.netrc(file).authenticators(urlsplit(server.url).hostname or "")
+    except FileNotFoundError:
+        return server
+    except (OSError, netrc.NetrcParseError) as error:
+        raise ConfigError([f"{file}: cannot be used: {getattr(error, 'msg', error)}"]) from None
+    if entry is None or server.user not in {None, entry[0]}:
+        return server
+    return Server(server.url, entry[0], entry[2])
+
+
+def _asked(server: Server, ask: Callable[[str], str] | None) -> Server:
+    if server.user is None or server.password is not None or ask is None:
+        return server
+    return Server(server.url, server.user, ask(f"Password of {server.user} at {server.url}: "))

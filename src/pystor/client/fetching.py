@@ -1,0 +1,126 @@
+"""Many downloads: which blobs a text asks for, what they are called, and what becomes of each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pystor.client.aio import AsyncClient
+from pystor.client.bulk import Done, Expected, Failed, Meter, Observer, Skipped, describe
+from pystor.client.saving import Nowhere
+from pystor.digest import Digest
+from pystor.errors import StorError
+
+_DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+_CARRY: Final = 63
+_PIECE: Final = 64 << 10
+
+
+class Finder:
+    """Finds the digests in a text that comes in pieces: every 64 hexadecimal digits in a row, whatever is around."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def feed(self, text: str) -> list[Digest]:
+        """Return the digests that end in this piece."""
+        text = self._rest + text
+        end, found = 0, []
+        for match in _DIGEST.finditer(text):
+            end = match.end()
+            found.append(Digest(match[0].lower()))
+        self._rest = text[max(end, len(text) - _CARRY) :]
+        return found
+
+
+async def named(digests: Iterable[Digest], observe: Observer) -> AsyncGenerator[Digest, None]:
+    """Yield digests that are known."""
+    for digest in digests:
+        observe(Expected(1))
+        yield digest
+    observe(Expected(0, final=True))
+
+
+async def typed(descriptor: int, observe: Observer) -> AsyncGenerator[Digest, None]:
+    """Yield the digests that somebody writes into a pipe, a terminal or a file, as they come."""
+    finder = Finder()
+    while piece := await _read(descriptor):
+        for digest in finder.feed(piece.decode("ascii", errors="replace")):
+            observe(Expected(1))
+            yield digest
+    observe(Expected(0, final=True))
+
+
+async def _read(descriptor: int) -> bytes:
+    """Read what is there, and wait in the event loop, so that an interruption does not wait for the writer."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+    except PermissionError:  # a regular file: it never waits
+        return os.read(descriptor, _PIECE)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, _PIECE)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What downloads are called, as the original has it: the digest, in upper case if wanted, and a suffix."""
+
+    directory: str
+    suffix: str = ""
+    upper: bool = False
+
+    def path(self, digest: Digest) -> str:
+        """Where a blob goes."""
+        return os.path.join(self.directory, (digest.hex.upper() if self.upper else digest.hex) + self.suffix)
+
+
+class Fetching:
+    """Downloads into a directory, or nowhere. What is there already, or on its way already, is skipped."""
+
+    def __init__(self, client: AsyncClient, naming: Naming, observe: Observer, *, keep: bool = True) -> None:
+        self._client = client
+        self._naming = naming
+        self._observe: Final = observe
+        self._keep = keep
+        self._running: set[Digest] = set()
+
+    async def fetch(self, digest: Digest) -> None:
+        """Download one; every outcome is an event, and none is raised but a cancellation."""
+        path = self._naming.path(digest)
+        if digest in self._running:
+            self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
+        elif self._keep and _exists(path):
+            self._observe(Skipped(digest.hex, path, "it exists"))
+        else:
+            self._running.add(digest)
+            try:
+                await self._fetch(digest, path)
+            finally:
+                self._running.discard(digest)
+
+    async def _fetch(self, digest: Digest, path: str) -> None:
+        began = time.monotonic()
+        meter = Meter(self._observe, sized=False)
+        try:
+            if self._keep:
+                blob = await self._client.get(digest, path, observe=meter)
+            else:
+                blob = await self._client.drop(digest, Nowhere(), observe=meter)
+        except (StorError, OSError) as error:
+            self._observe(Failed(digest.hex, describe(error)))
+        else:
+            self._observe(Done(digest.hex, path if self._keep else "", blob.size, time.monotonic() - began))
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(path)

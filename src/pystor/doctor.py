@@ -1,0 +1,106 @@
+"""How everything is that Stor relies on: each storage and each neighbour is asked for real, and told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from pystor import marker
+from pystor.blob import UNKNOWN_ROOM, Storage
+from pystor.bulkhead import Bulkhead
+from pystor.directory import Directory
+from pystor.errors import NeighbourError, StorageError
+from pystor.wiring import Neighbour
+
+_PATIENCE: Final = 10.0
+
+_ADVICE: Final = {
+    os.strerror(errno.EACCES): "let Stor's user read and write there",
+    os.strerror(errno.EPERM): "let Stor's user read and write there",
+    os.strerror(errno.ENOENT): "make the directory, or mount the disk",
+    os.strerror(errno.ENOTCONN): "mount it again",
+    os.strerror(errno.ESTALE): "mount it again",
+    os.strerror(errno.EROFS): "look at the kernel's log, check the filesystem, and mount it again",
+    os.strerror(errno.EIO): "look at the kernel's log, and replace the disk",
+}
+"""By what the system says, what to do."""
+
+
+async def examine(
+    sets: Sequence[Sequence[Storage]],
+    neighbours: Mapping[str, Neighbour],
+    tell: Callable[[str], None],
+    *,
+    patience: float = _PATIENCE,
+) -> int:
+    """Ask the storages of each replica set, then the neighbours; `tell` gets a line for each.
+
+    A storage has `patience` seconds to answer. Returns how many are not well.
+    """
+    ill = 0
+    for storages in sets:
+        for storage in storages:
+            began = time.perf_counter()
+            well, line = await _ask_storage(storage, storages, patience)
+            tell(_line(storage.root, line, began, well=well))
+            ill += not well
+    for name, neighbour in neighbours.items():
+        began = time.perf_counter()
+        well, line = await _ask_neighbour(neighbour)
+        tell(_line(name, line, began, well=well))
+        ill += not well
+    return ill
+
+
+async def _ask_storage(storage: Storage, its_set: Sequence[Storage], patience: float) -> tuple[bool, str]:
+    member = Bulkhead(storage)
+    try:
+        return True, await member.run(_ask, storage, its_set, deadline=patience)
+    except StorageError as error:
+        return False, f"{error.operation}: {_with_advice(error, local=isinstance(storage, Directory))}"
+    finally:
+        member.stop()
+
+
+def _ask(storage: Storage, its_set: Sequence[Storage]) -> str:
+    if isinstance(storage, Directory) and _is_new(its_set):
+        storage.try_out()
+        return "written, read and removed; the first start makes it a storage"
+    storage.attach()
+    storage.probe()
+    space = storage.check()
+    done = "written, read and removed" if storage.writable else "read (it is read-only)"
+    return done if space == UNKNOWN_ROOM else f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free"
+
+
+def _is_new(storages: Sequence[Storage]) -> bool:
+    """Tell whether no directory of a set was a storage before: the start will adopt them."""
+    try:
+        return all(marker.read(storage.root) is None for storage in storages if isinstance(storage, Directory))
+    except (OSError, ValueError):  # to attach it tells more
+        return False
+
+
+def _with_advice(error: StorageError, *, local: bool) -> str:
+    if ": " in error.reason:  # it says what to do
+        return error.reason
+    nothing_better = "look at the kernel's log" if local else "look at the log of that service"
+    return f"{error.reason}: {_ADVICE.get(error.reason, nothing_better)}"
+
+
+async def _ask_neighbour(neighbour: Neighbour) -> tuple[bool, str]:
+    await neighbour.start()
+    try:
+        return True, await neighbour.probe()
+    except NeighbourError as error:
+        return False, str(error)
+    finally:
+        await neighbour.stop()
+
+
+def _line(name: str, text: str, began: float, *, well: bool) -> str:
+    milliseconds = (time.perf_counter() - began) * 1000
+    return f"{'ok' if well else 'ILL':3}  {name}: {text} ({milliseconds:.0f} ms)"

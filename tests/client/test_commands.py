@@ -1,0 +1,425 @@
+"""The commands as somebody types them: what is on the disk, what is printed, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pystor.client import Digest
+from tests.client.conftest import lay, sha
+from tests.client.test_library import left_in, noise
+from tests.neighbours.servers.proxy import Proxy
+from tests.support.processes import eventually
+from tests.support.server import Server, ServerFactory
+
+SCRIPTS = {
+    "stor": [sys.executable, "-m", "pystor"],
+    "stor-client": [str(Path(sys.executable).with_name("stor-client"))],
+}
+QUICK = ("--attempts", "4", "--delay", "10ms")
+
+
+class Shell:
+    """Runs commands in a directory of their own, for a server."""
+
+    def __init__(self, server: Server, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("STOR_", "XDG_", "NETRC"))},
+            "HOME": str(directory / "home"),
+            "STOR_URL": server.url,
+            "STOR_USER": server.user,
+            "STOR_PASSWORD": server.password,
+        }
+        (directory / "home").mkdir()
+        (directory / "out").mkdir()
+
+    @property
+    def out(self) -> Path:
+        return self.directory / "out"
+
+    def run(self, *words: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        with self.started(*words, **environment) as process:
+            out, err = process.communicate(given, timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    @contextmanager
+    def started(self, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        command, *rest = words
+        with subprocess.Popen(
+            [*SCRIPTS[command], *rest],
+            cwd=self.directory,
+            env=self.environment | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path) -> Shell:
+    return Shell(server, tmp_path)
+
+
+def files(directory: Path, contents: Sequence[bytes]) -> list[Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"file{n:05}" for n in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+# Down
+
+
+@pytest.mark.parametrize("command", [("stor", "get"), ("stor-client",)])
+def test_every_sha_in_a_text_is_downloaded(shell: Shell, server: Server, command: tuple[str, ...]) -> None:
+    contents = [noise(n * 1000) for n in range(5)]
+    names = lay(server, *contents)
+    text = f"{names[0]}\nblob={names[1].upper()},{names[2]}{names[3]} beef\n\n...{names[4]}"
+    done = shell.run(*command, "--max=3", "out", given=text)
+    assert (done.returncode, left_in(shell.out)) == (0, sorted(names))
+    assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
+    assert re.fullmatch(r"5 downloaded: 9\.8 KiB in \d+\.\d s, .*/s\n", done.stderr)
+    assert sorted(done.stdout.splitlines()) == sorted(f"{name}  out/{name}" for name in names)
+
+
+def test_the_original_s_command_line_works_unchanged(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(100))
+    words = ["--storage", server.url, "--max=4", "--timeout=30s", "--delay", "100ms", "--attempts=10", "--verbose"]
+    done = shell.run("stor-client", *words, "--suffix=.dat", "--upper", "out", given=name, STOR_URL="")
+    assert (done.returncode, left_in(shell.out)) == (0, [f"{name.upper()}.dat"])
+    again = shell.run("stor-client", "-u", server.url, "--suffix=.dat", "--upper", "-v", "out", given=name)
+    assert again.returncode == 0
+    assert "it exists" in again.stderr
+
+
+def test_the_bucket_of_the_command_line_is_asked_first(
+    shell: Shell, server: Server, make_server: ServerFactory
+) -> None:
+    bucket = make_server(workers=1)
+    names = [*lay(bucket, noise(10)), *lay(server, noise(11))]
+    options = ["--s3host", bucket.url, "--s3template={{.Sha}}"]
+    done = shell.run("stor-client", "-u", server.url, *options, "out", given=" ".join(names))
+    assert (done.returncode, left_in(shell.out)) == (0, sorted(names))
+
+
+def test_one_that_is_not_there_fails_alone_with_status_1(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(100))
+    missing = sha(noise(9))
+    done = shell.run("stor", "get", missing, name, "out")
+    assert (done.returncode, left_in(shell.out)) == (1, [name])
+    assert done.stderr.splitlines()[0] == f"stor: {missing}: {server.url}: File '{missing}' not found"
+    assert "1 downloaded, 1 failed" in done.stderr
+
+
+def test_json_tells_each_event_and_the_totals(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(100))
+    missing = sha(noise(9))
+    done = shell.run("stor", "get", "--json", "out", given=f"{name} {name} {missing}")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.stderr == ""
+    assert sorted(event["event"] for event in events) == ["done", "failed", "skipped", "totals"]
+    assert (events[-1]["event"], events[-1]["done"], events[-1]["size"]) == ("totals", 1, 100)
+
+
+def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
+    names = lay(server, noise(100), noise(200_000))
+    done = shell.run("stor", "get", "--devnull", *names)
+    assert (done.returncode, done.stdout, left_in(shell.out)) == (0, "", [])
+    assert "2 downloaded" in done.stderr
+
+
+def test_a_bad_network_leaves_every_file_whole_or_absent(shell: Shell, server: Server, proxy: Proxy) -> None:
+    contents = [noise(size) for size in (10, 5000, 70_000, 300_000, 2_000_000) for _ in range(8)]
+    names = lay(server, *contents)
+    stop = threading.Event()
+
+    def trouble() -> None:
+        for kind in ("cut", "flip", "delay", "reset", "refuse", "hang") * 100:
+            if stop.wait(0.05):
+                break
+            _break(proxy, kind)
+            stop.wait(0.05)
+            _heal(proxy)
+
+    thread = threading.Thread(target=trouble)
+    thread.start()
+    try:
+        done = shell.run(
+            *("stor", "get", "--max", "8", "--attempts", "40", "--delay", "5ms", "--timeout", "1s", "out"),
+            given="\n".join(names),
+            STOR_URL=proxy.endpoint,
+        )
+    finally:
+        stop.set()
+        thread.join()
+        _heal(proxy)
+    assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
+    assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
+
+
+def _break(proxy: Proxy, kind: str) -> None:
+    match kind:
+        case "cut":
+            proxy.cut = 100_000
+        case "flip":
+            proxy.flip = 4000
+        case "delay":
+            proxy.delay = 0.01
+        case "reset":
+            proxy.reset()
+        case "refuse":
+            proxy.refuse()
+        case "hang":
+            proxy.hang = True
+
+
+def _heal(proxy: Proxy) -> None:
+    proxy.cut = proxy.flip = -1
+    proxy.delay, proxy.hang = 0.0, False
+    if proxy._listener is None:
+        proxy.accept()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_no_partial_file(
+    shell: Shell, server: Server, proxy: Proxy, number: signal.Signals, status: int
+) -> None:
+    (name,) = lay(server, noise(8 << 20))
+    proxy.rate = 1 << 20
+    with shell.started("stor", "get", name, "out", STOR_URL=proxy.endpoint) as process:
+        eventually(lambda: proxy.received > 100_000)
+        assert len(left_in(shell.out)) == 1
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+    assert (process.returncode, left_in(shell.out)) == (status, [])
+    assert "Traceback" not in err
+
+
+def test_an_interruption_does_not_wait_for_the_input(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(10))
+    with shell.started("stor", "get", "out") as process:
+        assert process.stdin is not None
+        process.stdin.write(name + "\n")
+        process.stdin.flush()
+        eventually(lambda: left_in(shell.out) == [name])  # it does not wait for the end of the input either
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+
+
+# Up
+
+
+def test_a_directory_is_uploaded_and_sha256sum_reads_what_is_printed(
+    shell: Shell, server: Server, tmp_path: Path
+) -> None:
+    contents = [noise(n * 100) for n in range(1, 21)] + [noise(3 << 20)]
+    paths = files(tmp_path / "src" / "deep", contents)
+    odd = tmp_path / "src" / "a\\b\nc"
+    odd.write_bytes(b"odd")
+    (tmp_path / "src" / "link").symlink_to("nowhere")
+    done = shell.run("stor", "put", "src")
+    assert (done.returncode, "22 uploaded" in done.stderr) == (0, True), done.stderr
+    check = subprocess.run(["sha256sum", "-c"], cwd=tmp_path, input=done.stdout, text=True, capture_output=True)  # noqa: PLW1510
+    assert (check.returncode, check.stdout.count(": OK")) == (0, 22), check.stderr
+    assert all(server.head(sha(path.read_bytes())).status == 200 for path in paths)
+    again = shell.run("stor", "put", "src")
+    assert "0 uploaded, 22 skipped" in again.stderr
+    assert sorted(again.stdout) == sorted(done.stdout)
+
+
+def test_the_manifest_resumes_and_a_changed_file_is_uploaded_again(shell: Shell, proxy: Proxy, tmp_path: Path) -> None:
+    paths = files(tmp_path / "src", [noise(100 + n) for n in range(10)])
+    first = shell.run("stor", "put", "--manifest", "src/done", "src/file00000", "src/file00001")
+    assert first.returncode == 0
+    with (tmp_path / "src/done").open("a") as manifest:
+        manifest.write(f"{sha(b'torn')}  src/fi")
+    second = shell.run("stor", "put", "--manifest", "src/done", "src", STOR_URL=proxy.endpoint)
+    assert "8 uploaded, 3 skipped" in second.stderr  # two were done, and the manifest itself is none of them
+    time.sleep(0.02)
+    paths[3].write_bytes(b"changed")
+    third = shell.run("stor", "put", "--manifest", "src/done", "src")
+    assert "1 uploaded, 10 skipped" in third.stderr
+    assert f"{sha(b'changed')}  src/file00003\n" in (tmp_path / "src/done").read_text()
+
+
+def test_what_comes_by_a_pipe_is_uploaded(shell: Shell, server: Server) -> None:
+    done = shell.run("stor", "put", "-", given="by a pipe")
+    assert (done.returncode, done.stdout) == (0, f"{sha(b'by a pipe')}  -\n")
+    assert server.get(sha(b"by a pipe")).body == b"by a pipe"
+
+
+def test_wrong_credentials_end_a_bulk_upload_at_once(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path / "src", [noise(10) for _ in range(50)])
+    done = shell.run("stor", "put", "src", STOR_PASSWORD="WRONGSECRET")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
+    assert "Authentication required" in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+def test_a_file_that_cannot_be_read_fails_alone(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path / "src", [noise(10)])
+    done = shell.run("stor", "put", "nowhere", "src")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    assert done.stderr.splitlines()[0] == "stor: nowhere: nowhere: No such file or directory"
+
+
+# Beside
+
+
+def test_head_and_status_tell_in_a_line_each(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(2048))
+    assert re.fullmatch(
+        rf"{name} +2\.0 KiB  \d+-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", shell.run("stor", "head", name).stdout
+    )
+    assert json.loads(shell.run("stor", "head", "--json", name).stdout)["size"] == 2048
+    assert shell.run("stor", "head", sha(noise(9))).returncode == 1
+    status = shell.run("stor", "status")
+    assert (status.returncode, len(status.stdout.splitlines())) == (0, 5)
+    assert re.search(r"\[#*\.*\] +\d+% +.* free  ok", status.stdout)
+
+
+def test_status_of_a_server_that_is_away_is_1(shell: Shell, proxy: Proxy) -> None:
+    proxy.refuse()
+    done = shell.run("stor", "status", STOR_URL=proxy.endpoint)
+    assert (done.returncode, done.stdout.startswith(proxy.endpoint)) == (1, True)
+
+
+def test_verify_names_the_bad_files(shell: Shell) -> None:
+    good, bad = noise(10), noise(11)
+    (shell.out / sha(good)).write_bytes(good)
+    (shell.out / f"{sha(bad).upper()}.dat").write_bytes(good)
+    (shell.out / "other").write_bytes(b"is not looked at")
+    done = shell.run("stor", "verify", "out")
+    assert (done.returncode, done.stderr) == (1, "1 good, 1 bad\n")
+    assert done.stdout == f"out/{sha(bad).upper()}.dat: it is {sha(good)}\n"
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "tcsh"])
+def test_completion_is_a_script_for_each_shell(shell: Shell, kind: str) -> None:
+    done = shell.run("stor", "completion", kind)
+    assert done.returncode == 0
+    assert "manifest" in done.stdout
+    if kind == "bash":
+        assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["get", "put", "head", "status", "verify", "completion"])
+def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> None:
+    assert f"\n  stor {command}" in shell.run("stor", command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stor", "get", "nonsense", "out"),
+        ("stor", "get", "nowhere"),
+        ("stor", "get", "--timeout", "soon"),
+        ("stor", "get", "--max", "0"),
+        ("stor", "get", "--s3host", "http://h", "--s3template", "{{.X}}"),
+        ("stor", "get", "-u", "http://writer:TOPSECRET@host"),
+        ("stor", "put"),
+        ("stor", "verify", "nowhere"),
+        ("stor-client",),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_status_2(shell: Shell, words: tuple[str, ...]) -> None:
+    done = shell.run(*words)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "SECRET" not in done.stderr
+
+
+# Where the settings come from
+
+
+def test_the_server_and_the_writer_come_from_the_file_or_netrc(shell: Shell, server: Server, tmp_path: Path) -> None:
+    empty = {"STOR_URL": "", "STOR_USER": ""}
+    environment = {name: value for name, value in shell.environment.items() if name != "STOR_PASSWORD"}
+    shell.environment = environment | empty
+    assert "no server is named" in shell.run("stor", "put", "-").stderr
+    config = tmp_path / "home/.config/stor/client.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'servers = "{server.url}"\n')
+    (tmp_path / "home/.netrc").write_text(f"machine 127.0.0.1 login {server.user} password {server.password}\n")
+    (tmp_path / "home/.netrc").chmod(0o600)
+    assert shell.run("stor", "put", "-", given="netrc").returncode == 0
+    (tmp_path / "home/.netrc").unlink()
+    (tmp_path / "home/secret").write_text(server.password + "\n")
+    config.write_text(f'servers = ["{server.url}"]\nuser = "{server.user}"\npassword_file = "~/secret"\n')
+    assert shell.run("stor", "put", "-", given="file").returncode == 0
+    config.write_text("sevrers = []\n")
+    assert "sevrers: unknown key" in shell.run("stor", "status").stderr
+
+
+def test_the_password_is_not_in_the_process_list(shell: Shell, server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(4 << 20))
+    proxy.rate = 1 << 20
+    url = proxy.endpoint.replace("http://", f"http://{server.user}:TOPSECRET@")
+    with shell.started("stor", "get", name, "out", STOR_URL=url) as process:
+        eventually(lambda: proxy.received > 0)
+        assert b"TOPSECRET" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
+# On a terminal
+
+
+def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Server, proxy: Proxy) -> None:
+    names = lay(server, *(noise(200_000) for _ in range(4)))
+    proxy.rate = 1 << 20
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*SCRIPTS["stor"], "get", *names, "out"],
+        cwd=shell.directory,
+        env=shell.environment | {"STOR_URL": proxy.endpoint, "COLUMNS": "80"},
+        stdout=terminal,
+        stderr=terminal,
+        stdin=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = "".join(_everything(controller))
+        assert process.wait(20) == 0
+    lines = [line.strip() for line in shown.split("\r") if line.strip()]
+    assert all(len(line) < 80 for line in lines)
+    assert any(re.match(r"\[#+\.*\] +\d+%  \d/4 files  \S+ KiB  \S+ [KM]iB/s", line) for line in lines), lines
+    assert lines[-1].startswith("4 downloaded: 781.2 KiB in ")
+
+
+def _everything(descriptor: int) -> Iterator[str]:
+    try:
+        while piece := os.read(descriptor, 65536):
+            yield piece.decode()
+    except OSError:  # the other side is closed
+        os.close(descriptor)
+
+
+# Many
+
+
+@pytest.mark.parametrize("count", [int(os.environ.get("STOR_MANY", "1000"))])
+def test_many_small_blobs_go_up_and_come_down(shell: Shell, tmp_path: Path, count: int) -> None:
+    """`STOR_MANY=10000` for as many."""
+    contents = [os.urandom(100) for _ in range(count)]
+    files(tmp_path / "src", contents)
+    up = shell.run("stor", "put", "--max", "32", "src")
+    assert (up.returncode, len(up.stdout.splitlines())) == (0, count), up.stderr
+    down = shell.run("stor", "get", "--max", "16", "out", given=up.stdout)
+    assert (down.returncode, len(left_in(shell.out))) == (0, count), down.stderr
+    assert all((shell.out / Digest.of(content).hex).read_bytes() == content for content in contents)

@@ -1,0 +1,135 @@
+"""`stor doctor`: a line for each storage and each neighbour, what to do about what is wrong, and exit status 1 then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pystor.directory import Directory
+from pystor.doctor import examine
+from pystor.marker import Marker
+from tests.contract.disk import files
+from tests.neighbours.servers.memcached import Memcached
+from tests.rooms.tools import adopted
+from tests.support.mounts import Mounts
+
+LINE = re.compile(r"(ok |ILL)  (\S+)(?: \(archive\))?: (.+) \(\d+ ms\)")
+
+
+def doctor(directory: Path, keys: Mapping[str, Any]) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Run it; returns the exit status, and what it says of each: `ok` or `ILL`, and why."""
+    config = directory / "config.json"
+    config.write_text(json.dumps(keys))
+    command = [sys.executable, "-m", "pystor", "doctor", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    found = [LINE.fullmatch(line) for line in done.stdout.splitlines()]
+    assert all(found), done.stdout
+    return done.returncode, {match[2]: (match[1].strip(), match[3]) for match in found if match}
+
+
+@contextmanager
+def pair_in(directory: Path) -> Iterator[list[Path]]:
+    pair = [directory / "a", directory / "b"]
+    for storage in pair:
+        storage.mkdir()
+    yield pair
+
+
+def test_new_storages_are_well_and_stay_as_they_are(tmp_path: Path) -> None:
+    with pair_in(tmp_path) as pair:
+        status, told = doctor(tmp_path, {"storage_pairs": [[str(storage) for storage in pair]]})
+        assert status == 0
+        assert {told[str(storage)] for storage in pair} == {
+            ("ok", "written, read and removed; the first start makes it a storage")
+        }
+        assert files(pair) == set()
+
+
+def test_storages_and_neighbours_that_are_well_are_a_line_each(tmp_path: Path) -> None:
+    pair = [adopted(tmp_path / name) for name in "ab"]
+    with Memcached() as memcached:
+        keys = {
+            "storage_pairs": [[storage.root for storage in pair]],
+            "memcached_servers": [":".join(map(str, memcached.address))],
+            "log": [["File", "filename", str(tmp_path / "log")]],
+        }
+        status, told = doctor(tmp_path, keys)
+    assert (status, {state for state, _ in told.values()}) == (0, {"ok"}), told
+    assert told.keys() == {*(storage.root for storage in pair), "memcached", "log"}
+    assert "GB free" in told[pair[0].root][1]
+    assert "stored a value and got it back" in told["memcached"][1]
+
+
+def test_whatever_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
+    good = adopted(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    nowhere = "127.0.0.1:9"
+    keys = {
+        "storage_pairs": [[good.root, str(tmp_path / "b")]],
+        "s3_enabled": True,
+        "s3_retries": 0,
+        "s3_credentials": {"access_key": "k", "secret_key": "TOPSECRET", "host": f"http://{nowhere}"},
+        "memcached_servers": [nowhere],
+        "rabbitmq_uri": f"amqp://u:TOPSECRET@{nowhere}",
+        "statsite": {"host": "127.0.0.1", "port": 9},
+        "log": [["File", "filename", f"{tmp_path}/not/there"]],
+    }
+    status, told = doctor(tmp_path, keys)
+    assert status == 1
+    assert told.pop(good.root)[0] == "ok"
+    advice = {
+        str(tmp_path / "b"): "mount the disk, or adopt it",
+        "s3://samples": "see whether the service is up",
+        "memcached": "is memcached there, and reachable?",
+        "rabbitmq": "check rabbitmq_uri, and that RabbitMQ runs",
+        "statsite": "check statsite's host and port, and that it runs",
+        "log": "mend it, or remove it from log",
+    }
+    assert told.keys() == advice.keys()
+    for name, (state, line) in told.items():
+        assert state == "ILL", name
+        assert advice[name] in line, name
+        assert "TOPSECRET" not in line
+
+
+def test_a_disk_that_the_kernel_made_read_only_is_told(tmp_path: Path, mounts: Mounts) -> None:
+    disk = mounts.tmpfs(4 << 20)
+    adopted(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    status, told = doctor(tmp_path, {"storage_pairs": [[str(disk)]]})
+    assert status == 1
+    assert told[str(disk)][0] == "ILL"
+    assert "Read-only file system: look at the kernel's log" in told[str(disk)][1]
+
+
+class Hanging(Directory):
+    """A storage whose disk does not answer before it is told to."""
+
+    healed: threading.Event
+
+    def attach(self) -> Marker:
+        self.healed.wait(10)
+        return super().attach()
+
+
+def test_a_disk_that_hangs_holds_up_neither_the_doctor_nor_the_other_lines(tmp_path: Path) -> None:
+    good = adopted(tmp_path / "a")
+    adopted(tmp_path / "b")
+    hanging = Hanging(str(tmp_path / "b"))
+    hanging.healed = threading.Event()
+    lines: list[str] = []
+    try:
+        assert asyncio.run(examine([[hanging, good]], {}, lines.append, patience=0.2)) == 1
+    finally:
+        hanging.healed.set()
+    assert lines[0].startswith(f"ILL  {hanging.root}: ask: no answer within 0.2 s: look at the kernel's log (2")
+    assert lines[1].startswith(f"ok   {good.root}: ")
