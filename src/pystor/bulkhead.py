@@ -82,12 +82,18 @@ class Bulkhead:
         certain: bool = False,
         probing: bool = False,
         writing: bool = False,
+        waits: bool = False,
     ) -> Step[_T]:
-        """Do as `run` does, without waiting for it: the step gives the result."""
+        """Do as `run` does, without waiting for it: the step gives the result.
+
+        What `waits` for the disk, as an fsync does, is not in the way of what does not.
+        """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             reason = f"is out: {self.last_error or 'it failed'}"
             return Refusal(StorageError(self.storage.root, _name(operation), reason))
-        return _Running(self, self._crew.give(operation, arguments, certain=certain), _name(operation), deadline)
+        return _Running(
+            self, self._crew.give(operation, arguments, certain=certain, waits=waits), _name(operation), deadline
+        )
 
     def commit(self, filesystem: Filesystem) -> Step[None]:
         """Begin to wait until all that was written to the storage's filesystem before is on stable storage.

@@ -2,7 +2,7 @@
 
 As long as jobs are quick, one thread at a time is the quickest: more of them would only wait for the interpreter's
 lock, each at every system call. When jobs take their time, or one hangs, there are as many threads as jobs, up to a
-limit.
+limit. A job that is known to wait for the disk has one of its own at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue bef
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds")
+    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds", "waits")
 
     def __init__(
         self,
@@ -34,9 +34,12 @@ class Job(Generic[_T]):
         *,
         certain: bool,
         dispose: Callable[[object], None],
+        waits: bool = False,
     ) -> None:
         """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
         self._dispose: Final = dispose
+        self.waits: Final = waits
+        """Whether it waits for the disk, and is not in the way of others while it does."""
         self.seconds: float = -time.monotonic()
         """How long it took until its result was there."""
         self._loop: Final = asyncio.get_running_loop()
@@ -100,12 +103,18 @@ class Crew:
         self._pace = 0.0
         self._jobs: Final[deque[Job[Any]]] = deque()
         self._resting: Final[list[None]] = []  # an entry for each thread that waits to be called
+        self._away: Final[list[None]] = []  # an entry for each job that waits for the disk, or will
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
 
-    def give(self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool = False) -> Job[_T]:
-        """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins."""
-        job = Job(call, arguments, certain=certain, dispose=self._dispose)
+    def give(
+        self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool = False, waits: bool = False
+    ) -> Job[_T]:
+        """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins.
+
+        `waits`: it is known to wait for the disk.
+        """
+        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits)
         self._submit(job)
         return job
 
@@ -116,7 +125,9 @@ class Crew:
 
     def _submit(self, job: Job[Any]) -> None:
         self._jobs.append(job)
-        if self._pace > _QUICK or len(self._resting) == self._threads:
+        if job.waits:
+            self._away.append(None)
+        if self._pace > _QUICK or len(self._resting) + len(self._away) >= self._threads:
             self._send_one()
         elif not self._watched:
             self._watch()
@@ -162,7 +173,10 @@ class Crew:
                 continue
             began = time.monotonic()
             job.run()
-            self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
+            if job.waits:
+                self._away.pop()
+            else:
+                self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
 
     def _is_awake(self) -> bool:
         """Take the rest back; False if somebody has called already."""

@@ -85,7 +85,7 @@ class Directory:
                 staging.prepare(self.root)
             kind = marker.filesystem_of(self.root)
             self.local = marker.is_local(kind) if self._is_local is None else self._is_local
-            self._commits = self._durable and commit.is_told(kind)
+            self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
         except ValueError as error:

@@ -253,7 +253,9 @@ class Upload:
 
     async def _publish_on_all(self, digest: Digest) -> list[Exception | None]:
         steps = [
-            member.begin(staged.name if self._shares(staged) else staged.publish, digest, deadline=staged.patience)
+            member.begin(staged.name, digest, deadline=staged.patience)
+            if self._shares(staged)
+            else member.begin(staged.publish, digest, deadline=staged.patience, waits=True)
             for member, staged in self._staged.items()
         ]
         results = dict(zip(self._staged, await _outcomes(steps), strict=True))
@@ -285,7 +287,7 @@ class Upload:
 
     async def _each(self, operation: str, *arguments: object) -> None:
         steps = {
-            member: member.begin(getattr(staged, operation), *arguments, deadline=staged.patience)
+            member: member.begin(getattr(staged, operation), *arguments, deadline=staged.patience, waits=True)
             for member, staged in self._staged.items()
         }
         await _all(steps)
@@ -327,9 +329,11 @@ class Company:
 
 async def _stage_whole(company: Company, content: bytes) -> dict[Bulkhead, Staged]:
     """Write a blob that is in memory to all storages, or to none. One that is alone is synced in the same go."""
-    step = _stage_written if company.grouped else _stage_synced
+    alone = not company.grouped
+    step = _stage_synced if alone else _stage_written
     steps = [
-        member.begin(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True) for member in company.members
+        member.begin(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True, waits=alone)
+        for member in company.members
     ]
     outcomes = await _outcomes(steps)
     staged = {

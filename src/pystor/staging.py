@@ -29,7 +29,7 @@ _FRESH: Final = 600.0
 """Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
 
 _AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
-_AHEAD: Final = 8 << 20  # bytes that may be on their way to the disk
+_AHEAD: Final = 2 << 20  # bytes that may be on their way to the disk
 
 _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second

@@ -50,6 +50,23 @@ def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     run(scenario())
 
 
+def test_a_job_that_is_known_to_wait_for_the_disk_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_QUICK", 30.0)
+    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    go_on = threading.Event()
+
+    async def scenario() -> None:
+        mine = Crew("waits", 4)
+        waiting = [mine.give(go_on.wait, (20,), waits=True) for _ in range(3)]
+        async with asyncio.timeout(5):
+            await results([mine.give(int, ("5",)) for _ in range(20)])
+        go_on.set()
+        await results(waiting)
+        mine.stop()
+
+    run(scenario())
+
+
 def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
     go_on = threading.Event()
 
