@@ -1,4 +1,4 @@
-"""docs/performance.md, made of the results of all sections."""
+"""docs/performance.md, made of the results of all sections, and of the remarks on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from bench.results import HOME, Results
 from bench.sections import SECTIONS
 
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
+REMARKS = Path(__file__).with_name("remarks.md")
+"""What was written by hand: what limits that which missed its target. It follows the targets."""
 
 _INTRODUCTION = """# Performance
 
@@ -38,6 +40,8 @@ def _page(found: Sequence[Results]) -> Iterator[str]:
     yield _INTRODUCTION
     yield "## Targets\n"
     yield from table.targets(results)
+    if REMARKS.exists():
+        yield f"\n{REMARKS.read_text().strip()}"
     for each in found:
         if any(hasattr(result, "rounds") for result in each.results):
             yield f"\n## Ratios: {each.section}\n"
@@ -49,6 +53,8 @@ def _page(found: Sequence[Results]) -> Iterator[str]:
     yield "\n## Absolute figures\n"
     yield "CPU is that of all processes of the server, for 1,000 requests or a gigabyte; the peak is of all added up.\n"
     yield from table.figures(results)
+    yield "\n## Alone\n"
+    yield from table.alone(results)
 
 
 def _instructions() -> Iterator[str]:

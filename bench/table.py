@@ -101,13 +101,20 @@ def figures(results: Iterable[Comparison | Check]) -> Iterator[str]:
     yield from _head("work", "server", "speed", "p50 ms", "p99 ms", "server's CPU", "peak MiB")
     for result in results:
         if isinstance(result, Check):
-            yield _row(result.work, result.note, f"{_measured(result)} {result.unit}", "", "", "", "")
             continue
         for name, samples in result.rounds.items():
             memory = statistics.median(sample.peak_bytes for sample in samples) / _MIB
             times = [_latency(result, name, which) if any(s.p99 for s in samples) else "" for which in ("p50", "p99")]
             cost = [_cpu(result, name), f"{memory:,.0f}"] if memory else ["", ""]
             yield _row(result.work, name, _speed(result, name), *times, *cost)
+
+
+def alone(results: Iterable[Comparison | Check]) -> Iterator[str]:
+    """Write what was measured of Stor, or of the machine, alone: a table."""
+    yield from _head("work", "measured (lowest to highest)", "of each round")
+    for result in results:
+        if isinstance(result, Check):
+            yield _row(result.work, f"{_measured(result)} {result.unit}", result.note)
 
 
 def _head(*names: str) -> Iterator[str]:
