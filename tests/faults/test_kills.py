@@ -78,6 +78,7 @@ def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_w
             time.sleep(0.5)
             os.kill(victim, signal.SIGKILL)
             killed = time.monotonic()
+            assert settles(lambda: victim not in stor.server.processes())  # until then it may take connections
             with reads(stor, contents, clients=2) as strangers:
                 assert settles(lambda: has_another(stor, set(served.values())), within=_BACK_WITHIN)
                 took = time.monotonic() - killed
