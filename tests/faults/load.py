@@ -18,7 +18,9 @@ from tests.contract.house import House
 CLIENTS: Final = 16
 _LARGE_CLIENTS: Final = 2
 _SMALL, _LARGE = (100, 20_000), 3_000_000
-PATIENCE: Final = 25.0  # seconds after which an upload is taken to hang
+PATIENCE: Final = (
+    30.0  # seconds after which an upload hangs: a look (2), a step of a write (20), a discard (2), and the machine
+)
 
 
 @dataclass(frozen=True, slots=True)
