@@ -22,6 +22,9 @@ from pystor.hints import Hints
 from pystor.replicas import ReplicaSet, Survey, Upload
 from pystor.verification import Verifier
 
+_BEGUN_WITHIN: Final = 0.3
+"""Seconds for which the start waits for storages: those that are well take none, those that are not may be a while."""
+
 _RECOVERED_EVERY: Final = 1.0
 """Seconds between two probes of a storage that is out."""
 
@@ -103,9 +106,14 @@ class Pool:
         return self._set_of[replica.storage]
 
     async def start(self) -> None:
-        """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often."""
-        await asyncio.gather(*(self._attach(member) for member in self.members()))
-        await self._measure()
+        """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often.
+
+        A storage that does not answer at once is not waited for: it is used as soon as it answers.
+        """
+        begun = asyncio.create_task(self._begin())
+        self._background.add(begun)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(begun), _BEGUN_WITHIN)
         self._background.add(asyncio.create_task(self._sweep(self._sweep_period)))
         self._background.add(asyncio.create_task(self._recover()))
 
@@ -116,6 +124,10 @@ class Pool:
         await asyncio.gather(*self._background, self._audit.stop(), return_exceptions=True)
         for member in self.members():
             member.stop()
+
+    async def _begin(self) -> None:
+        await asyncio.gather(*(self._attach(member) for member in self.members()))
+        await self._measure()
 
     async def _attach(self, member: Bulkhead) -> None:
         try:

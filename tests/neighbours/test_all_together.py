@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-import aio_pika
 import pytest
 
 from tests.contract.disk import fresh, settles, sha
 from tests.contract.house import House
+from tests.neighbours.servers.listener import Listener
 from tests.neighbours.servers.memcached import Memcached
 from tests.neighbours.servers.rabbitmq import RabbitMQ
 from tests.neighbours.servers.seaweed import Seaweed
@@ -27,49 +26,10 @@ SECONDS: Final = 30.0
 CLIENTS: Final = 6
 
 
-class Consumer:
-    """Everything that the broker was told, in a queue of our own."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.heard: Counter[str] = Counter()
-        self._over = threading.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(30), "the broker does not let us listen"
-
-    def _run(self) -> None:
-        import asyncio
-
-        asyncio.run(self._listen())
-
-    async def _listen(self) -> None:
-        import asyncio
-
-        connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/")
-        async with connection:
-            channel = await connection.channel()
-            exchange = await channel.declare_exchange("stor", aio_pika.ExchangeType.TOPIC, durable=True)
-            queue = await channel.declare_queue(exclusive=True)
-            await queue.bind(exchange, "sha")
-            self._ready.set()
-            await queue.consume(self._hear, no_ack=True)
-            while not self._over.is_set():  # noqa: ASYNC110  it is set from another thread
-                await asyncio.sleep(0.1)
-
-    async def _hear(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
-        self.heard[message.body.decode()] += 1
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join(10)
-
-
 @pytest.fixture
 def together(
     make_server: Callable[..., Server], seaweed: Seaweed, tmp_path: Path
-) -> Iterator[tuple[House, Statsd, Consumer, Memcached]]:
+) -> Iterator[tuple[House, Statsd, Listener, Memcached]]:
     for name in ("statsd", "rabbitmq"):
         (tmp_path / name).mkdir()
     with Statsd(tmp_path / "statsd") as statsd, RabbitMQ(tmp_path / "rabbitmq") as broker, Memcached() as memcached:
@@ -84,12 +44,8 @@ def together(
             "memcached_servers": [":".join(map(str, memcached.address))],
             "rabbitmq_uri": f"amqp://guest:guest@127.0.0.1:{broker.port}/?exchange=stor&routing_key=sha",
         }
-        consumer = Consumer(broker.port)
-        stor = House(make_server(config=config))
-        try:
-            yield stor, statsd, consumer, memcached
-        finally:
-            consumer.close()
+        with Listener(broker.port) as listener:
+            yield House(make_server(config=config)), statsd, listener, memcached
 
 
 class Client:
@@ -144,13 +100,13 @@ class Client:
 
 @pytest.mark.timeout(240)
 def test_every_answer_is_right_and_everybody_counts_the_same(
-    together: tuple[House, Statsd, Consumer, Memcached], seaweed: Seaweed
+    together: tuple[House, Statsd, Listener, Memcached], seaweed: Seaweed
 ) -> None:
-    stor, statsd, consumer, memcached = together
+    stor, statsd, listener, memcached = together
     known = [fresh(4_096)]
     assert stor.store(known[0]).status == 201
-    _until_the_broker_hears(stor, consumer, known[0])
-    consumer.heard.clear()
+    _until_the_broker_hears(stor, listener, known[0])
+    listener.heard.clear()
     before = Counter({name: int(value) for name, value in statsd.counters.items()})
 
     clients = [Client(stor, seaweed, known, number) for number in range(CLIENTS)]
@@ -160,7 +116,7 @@ def test_every_answer_is_right_and_everybody_counts_the_same(
     told = sum((client.counted for client in clients), Counter[str]())
     asked = sum((client.asked for client in clients), Counter[str]())
 
-    assert settles(lambda: consumer.heard == asked, within=20)
+    assert settles(lambda: listener.heard == asked, within=20)
     expected = {
         "request.get.count": told["get"],
         "request.post.count": told["post"],
@@ -184,16 +140,16 @@ def test_every_answer_is_right_and_everybody_counts_the_same(
     assert _total(page.body.decode(), "stor_blobs_stored_total") == told["stored"] + 1
 
 
-def _until_the_broker_hears(stor: House, consumer: Consumer, content: bytes) -> None:
+def _until_the_broker_hears(stor: House, listener: Listener, content: bytes) -> None:
     def heard() -> bool:
         stor.get(content)
         time.sleep(0.2)
-        return sum(consumer.heard.values()) > 0
+        return sum(listener.heard.values()) > 0
 
     assert settles(heard, within=30)
     quiet = -1
-    while quiet != sum(consumer.heard.values()):
-        quiet = sum(consumer.heard.values())
+    while quiet != sum(listener.heard.values()):
+        quiet = sum(listener.heard.values())
         time.sleep(1)
 
 

@@ -15,10 +15,12 @@ import pytest
 import uvloop
 from aio_pika.abc import AbstractIncomingMessage
 
+from pystor.adapters import amqp
 from pystor.adapters.amqp import Amqp
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
+from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.rabbitmq import RabbitMQ
 from tests.neighbours.servers.seaweed import free_ports
 
@@ -276,6 +278,27 @@ def test_a_broker_that_is_killed_and_restarted_is_published_to_again(rabbitmq: R
             await heard.until(20)
         assert bodies(await heard.take()) == [digest.hex for digest in meanwhile]
         assert (adapter.published, adapter.dropped) == (30, 0)
+
+    run(scenario())
+
+
+def test_a_broker_is_found_within_ten_seconds_however_long_it_was_away() -> None:
+    assert amqp._PATIENCE_SECONDS + amqp._LONGEST_PAUSE_SECONDS < 10
+
+
+def test_a_connection_that_was_good_for_a_while_is_made_again_at_once(rabbitmq: RabbitMQ, exchange: str) -> None:
+    async def scenario() -> None:
+        with Proxy(("127.0.0.1", rabbitmq.port)) as proxy:
+            proxy.refuse()
+            async with started(Amqp("127.0.0.1", proxy.port, exchange=exchange, observe=print)) as adapter:
+                await asyncio.sleep(2)  # by now it waits seconds between two attempts
+                proxy.accept()
+                ask_for(adapter, digests(1))
+                await until(lambda: adapter.published == 1)
+                await asyncio.sleep(amqp._LONGEST_PAUSE_SECONDS)
+                connections = proxy.connections
+                proxy.reset()
+                await until(lambda: proxy.connections > connections, within=1)
 
     run(scenario())
 

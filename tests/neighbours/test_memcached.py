@@ -18,6 +18,7 @@ from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
 from tests.neighbours.servers.memcached import Memcached as Real
 from tests.neighbours.servers.memcached import free_port, impostor
+from tests.neighbours.servers.proxy import Proxy
 
 DIGEST = Digest.of(b"a blob")
 PATH = f"/mnt/data1/{DIGEST.path}"
@@ -145,7 +146,7 @@ def test_a_hung_server_costs_20_ms_five_times_and_then_nothing(real: Real) -> No
         events: list[Event] = []
         async with cache([real.address], events) as adapter:
             await put_and_wait(adapter, DIGEST, PATH)
-            real.hang()
+            real.pause()
             paid = [await seconds_of_get(adapter) for _ in range(memcached.FAILURES)]
             assert all(0.015 < seconds < 0.25 for seconds in paid), paid
             free = [await seconds_of_get(adapter) for _ in range(1000)]
@@ -159,7 +160,7 @@ def test_a_hung_server_costs_20_ms_five_times_and_then_nothing(real: Real) -> No
 def test_while_the_breaker_is_open_no_request_waits_for_the_trials(real: Real) -> None:
     async def scenario() -> None:
         events: list[Event] = []
-        real.hang()
+        real.pause()
         async with cache([real.address], events, up=False) as adapter:
             paid, end = [], time.monotonic() + 2.5
             while time.monotonic() < end:
@@ -175,7 +176,7 @@ def test_many_gets_of_a_hung_server_fail_together_after_20_ms(real: Real) -> Non
     async def scenario() -> None:
         events: list[Event] = []
         async with cache([real.address], events) as adapter:
-            real.hang()
+            real.pause()
             began = time.perf_counter()
             assert await asyncio.gather(*(adapter.get(DIGEST) for _ in range(200))) == [None] * 200
             assert time.perf_counter() - began < 0.5
@@ -184,14 +185,31 @@ def test_many_gets_of_a_hung_server_fail_together_after_20_ms(real: Real) -> Non
     run(scenario())
 
 
+def test_a_server_that_is_too_slow_is_left_alone_until_it_is_quick(real: Real) -> None:
+    async def scenario() -> None:
+        events: list[Event] = []
+        with Proxy(real.address, delay=0.1) as proxy:
+            async with cache([("127.0.0.1", proxy.port)], events, up=False) as adapter:
+                await until(lambda: events)
+                end = time.monotonic() + 1.5
+                while time.monotonic() < end:
+                    assert adapter._servers[0]._client is None, "no request finds out that it is slow"
+                    await asyncio.sleep(0.01)
+                proxy.delay = 0.0
+                await until(lambda: adapter._servers[0]._client)
+        assert events[0] == NeighbourFailed("memcached", f"127.0.0.1:{proxy.port}: no good answer within 20 ms")
+
+    run(scenario())
+
+
 def test_a_server_that_wakes_up_is_used_again_within_ten_seconds(real: Real) -> None:
     async def scenario() -> None:
         async with cache([real.address]) as adapter:
             await put_and_wait(adapter, DIGEST, PATH)
-            real.hang()
+            real.pause()
             for _ in range(memcached.FAILURES):
                 await adapter.get(DIGEST)
-            real.wake()
+            real.resume()
             async with asyncio.timeout(10):
                 while await adapter.get(DIGEST) != PATH:  # noqa: ASYNC110  as in `until`
                     await asyncio.sleep(0.01)
@@ -319,7 +337,7 @@ def test_a_request_that_is_given_up_while_it_asks_harms_no_other(real: Real) -> 
 def test_puts_under_way_are_bounded(real: Real) -> None:
     async def scenario() -> None:
         async with cache([real.address]) as adapter:
-            real.hang()
+            real.pause()
             for number in range(1000):
                 adapter.put(Digest.of(number.to_bytes(2, "big")), PATH)
             assert len(adapter._servers[0]._puts) == memcached.MAX_PUTS
@@ -346,7 +364,7 @@ def test_a_probe_tells_what_is_wrong(real: Real) -> None:
             with pytest.raises(NeighbourError) as caught:
                 await memcached.Memcached(servers, observe=lambda _: None).probe()
             assert str(caught.value).startswith(line)
-        real.hang()
+        real.pause()
         with pytest.raises(NeighbourError, match="no good answer within 1000 ms"):
             await memcached.Memcached([real.address], observe=lambda _: None).probe()
         async with impostor(b"END\r\n") as address:

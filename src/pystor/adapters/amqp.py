@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -36,9 +37,11 @@ _Told: TypeAlias = Digest | BlobStored
 _STORED: Final = "stored"
 _BATCH: Final = 500  # messages, 80 kB, and a heartbeat may go in between
 _LINGER_SECONDS: Final = 0.05  # what arrives within it is sent at once
-_PATIENCE_SECONDS: Final = 10.0
+_PATIENCE_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 10.0
+_LONGEST_PAUSE_SECONDS: Final = (
+    4.0  # with the patience it makes up the ten seconds within which a broker is found again
+)
 _STOP_SECONDS: Final = 0.9
 _REPORT_SECONDS: Final = 60.0
 
@@ -130,20 +133,19 @@ class Amqp:
     async def _keep_connected(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
-            began = time.monotonic()
-            await self._publish_while_connected()
-            if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
-                pause = _FIRST_PAUSE_SECONDS  # it was a connection that was good for some time
+            if await self._publish_while_connected() > pause:
+                pause = _FIRST_PAUSE_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause * random.uniform(0.5, 1)):  # noqa: S311  so that workers spread
                     await self._stopping.wait()
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _publish_while_connected(self) -> None:
-        """Connect and publish until the connection breaks, and tell why it did."""
-        task = asyncio.current_task()
+    async def _publish_while_connected(self) -> float:
+        """Connect and publish until the connection breaks, tell why it did, and for how many seconds it was good."""
+        task, connected_at = asyncio.current_task(), math.inf
         try:
             async with self._connected() as (connection, channel):
+                connected_at = time.monotonic()
                 await self._publish_until_broken(connection, channel)
         except asyncio.CancelledError as error:
             if task is None or task.cancelling():
@@ -151,6 +153,7 @@ class Amqp:
             self._report(_why(error))  # the library means a connection by it, not us
         except Exception as error:  # noqa: BLE001  whatever it is: it is told, and tried again
             self._report(_why(error))
+        return max(0.0, time.monotonic() - connected_at)
 
     def _report(self, reason: str) -> None:
         now = time.monotonic()

@@ -29,7 +29,7 @@ FAILURES: Final = 5
 """So many failures in a row open the breaker of a server."""
 
 FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 8.0
+LONGEST_PAUSE: Final = 4.0
 """Seconds until a server that failed is tried again; doubled each time, and short enough to be back within 10 s."""
 
 TRIAL: Final = 1.0
@@ -161,15 +161,30 @@ class _Server:
         """Connect, wait until the breaker opens, and so on."""
         pause = FIRST_PAUSE
         while True:
-            try:
-                client = await self._connect()
-            except Exception as error:  # noqa: BLE001  as in `ask`
-                self._report(error, TRIAL)
-            else:
+            client = await self._try()
+            if client is not None:
                 pause = FIRST_PAUSE
                 await self._serve(client)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _try(self) -> emcache.Client | None:
+        """Make a client whose server is as quick as requests need it, which else would find out again and again."""
+        try:
+            client = await self._connect()
+        except Exception as error:  # noqa: BLE001  as in `ask`
+            self._report(error, TRIAL)
+            return None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.get(_KEY_OF_TRIAL)
+        except BaseException as error:
+            await _close(client)
+            if not isinstance(error, Exception):
+                raise
+            self._report(error, self._timeout)
+            return None
+        return client
 
     async def _serve(self, client: emcache.Client) -> None:
         """Let requests use the client until it fails."""

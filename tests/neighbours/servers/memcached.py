@@ -54,10 +54,12 @@ class Memcached:
             talk.sendall(command)
             return talk.recv(65536)
 
-    def hang(self) -> None:
+    def pause(self) -> None:
+        """Let it hang: connections are made, nobody answers."""
         self._signal(signal.SIGSTOP)
 
-    def wake(self) -> None:
+    def resume(self) -> None:
+        """Let it go on."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:

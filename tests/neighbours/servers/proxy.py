@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -84,7 +85,7 @@ class Proxy:
                     threading.Thread(target=pump, args=(client, server), daemon=True).start()
 
     def _ask(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with _both_or_none(client, server):
             while data := client.recv(65536):
                 self.asked.append(data[:64])
                 self._wait_while_it_hangs(client)
@@ -97,7 +98,7 @@ class Proxy:
 
     def _answer(self, client: socket.socket, server: socket.socket) -> None:
         passed = 0
-        with contextlib.suppress(OSError):
+        with _both_or_none(client, server):
             while data := server.recv(65536):
                 time.sleep(self.delay + (len(data) / self.rate if self.rate else 0))
                 self._wait_while_it_hangs(client)
@@ -126,6 +127,15 @@ class Proxy:
 
 def _flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@contextlib.contextmanager
+def _both_or_none(*sockets: socket.socket) -> Iterator[None]:
+    """Reset both ends when one is: whoever talks to a server that was killed hears of it."""
+    try:
+        yield
+    except OSError:
+        _reset(*sockets)
 
 
 def _reset(*sockets: socket.socket) -> None:

@@ -1,0 +1,47 @@
+"""Who listens to the broker, as those do whom Stor tells what is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from typing import Final, Self
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+
+class Listener:
+    """Everything that a broker is told, in a queue of our own; `heard` counts the messages by their text.
+
+    It does not outlive the broker.
+    """
+
+    def __init__(self, port: int, *, exchange: str = "stor", routing_key: str = "sha") -> None:
+        self._port, self._exchange, self._routing_key = port, exchange, routing_key
+        self.heard: Final[Counter[str]] = Counter()
+        self._over, self._ready = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(30), "the broker does not let us listen"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(10)
+
+    async def _listen(self) -> None:
+        async with await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/") as connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(exclusive=True)
+            await queue.bind(exchange, self._routing_key)
+            await queue.consume(self._hear, no_ack=True)
+            self._ready.set()
+            while not self._over.is_set():  # noqa: ASYNC110  it is set in another thread
+                await asyncio.sleep(0.05)
+
+    async def _hear(self, message: AbstractIncomingMessage) -> None:
+        self.heard[message.body.decode()] += 1

@@ -1,0 +1,109 @@
+"""All replica sets together: how the pool begins, and what it makes of hints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.events import Event, LookedUp, StorageFailed
+from pystor.hints import Hints
+from pystor.marker import Marker
+from pystor.pool import Pool
+from pystor.replicas import ReplicaSet
+from pystor.verification import Verifier
+from tests.rooms.tools import adopted, eventually, place, pool_of, run
+
+CONTENT = b"a blob"
+BLOB = Digest.of(CONTENT)
+
+
+class Late(Directory):
+    """A storage that takes its time to be there."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root, reserve=0)
+        self.there = threading.Event()
+
+    def attach(self) -> Marker:
+        assert self.there.wait(20)
+        return super().attach()
+
+
+def test_a_storage_that_hangs_at_the_start_delays_neither_it_nor_the_others(tmp_path: Path) -> None:
+    events: list[Event] = []
+    well, late = adopted(tmp_path / "a"), Late(str(adopted(tmp_path / "b").root))
+    place(well, CONTENT)
+
+    async def scenario() -> None:
+        pool, began = pool_of([well], [late], events=events), time.monotonic()
+        await pool.start()
+        assert time.monotonic() - began < 1.5
+        with await pool.find(BLOB) as found:
+            assert found.storage == well.root
+        await eventually(lambda: any(isinstance(event, StorageFailed) for event in events))
+        member = pool.sets[1].members[0]
+        assert member.out
+        late.there.set()
+        await eventually(lambda: not member.out)
+        await pool.stop()
+
+    run(scenario())
+
+
+class Rumours:
+    """A shared level of the cache that says the same of every blob."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def get(self, digest: Digest) -> str | None:
+        return self.path.replace("BLOB", digest.path)
+
+    def put(self, digest: Digest, path: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hint", "attempts"),
+    [
+        ("{b}/BLOB", 1),
+        ("{a}/BLOB", 2),
+        ("{b}/../a/BLOB", 0),
+        ("/etc/passwd", 0),
+        ("/BLOB", 0),
+        ("{a}/BLOB/BLOB", 0),
+        ("BLOB", 0),
+        ("", 0),
+    ],
+)
+def test_a_hint_puts_a_configured_storage_in_front_and_any_other_changes_nothing(
+    tmp_path: Path, hint: str, attempts: int
+) -> None:
+    events: list[Event] = []
+    storages = [adopted(tmp_path / name, name) for name in "ab"]
+    place(storages[1], CONTENT)
+
+    def pool_with(hint: str) -> Pool:
+        return Pool(
+            [ReplicaSet([Bulkhead(storage)]) for storage in storages],
+            verifier=Verifier(),
+            verify_first=1 << 20,
+            hints=Hints(Rumours(hint.format(a=tmp_path / "a", b=tmp_path / "b"))),
+            sweep_period=1800,
+            observe=events.append,
+        )
+
+    async def attempts_with(hint: str) -> int:
+        pool = pool_with(hint)
+        with await pool.find(BLOB) as found:
+            assert found.read(0, found.size) == CONTENT
+        return [event.attempts for event in events if isinstance(event, LookedUp)][-1]
+
+    unhinted = run(attempts_with("/nowhere"))
+    assert run(attempts_with(hint)) == (attempts or unhinted)
