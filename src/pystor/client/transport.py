@@ -21,8 +21,9 @@ from pystor.client.servers import Server
 
 _AHEAD: Final = 1 << 20
 _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
-_WORTHWHILE: Final = 64 << 10  # bytes for which the reader is woken before the answer ends
-_TICKS: Final = 8
+_WORTHWHILE: Final = 512 << 10  # bytes for which the reader is woken at once
+_TICK: Final = 0.25  # seconds after which it is woken for less
+_TICKS: Final = 8  # in the time that is waited for a byte, at least
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob
 _ENCODING: Final = "latin-1"
 _HOPELESS: Final = frozenset(
@@ -53,9 +54,10 @@ class Ask:
 class Exchange:
     """One request, and its answer as it comes."""
 
-    def __init__(self, ask: Ask, patience: float) -> None:
+    def __init__(self, ask: Ask, patience: float, tick: float) -> None:
         self._ask = ask
         self._patience = patience
+        self._longest = patience / tick
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -116,10 +118,10 @@ class Exchange:
         self._wake.set()
 
     def tick(self) -> None:
-        """Count the time, `_TICKS` times in `patience`: when so many go by without a byte, it is given up."""
+        """Count the time: when `patience` goes by without a byte, it is given up."""
         self._idle += 0 if self._paused else 1
-        if self._idle > _TICKS:
-            self._stalled = True
+        self._stalled = self._idle > self._longest
+        if self._stalled or self._pieces:
             self._wake.set()
 
     # What the client asks
@@ -228,6 +230,7 @@ class Transport:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
+        self._period = min(_TICK, patience / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
         self._running: set[Exchange] = set()
@@ -239,7 +242,7 @@ class Transport:
         """Send a request; inside the `async with` the answer has begun. What was not read of it is dropped."""
         spare = self._spare.setdefault((ask.method, ask.server), [])
         curl = spare.pop() if spare else self._handle(ask)
-        exchange = Exchange(ask, self._patience)
+        exchange = Exchange(ask, self._patience, self._period)
         exchange.prepare(curl)
         future = self._multi.add_handle(curl)
         self._watch(exchange)
@@ -256,14 +259,14 @@ class Transport:
     def _watch(self, exchange: Exchange) -> None:
         self._running.add(exchange)
         if self._clock is None:
-            self._clock = asyncio.get_running_loop().call_later(self._patience / _TICKS, self._tick)
+            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
 
     def _tick(self) -> None:
         self._clock = None
         for exchange in list(self._running):
             exchange.tick()
         if self._running:
-            self._clock = asyncio.get_running_loop().call_later(self._patience / _TICKS, self._tick)
+            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
 
     def _handle(self, ask: Ask) -> Any:
         """Make a handle for requests of this kind to this server; those that are done are used again."""
