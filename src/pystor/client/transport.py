@@ -7,9 +7,8 @@ An `Exchange` is one request and its answer. The body comes in batches, as they 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Final, Self
 
@@ -54,8 +53,9 @@ class Ask:
 class Exchange:
     """One request, and its answer as it comes."""
 
-    def __init__(self, ask: Ask, patience: float, tick: float) -> None:
+    def __init__(self, ask: Ask, patience: float, tick: float, release: Callable[[], None]) -> None:
         self._ask = ask
+        self._release = release
         self._patience = patience
         self._longest = patience / tick
         self._lines: list[bytes] = []
@@ -126,26 +126,34 @@ class Exchange:
 
     # What the client asks
 
-    async def begin(self, future: asyncio.Future[Any]) -> None:
-        """Wait until the answer begins; raises `Unavailable` if none does."""
-        future.add_done_callback(self.finish)
-        await self._woken()
-        if self._done:
-            self._raise_what_failed(unless=bool(self._pieces))
+    async def __aenter__(self) -> Self:
+        """Send the request, and wait until the answer begins; raises `Unavailable` if none does."""
+        try:
+            await self._woken()
+            if self._done and not self._pieces:
+                self._raise_what_failed()
+        except BaseException:
+            self._release()
+            raise
+        return self
 
-    async def batches(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body; raises `Unavailable` when it breaks off."""
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def batch(self) -> bytes:
+        """Return what has come of the body; nothing at its end. Raises `Unavailable` when it breaks off."""
         while True:
             await self._woken()
-            self._wake.clear()
-            done = self._done  # before the pieces are taken
             if self._pieces:
-                yield self._batch()
-            if done:
-                self._raise_what_failed(unless=False)
-                return
+                return self._all_pieces()
+            if self._done:
+                self._raise_what_failed()
+                return b""
+            self._wake.clear()
 
-    def _batch(self) -> bytes:
+    def _all_pieces(self) -> bytes:
+        if not self._done:
+            self._wake.clear()
         pieces, self._pieces = self._pieces, []
         self._waiting = 0
         if self._paused:
@@ -160,8 +168,8 @@ class Exchange:
         if self._stalled:
             raise Unavailable(f"{self.origin}: no answer within {self._patience:g} s")
 
-    def _raise_what_failed(self, *, unless: bool) -> None:
-        if isinstance(self._failure, pycurl.error) and not unless:
+    def _raise_what_failed(self) -> None:
+        if isinstance(self._failure, pycurl.error):
             raise self._translated(*self._failure.args) from None
 
     def _translated(self, code: int, text: str = "") -> ClientError:
@@ -205,7 +213,7 @@ class Exchange:
     async def body(self) -> bytes:
         """Read a small body whole; one that is not small is not what was asked for."""
         whole = bytearray()
-        async for batch in self.batches():
+        while batch := await self.batch():
             whole += batch
             if len(whole) > _ANSWER:
                 raise Refused(f"{self.origin}: the answer is no answer of Stor's: it is too long", self.status)
@@ -237,24 +245,24 @@ class Transport:
         self._clock: asyncio.TimerHandle | None = None
         self._trust = ssl.get_default_verify_paths()
 
-    @contextlib.asynccontextmanager
-    async def exchange(self, ask: Ask) -> AsyncIterator[Exchange]:
-        """Send a request; inside the `async with` the answer has begun. What was not read of it is dropped."""
+    def exchange(self, ask: Ask) -> Exchange:
+        """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped."""
         spare = self._spare.setdefault((ask.method, ask.server), [])
         curl = spare.pop() if spare else self._handle(ask)
-        exchange = Exchange(ask, self._patience, self._period)
-        exchange.prepare(curl)
-        future = self._multi.add_handle(curl)
-        self._watch(exchange)
-        try:
-            await exchange.begin(future)
-            yield exchange
-        finally:
+
+        def release() -> None:
             self._running.discard(exchange)
             if future.done():
                 spare.append(curl)
             else:
                 self._multi.remove_handle(curl)
+
+        exchange = Exchange(ask, self._patience, self._period, release)
+        exchange.prepare(curl)
+        future = self._multi.add_handle(curl)
+        future.add_done_callback(exchange.finish)
+        self._watch(exchange)
+        return exchange
 
     def _watch(self, exchange: Exchange) -> None:
         self._running.add(exchange)
