@@ -395,7 +395,7 @@ def test_the_password_is_not_in_the_process_list(shell: Shell, server: Server, p
 
 def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Server, proxy: Proxy) -> None:
     names = lay(server, *(noise(200_000) for _ in range(4)))
-    proxy.rate = 1 << 20
+    proxy.rate = 150_000
     controller, terminal = pty.openpty()
     with subprocess.Popen(
         [*SCRIPTS["stor"], "get", *names, "out"],

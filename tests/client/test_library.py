@@ -29,6 +29,7 @@ from pystor.client import (
     Unauthorized,
     Unavailable,
 )
+from pystor.client.retry import Tries
 from pystor.errors import MalformedDigest
 from tests.client.conftest import QUICK, lay, sha
 from tests.neighbours.servers.proxy import Proxy
@@ -197,6 +198,7 @@ def test_memory_is_not_filled_by_a_reader_who_does_not_read(server: Server, prox
             return before
 
     assert asyncio.run(read_slowly()) < LARGE
+    assert proxy.connections == 1
 
 
 # Several servers, and a bucket before them
@@ -213,6 +215,23 @@ def test_another_server_is_asked_when_one_is_away_or_has_it_not(
         assert [len(client.get(name)) for name in names[2:]] == [12, 13]
         with pytest.raises(Unavailable):  # the one that is away might have it
             client.get(sha(b"nowhere"))
+
+
+@pytest.mark.parametrize("order", [(NotFound("a"), Unauthorized("b")), (Unauthorized("b"), NotFound("a"))])
+def test_not_found_is_said_only_when_all_said_so(order: tuple[ClientError, ...]) -> None:
+    tries = Tries(QUICK, ["first", "second"])
+    assert tries.after(order[0]) == 0
+    with pytest.raises(Unauthorized):
+        tries.after(order[1])
+
+
+@pytest.mark.parametrize("dice", [0.0, 0.5, 0.999])
+def test_delays_double_up_to_a_limit_and_are_half_dice(dice: float) -> None:
+    delays = [Retry(delay=0.1, longest=3).wait(n, rng=lambda: dice) for n in range(1, 9)]
+    full = [min(3.0, 0.1 * 2**n) for n in range(8)]
+    assert all(whole / 2 <= delay <= whole for delay, whole in zip(delays, full, strict=True))
+    assert Retry().wait(1, wish=7) == 7
+    assert Retry().wait(1, wish=1e9) == 300
 
 
 def test_the_bucket_is_asked_first_and_the_server_when_it_has_it_not(
@@ -288,7 +307,7 @@ def test_a_large_blob_that_the_server_has_is_not_sent(through: Client, client: C
     content = noise(8 << 20)
     client.put(content)
     assert not through.put(content).new
-    assert len(proxy.asked) == 1
+    assert [ask[:4] for ask in proxy.asked] == [b"HEAD"]
 
 
 def test_a_refused_upload_costs_nothing(proxy: Proxy) -> None:
@@ -373,13 +392,15 @@ def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
 
 
 def test_the_credentials_go_to_the_servers_and_not_to_the_bucket(server: Server, proxy: Proxy) -> None:
-    (name,) = lay(server, noise(30))
+    content = noise(30)
+    proxy.trigger = b"Authorization: Basic dTpw\r\n"  # u:p
+    proxy.garbage = b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + content
     with (
-        Proxy(("127.0.0.1", server.port)) as bucket,
+        Proxy(("127.0.0.1", server.port), garbage=b"HTTP/1.1 500 No\r\n\r\n", trigger=b"Authorization") as bucket,
         Client(proxy.endpoint, user="u", password="p", bucket=Bucket(bucket.endpoint, "x/{{.Sha}}")) as client,
     ):
-        assert len(client.get(name)) == 30
-        assert bucket.connections == proxy.connections == 1
+        assert client.get(sha(content)) == content
+        assert bucket.received > 0  # it answered that it has it not, since nobody showed it a password
 
 
 # Threads and loops

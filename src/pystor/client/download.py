@@ -98,12 +98,11 @@ class Download:
             try:
                 async with self._transport.exchange(self._ask()) as answer:
                     known = await self._examine(answer)
-                    async with aclosing(answer.batches()) as batches:
-                        async for batch in batches:
-                            fresh, known = batch[known:] if known else batch, max(0, known - len(batch))
-                            self._came(len(fresh))
-                            if fresh:
-                                yield fresh
+                    while batch := await answer.batch():
+                        fresh, known = batch[known:] if known else batch, max(0, known - len(batch))
+                        self._came(len(fresh))
+                        if fresh:
+                            yield fresh
                 self._check_length()
             except BadContent:
                 raise

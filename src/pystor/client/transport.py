@@ -7,9 +7,8 @@ An `Exchange` is one request and its answer. The body comes in batches, as they 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Final, Self
 
@@ -21,8 +20,9 @@ from pystor.client.servers import Server
 
 _AHEAD: Final = 1 << 20
 _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
-_WORTHWHILE: Final = 64 << 10  # bytes for which the reader is woken before the answer ends
-_TICKS: Final = 8
+_WORTHWHILE: Final = 512 << 10  # bytes for which the reader is woken at once
+_TICK: Final = 0.25  # seconds after which it is woken for less
+_TICKS: Final = 8  # in the time that is waited for a byte, at least
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob
 _ENCODING: Final = "latin-1"
 _HOPELESS: Final = frozenset(
@@ -53,9 +53,11 @@ class Ask:
 class Exchange:
     """One request, and its answer as it comes."""
 
-    def __init__(self, ask: Ask, patience: float) -> None:
+    def __init__(self, ask: Ask, patience: float, tick: float, release: Callable[[], None]) -> None:
         self._ask = ask
+        self._release = release
         self._patience = patience
+        self._longest = patience / tick
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -116,34 +118,42 @@ class Exchange:
         self._wake.set()
 
     def tick(self) -> None:
-        """Count the time, `_TICKS` times in `patience`: when so many go by without a byte, it is given up."""
+        """Count the time: when `patience` goes by without a byte, it is given up."""
         self._idle += 0 if self._paused else 1
-        if self._idle > _TICKS:
-            self._stalled = True
+        self._stalled = self._idle > self._longest
+        if self._stalled or self._pieces:
             self._wake.set()
 
     # What the client asks
 
-    async def begin(self, future: asyncio.Future[Any]) -> None:
-        """Wait until the answer begins; raises `Unavailable` if none does."""
-        future.add_done_callback(self.finish)
-        await self._woken()
-        if self._done:
-            self._raise_what_failed(unless=bool(self._pieces))
+    async def __aenter__(self) -> Self:
+        """Send the request, and wait until the answer begins; raises `Unavailable` if none does."""
+        try:
+            await self._woken()
+            if self._done and not self._pieces:
+                self._raise_what_failed()
+        except BaseException:
+            self._release()
+            raise
+        return self
 
-    async def batches(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body; raises `Unavailable` when it breaks off."""
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def batch(self) -> bytes:
+        """Return what has come of the body; nothing at its end. Raises `Unavailable` when it breaks off."""
         while True:
             await self._woken()
-            self._wake.clear()
-            done = self._done  # before the pieces are taken
             if self._pieces:
-                yield self._batch()
-            if done:
-                self._raise_what_failed(unless=False)
-                return
+                return self._all_pieces()
+            if self._done:
+                self._raise_what_failed()
+                return b""
+            self._wake.clear()
 
-    def _batch(self) -> bytes:
+    def _all_pieces(self) -> bytes:
+        if not self._done:
+            self._wake.clear()
         pieces, self._pieces = self._pieces, []
         self._waiting = 0
         if self._paused:
@@ -158,8 +168,8 @@ class Exchange:
         if self._stalled:
             raise Unavailable(f"{self.origin}: no answer within {self._patience:g} s")
 
-    def _raise_what_failed(self, *, unless: bool) -> None:
-        if isinstance(self._failure, pycurl.error) and not unless:
+    def _raise_what_failed(self) -> None:
+        if isinstance(self._failure, pycurl.error):
             raise self._translated(*self._failure.args) from None
 
     def _translated(self, code: int, text: str = "") -> ClientError:
@@ -203,7 +213,7 @@ class Exchange:
     async def body(self) -> bytes:
         """Read a small body whole; one that is not small is not what was asked for."""
         whole = bytearray()
-        async for batch in self.batches():
+        while batch := await self.batch():
             whole += batch
             if len(whole) > _ANSWER:
                 raise Refused(f"{self.origin}: the answer is no answer of Stor's: it is too long", self.status)
@@ -228,42 +238,43 @@ class Transport:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
+        self._period = min(_TICK, patience / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
         self._running: set[Exchange] = set()
         self._clock: asyncio.TimerHandle | None = None
         self._trust = ssl.get_default_verify_paths()
 
-    @contextlib.asynccontextmanager
-    async def exchange(self, ask: Ask) -> AsyncIterator[Exchange]:
-        """Send a request; inside the `async with` the answer has begun. What was not read of it is dropped."""
+    def exchange(self, ask: Ask) -> Exchange:
+        """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped."""
         spare = self._spare.setdefault((ask.method, ask.server), [])
         curl = spare.pop() if spare else self._handle(ask)
-        exchange = Exchange(ask, self._patience)
-        exchange.prepare(curl)
-        future = self._multi.add_handle(curl)
-        self._watch(exchange)
-        try:
-            await exchange.begin(future)
-            yield exchange
-        finally:
+
+        def release() -> None:
             self._running.discard(exchange)
             if future.done():
                 spare.append(curl)
             else:
                 self._multi.remove_handle(curl)
 
+        exchange = Exchange(ask, self._patience, self._period, release)
+        exchange.prepare(curl)
+        future = self._multi.add_handle(curl)
+        future.add_done_callback(exchange.finish)
+        self._watch(exchange)
+        return exchange
+
     def _watch(self, exchange: Exchange) -> None:
         self._running.add(exchange)
         if self._clock is None:
-            self._clock = asyncio.get_running_loop().call_later(self._patience / _TICKS, self._tick)
+            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
 
     def _tick(self) -> None:
         self._clock = None
         for exchange in list(self._running):
             exchange.tick()
         if self._running:
-            self._clock = asyncio.get_running_loop().call_later(self._patience / _TICKS, self._tick)
+            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
 
     def _handle(self, ask: Ask) -> Any:
         """Make a handle for requests of this kind to this server; those that are done are used again."""
