@@ -17,7 +17,7 @@ from bench.load import LoadFailed
 from bench.machine import describe
 from bench.results import Results
 from bench.sections import SECTIONS
-from bench.setting import PEERS, Setting
+from bench.setting import PEERS, Setting, clean_up_when_ended
 from bench.table import lines
 from tests.support import needs
 
@@ -25,6 +25,7 @@ from tests.support import needs
 def main() -> int:
     """Measure and write; returns 1 if there is no wrk, or a section could not be measured."""
     given = _arguments()
+    clean_up_when_ended()
     if needs.find("wrk") is None:
         print("install wrk first")
         return 1

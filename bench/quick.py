@@ -25,7 +25,7 @@ from bench.load import Requests
 from bench.peers import Peer
 from bench.samples import MIB, Comparison, Target
 from bench.sections.uploads import scripts_in, targets_on
-from bench.setting import Setting, filesystem_of, pair_in
+from bench.setting import Setting, clean_up_when_ended, filesystem_of, pair_in
 from bench.table import lines
 from tests.support import needs
 
@@ -43,6 +43,7 @@ _FASTEST = 20_000
 def main() -> int:
     """Measure and print; returns 1 if a program that is needed is missing."""
     given = _arguments()
+    clean_up_when_ended()
     missing = [name for name in ("wrk", "nginx") if needs.find(name) is None]
     if missing:
         print(f"install {', '.join(missing)} first")
