@@ -140,6 +140,13 @@ def test_json_tells_each_event_and_the_totals(shell: Shell, server: Server) -> N
     assert (events[-1]["event"], events[-1]["done"], events[-1]["size"]) == ("totals", 1, 100)
 
 
+def test_verbose_tells_of_each_try(shell: Shell, proxy: Proxy) -> None:
+    proxy.refuse()
+    words = ("stor", "get", "-v", "--attempts", "3", "--delay", "10ms", sha(b"x"), "out")
+    done = shell.run(*words, STOR_URL=proxy.endpoint)
+    assert (done.returncode, done.stderr.count("trying again in 0.0 s")) == (1, 2)
+
+
 def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
     names = lay(server, noise(100), noise(200_000))
     done = shell.run("stor", "get", "--devnull", *names)

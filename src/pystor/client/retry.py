@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Final, Generic, TypeVar
 from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("pystor.client")
 
 _LONGEST_WISH: Final = 300.0  # seconds of a Retry-After that are believed
 
@@ -73,4 +76,6 @@ class Tries(Generic[T]):
         if self._rounds >= self._retry.attempts:
             raise error
         self._round = list(self._order)
-        return self._retry.wait(self._rounds, error.retry_after if isinstance(error, Unavailable) else 0.0)
+        seconds = self._retry.wait(self._rounds, error.retry_after if isinstance(error, Unavailable) else 0.0)
+        _log.debug("%s; trying again in %.1f s", error, seconds)
+        return seconds

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Final, TextIO
 
 from pystor.client import progress, sums
@@ -21,6 +22,18 @@ _PERIOD: Final = 0.1  # seconds between two drawings
 
 class NobodyListens(Exception):
     """Who reads standard output has gone; it is no failure of the file that is told about."""
+
+
+class _Told(logging.Handler):
+    """Hands on what the library says of its tries."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it as a line."""
+        self._tell(f"stor: {record.getMessage()}")
 
 
 class Screen:
@@ -38,6 +51,10 @@ class Screen:
         self._bar = sys.stderr.isatty() and not as_json
         self._drawn = False
         self._began = time.monotonic()
+        if verbose:
+            log = logging.getLogger("pystor.client")
+            log.setLevel(logging.DEBUG)
+            log.addHandler(_Told(self._complain))
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -109,15 +126,17 @@ class Screen:
                 self._draw()
 
     def _sum_up(self) -> None:
+        with _hearing():
+            sys.stdout.flush()  # the results come before the sum
         seconds = time.monotonic() - self._began
         totals = self.totals
         if self._json:
             facts = {"done": totals.done, "skipped": totals.skipped, "failed": totals.failed, "size": totals.size}
             self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}).encode())
+            with _hearing():
+                sys.stdout.flush()
         else:
             self._complain(progress.summary(totals, seconds, self._verb))
-        with _hearing():
-            sys.stdout.flush()
 
     @property
     def status(self) -> int:
