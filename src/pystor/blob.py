@@ -128,7 +128,7 @@ class Staged(Protocol):
 
     @property
     def published(self) -> bool:
-        """Whether it has its final name; it is closed without waiting then."""
+        """Whether it has its final name and does nothing any more; it is closed without waiting then."""
         ...
 
     def seal(self) -> None:

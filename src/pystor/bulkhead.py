@@ -54,6 +54,7 @@ class Bulkhead:
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
+        self._waited_for: Final[set[_Awaited[Any]]] = set()
 
     async def run(
         self,
@@ -89,18 +90,33 @@ class Bulkhead:
         What `waits` for the disk, as an fsync does, is not in the way of what does not.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
-            reason = f"is out: {self.last_error or 'it failed'}"
-            return Refusal(StorageError(self.storage.root, _name(operation), reason))
-        return _Running(
-            self, self._crew.give(operation, arguments, certain=certain, waits=waits), _name(operation), deadline
-        )
+            return Refusal(self._is_out(_name(operation)))
+        job = self._crew.give(operation, arguments, certain=certain, waits=waits)
+        step = _Running(self, job, _name(operation), deadline)
+        if not (probing or certain):
+            self._waited_for.add(step)
+        return step
 
     def commit(self, filesystem: Filesystem) -> Step[None]:
         """Begin to wait until all that was written to the storage's filesystem before is on stable storage.
 
         A failure is not tried again: the kernel marks clean what it lost.
         """
-        return _Syncing(self, self._committers.join(filesystem))
+        step = _Syncing(self, self._committers.join(filesystem))
+        self._waited_for.add(step)
+        return step
+
+    def forget(self, step: _Awaited[Any]) -> None:
+        """Take note that nobody waits for a step any more."""
+        self._waited_for.discard(step)
+
+    def _is_out(self, operation: str) -> StorageError:
+        return StorageError(self.storage.root, operation, f"is out: {self.last_error or 'it failed'}")
+
+    def _release(self) -> None:
+        """Let nobody wait any longer for a storage that hangs."""
+        for step in tuple(self._waited_for):
+            step.give_up(self._is_out(step.name))
 
     def quicken(self, seconds: float) -> None:
         """Take note of how long an answer took."""
@@ -136,12 +152,17 @@ class Bulkhead:
         return self._pace > _SLOW or self._switch.get() == State.OUT
 
     async def recover(self) -> None:
-        """Probe the storage if it is out, and take it in again if it does all it should; see how a slow one does."""
+        """Probe the storage if it is out, and take it in again if it does all it should; see how a slow one does.
+
+        When not even the probe is answered, nobody waits for it any longer: one that is only slow answers the probe.
+        """
         if self.unwritable:
             try:
                 await self.run(self.storage.probe, probing=True)
             except StorageError as error:
-                if error.unwritable and not error.dead:
+                if error.dead:
+                    self._release()
+                elif error.unwritable:
                     self._switch.set(State.UNWRITABLE)  # it reads again, at least
                 return
             self._switch.set(State.IN)
@@ -227,69 +248,84 @@ class _Done(Step[_T]):
         close(self._outcome)
 
 
-class _Running(Step[_T]):
-    """An operation in a thread."""
+class _Awaited(Step[_T]):
+    """A step that takes time: until there is a result, the deadline is over, or the storage is out."""
 
-    def __init__(self, member: Bulkhead, job: Job[_T], name: str, deadline: float) -> None:
+    def __init__(self, member: Bulkhead, future: asyncio.Future[_T], name: str, deadline: float) -> None:
+        self.name: Final = name
         self._member: Final = member
-        self._job: Final = job
-        self._name: Final = name
+        self._future: Final = future
+        self._given_up = False
         self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
 
     def _expire(self, deadline: float) -> None:
-        self._job.fail(_unanswered(self._member, self._name, deadline))
+        if not self._future.done():
+            reason = f"no answer within {deadline:g} s"
+            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=True))
+
+    def give_up(self, error: StorageError) -> None:
+        """Wait no more, for a reason that another step has found."""
+        if not self._future.done():
+            self._given_up = True
+            self._future.set_exception(error)
+
+    def _note(self, error: StorageError) -> None:
+        if not self._given_up:
+            self._member.note(error)
+
+    def _leave(self) -> None:
+        self._bell.cancel()
+        self._member.forget(self)
+
+
+class _Running(_Awaited[_T]):
+    """An operation in a thread."""
+
+    def __init__(self, member: Bulkhead, job: Job[_T], name: str, deadline: float) -> None:
+        super().__init__(member, job.future, name, deadline)
+        self._job: Final = job
 
     async def result(self) -> _T:
         try:
-            result = await self._job.future
+            result = await self._future
         except StorageError as error:
-            self._member.note(error)
+            self._note(error)
             raise
         except BaseException:
             self._job.abandon()
             raise
         finally:
-            self._bell.cancel()
+            self._leave()
         self._member.quicken(self._job.seconds)
         return result
 
     def abandon(self) -> None:
-        self._bell.cancel()
+        self._leave()
         self._job.abandon()
 
 
-class _Syncing(Step[None]):
+class _Syncing(_Awaited[None]):
     """The wait for a sync that is shared."""
 
     def __init__(self, member: Bulkhead, future: asyncio.Future[None]) -> None:
-        self._member: Final = member
-        self._future: Final = future
-        self._bell: Final = asyncio.get_running_loop().call_later(WRITE_DEADLINE, self._expire)
-
-    def _expire(self) -> None:
-        if not self._future.done():
-            self._future.set_exception(_unanswered(self._member, "syncfs", WRITE_DEADLINE))
+        super().__init__(member, future, "syncfs", WRITE_DEADLINE)
 
     async def result(self) -> None:
         try:
             await self._future
         except StorageError as error:
-            self._member.note(error)
+            self._note(error)
             raise
         except OSError as error:
-            failure = StorageError.from_os(self._member.storage.root, "syncfs", error)
+            failure = StorageError.from_os(self._member.storage.root, self.name, error)
             failure.unwritable = not isinstance(failure, StorageFull)
             raise self._member.note(failure) from error
         finally:
-            self._bell.cancel()
+            self._leave()
 
     def abandon(self) -> None:
-        self._bell.cancel()
+        self._leave()
         self._future.cancel()
-
-
-def _unanswered(member: Bulkhead, operation: str, deadline: float) -> StorageError:
-    return StorageError(member.storage.root, operation, f"no answer within {deadline:g} s", dead=True)
 
 
 def _name(operation: Callable[..., object]) -> str:

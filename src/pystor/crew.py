@@ -65,11 +65,6 @@ class Job(Generic[_T]):
         except RuntimeError:  # the loop is closed: nobody waits any more
             close(result)
 
-    def fail(self, error: Exception) -> None:
-        """Give whoever waits an error, if there is no result yet."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
     def abandon(self) -> None:
         """Wait no more; what has come, perhaps in this very moment, is closed."""
         self.future.cancel()

@@ -369,7 +369,11 @@ def _written(storage: Storage, content: bytes, finish: Callable[[Staged], None])
 
 
 async def _discard(staged: Mapping[Bulkhead, Staged]) -> None:
-    await _outcomes([member.begin(replica.discard, certain=True) for member, replica in staged.items()])
+    steps = {member: member.begin(replica.discard, certain=True) for member, replica in staged.items()}
+    for member, step in steps.items():
+        if member.out:
+            step.abandon()  # it is done when the storage does something again
+    await _outcomes([step for member, step in steps.items() if not member.out])
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

@@ -136,8 +136,8 @@ class StagedFile:
 
     @property
     def published(self) -> bool:
-        """Whether it has its final name."""
-        return self._published
+        """Whether it has its final name, and is over with that: what still syncs its directories may hang."""
+        return self._published and not self._step.locked()
 
     def name(self, digest: Digest) -> None:
         """Give the replica its final name, which a sync of the whole filesystem makes durable.

@@ -18,9 +18,8 @@ from tests.contract.house import House
 CLIENTS: Final = 16
 _LARGE_CLIENTS: Final = 2
 _SMALL, _LARGE = (100, 20_000), 3_000_000
-PATIENCE: Final = (
-    30.0  # seconds after which an upload hangs: a look (2), a step of a write (20), a discard (2), and the machine
-)
+PATIENCE: Final = 15.0
+"""Seconds after which an upload hangs. A look takes up to 2, the next probe 3; then nobody waits for the storage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,50 @@ def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_mome
     run(scenario())
 
 
+def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_either(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr("pystor.bulkhead.READ_DEADLINE", 0.05)
+    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
+    monkeypatch.setattr(storage, "probe", hang)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        writing = asyncio.create_task(bulkhead.run(hang, deadline=20, writing=True))
+        with pytest.raises(StorageError, match="A storage failed"):
+            await bulkhead.run(hang)
+        assert not writing.done()
+        first = bulkhead.last_error
+        await bulkhead.recover()
+        with pytest.raises(StorageError) as failure:
+            await asyncio.wait_for(writing, 1)
+        assert "is out" in failure.value.reason
+        assert first is not None
+        assert "no answer" in (bulkhead.last_error or "")
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        writing = asyncio.create_task(bulkhead.run(hang, lambda: "written", deadline=20, writing=True))
+        with pytest.raises(StorageError):
+            await bulkhead.run(hang, deadline=0.02)
+        await bulkhead.recover()
+        assert not writing.done()
+        hang.over.set()
+        assert await writing == "written"
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> None:
     hang, begun = Hang(), list[int]()
 

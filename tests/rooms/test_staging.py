@@ -96,6 +96,30 @@ def test_a_published_replica_has_its_name_and_is_for_all_to_read(storage: Direct
     assert not descriptors(tmp_path)
 
 
+def test_a_replica_whose_directories_are_still_synced_is_not_done(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop closes what is done: it would wait for a disk that hangs."""
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        syncing.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(StagedFile, "_sync_directories", hang)
+    staged = storage.stage(6)
+    staged.write(CONTENT)
+    staged.sync()
+    publishing = threading.Thread(target=staged.publish, args=(BLOB,))
+    publishing.start()
+    assert syncing.wait(20)
+    assert where(storage, BLOB).exists()
+    assert not staged.published
+    go_on.set()
+    publishing.join()
+    assert staged.published
+
+
 def test_the_empty_blob_is_published_too(storage: Directory) -> None:
     publish(storage, b"")
 

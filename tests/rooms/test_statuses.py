@@ -31,7 +31,7 @@ EXAMPLES: dict[type[StorError], StorError] = {
 
 def tree(root: type[StorError]) -> Iterator[type[StorError]]:
     for kind in root.__subclasses__():
-        if kind.__module__.startswith("pystor"):
+        if kind.__module__.startswith("pystor") and not kind.__module__.startswith("pystor.client"):
             yield kind
             yield from tree(kind)
 
