@@ -14,9 +14,9 @@ from tests.contract.disk import fresh, settles
 from tests.neighbours.town import Neighbour, Proxied, Town
 from tests.neighbours.traffic import Asked, Kind, Traffic, slowest
 
-AWAY: Final = {"s3": 2.5, "memcached": 1.5, "rabbitmq": 1.5, "statsite": 1.5}
+AWAY: Final = {"s3": 2.3, "memcached": 1.0, "rabbitmq": 1.0, "statsite": 1.0}
 """Seconds; for the archive more than the deadline of a storage."""
-CALM: Final = 0.5
+CALM: Final = 0.4
 BACK_WITHIN: Final = 10.0
 GROWTH: Final = 0.050
 """Seconds by which the 99th percentile of reads of the pool may grow."""

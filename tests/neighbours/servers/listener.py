@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Final, Self
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 
 
 class Listener:
@@ -25,7 +25,9 @@ class Listener:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(30), "the broker does not let us listen"
+        if not self._ready.wait(30):
+            self._over.set()
+            raise AssertionError("the broker does not let us listen")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -33,7 +35,7 @@ class Listener:
         self._thread.join(10)
 
     async def _listen(self) -> None:
-        async with await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/") as connection:
+        async with await self._connect() as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
             queue = await channel.declare_queue(exclusive=True)
@@ -42,6 +44,16 @@ class Listener:
             self._ready.set()
             while not self._over.is_set():  # noqa: ASYNC110  it is set in another thread
                 await asyncio.sleep(0.05)
+
+    async def _connect(self) -> AbstractConnection:
+        """Connect, soon if not at once: a broker that has just started speaks before it lets anybody in."""
+        while True:
+            try:
+                return await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/", timeout=5)
+            except (aio_pika.exceptions.AMQPError, OSError):
+                if self._over.is_set():
+                    raise
+                await asyncio.sleep(0.1)
 
     async def _hear(self, message: AbstractIncomingMessage) -> None:
         self.heard[message.body.decode()] += 1
