@@ -139,8 +139,14 @@ def endure(traffic: Traffic, neighbour: Neighbour, away: Away) -> Ordeal:
     began = time.monotonic()
     with away:
         during = traffic.during(AWAY[neighbour.name])
-    assert settles(neighbour.hears, within=BACK_WITHIN), f"not used again {BACK_WITHIN} s after it was back"
+    # By every worker: each finds out for itself.
+    back = settles(lambda: neighbour.hears() and _is_well(traffic), within=BACK_WITHIN)
+    assert back, f"not used again {BACK_WITHIN} s after it was back"
     return Ordeal(before, during, traffic.between(began, time.monotonic()))
+
+
+def _is_well(traffic: Traffic) -> bool:
+    return {asked.outcome for asked in traffic.during(0.5)} == {"ok"}
 
 
 def ordeal_of(traffic: Traffic, neighbour: AnyNeighbour, fault: Callable[[AnyNeighbour], Away]) -> Ordeal:
