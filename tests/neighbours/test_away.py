@@ -146,7 +146,9 @@ def endure(traffic: Traffic, neighbour: Neighbour, away: Away) -> Ordeal:
 
 
 def _is_well(traffic: Traffic) -> bool:
-    return {asked.outcome for asked in traffic.during(0.5)} == {"ok"}
+    """Whether requests of all kinds are answered; those that still wait for an old deadline are not among them."""
+    wanted = {(kind, "ok") for kind in ("read", "store", "miss", "archived")}
+    return {(asked.kind, asked.outcome) for asked in traffic.during(0.5)} == wanted
 
 
 def ordeal_of(traffic: Traffic, neighbour: AnyNeighbour, fault: Callable[[AnyNeighbour], Away]) -> Ordeal:
