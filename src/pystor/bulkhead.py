@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
@@ -219,6 +219,17 @@ class Step(ABC, Generic[_T_co]):
             return await self.result()
         except Exception as error:  # noqa: BLE001  it belongs to whoever looks at the outcome
             return error
+
+
+async def outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
+    """Wait for all steps, which have begun, and give what each returned or raised."""
+    begun = tuple(steps)
+    try:
+        return [await step.outcome() for step in begun]
+    except BaseException:
+        for step in begun:
+            step.abandon()
+        raise
 
 
 class Refusal(Step[Any]):

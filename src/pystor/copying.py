@@ -24,7 +24,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
         return 0
     if any(State.UNKNOWN in survey.states.values() for survey in surveys):
         raise Unavailable("A storage does not answer; it is tried again when it does")
-    with into.repairing(digest):
+    with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:
             replica = await tiers.find(digest)

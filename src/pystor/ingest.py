@@ -14,7 +14,8 @@ from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
-from pystor.replicas import State, Survey, Upload
+from pystor.replicas import State, Survey
+from pystor.uploads import Upload
 
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
@@ -117,7 +118,7 @@ async def _store_stream(
             surveys = await pool.survey(digest)
             if stored := already_stored(digest, surveys):
                 return stored
-            gaps = [survey for survey in surveys if survey.mendable_by(upload)]
+            gaps = [survey for survey in surveys if survey.mendable_by(upload.members)]
             if not gaps and (stored := await _mend(pool, digest, surveys)):
                 return stored
         elif digest != given:

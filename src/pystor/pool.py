@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -19,7 +18,9 @@ from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import Event, HintAsked, LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
 from pystor.hints import Hints
-from pystor.replicas import ReplicaSet, Survey, Upload
+from pystor.repairs import Repairs
+from pystor.replicas import ReplicaSet, Survey
+from pystor.uploads import Upload
 from pystor.verification import Verifier
 
 _BEGUN_WITHIN: Final = 0.3
@@ -33,12 +34,6 @@ _MEASURED_EVERY: Final = 10.0
 
 _MEASURED_FOR: Final = 1.0
 """Seconds for which a measurement of free space is good enough to place by."""
-
-
-_ASKED_AT_MOST: Final = 10_000
-"""Blobs for which no second repair is asked while the first may be under way."""
-_ASKED_FOR: Final = 10.0
-"""Seconds for which that is so: another worker may have repaired it since, and it may be bad again."""
 
 
 @dataclass(slots=True)
@@ -88,7 +83,7 @@ class Pool:
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
-        self._asked: Final[dict[Digest, float]] = {}
+        self.repairs: Final = Repairs(observe)
         self._audit: Final = Audit(
             verifier,
             found_bad=self.distrust,
@@ -121,7 +116,7 @@ class Pool:
         """End what goes on in the background, and let the threads go."""
         for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._background, self._audit.stop(), return_exceptions=True)
+        await asyncio.gather(*self._background, self.repairs.stop(), self._audit.stop(), return_exceptions=True)
         for member in self.members():
             member.stop()
 
@@ -213,7 +208,7 @@ class Pool:
         """Report a storage that did not give a blob; a replica that cannot be read is to be repaired."""
         self.observe(StorageFailed(error, digest))
         if error.unreadable:
-            self._ask_repair(self._member_of[root], digest)
+            self.repairs.ask(self._member_of[root], digest)
 
     async def _open_good(self, member: Bulkhead, digest: Digest) -> Replica | None:
         replica = await member.open(digest)
@@ -241,13 +236,13 @@ class Pool:
         differing = await self._set_of[replica.storage].differing(member, replica, digest)
         good = not differing or await self.verifier.verify(member, replica, digest)
         if good and differing:
-            self._ask_repair(differing[0], digest)
+            self.repairs.ask(differing[0], digest)
         return good
 
     def distrust(self, replica: Replica, digest: Digest) -> StorageError:
         """Report a replica that is not its blob, and remember it; returns the error for whoever wanted to read it."""
         self.verifier.suspect(replica)
-        self._ask_repair(self._member_of[replica.storage], digest)
+        self.repairs.ask(self._member_of[replica.storage], digest)
         self.observe(ReplicaBad(digest, replica.storage))
         return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
 
@@ -282,41 +277,13 @@ class Pool:
         self._hints.put(digest, found.path)
         for member in missing:
             if member in self._set_of[found.storage].members:
-                self._ask_repair(member, digest)
+                self.repairs.ask(member, digest)
 
     def _correct(self, digest: Digest, found: Replica) -> None:
         """Forget a hint at another set than that in which a blob was found: it would mislead for ever."""
         hint = self._hints.get_now(digest)
         if hint is not None and self._set_of.get(root_in(hint, digest)) is not self._set_of[found.storage]:
             self._hints.drop(digest)
-
-    def _ask_repair(self, member: Bulkhead, digest: Digest) -> None:
-        """Put a blob on the repair queue of a storage, in the background, once in a while."""
-        now = time.monotonic()
-        if not member.storage.writable or now - self._asked.get(digest, -math.inf) < _ASKED_FOR:
-            return
-        if len(self._asked) >= _ASKED_AT_MOST:
-            self._asked.clear()
-        self._asked[digest] = now
-        task = asyncio.create_task(self._enqueue_repair(member, digest))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _enqueue_repair(self, member: Bulkhead, digest: Digest) -> None:
-        try:
-            await member.run(member.storage.enqueue, "repair", digest)
-        except StorageError as error:
-            self.observe(StorageFailed(error, digest))
-            self._asked.pop(digest, None)
-
-    @contextmanager
-    def repairing(self, digest: Digest) -> Iterator[None]:
-        """Ask no repair of a blob that is being looked after; when it is found bad after that, it is news."""
-        self._asked[digest] = math.inf
-        try:
-            yield
-        finally:
-            self._asked.pop(digest, None)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; raises `StorageError`."""

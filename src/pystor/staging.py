@@ -1,6 +1,6 @@
 """Replicas on their way: written under a temporary name, made durable, then published, or gone without a trace.
 
-The rules of a write are upheld here, for one storage; their order over all storages of a set is `pystor.replicas`'.
+The rules of a write are upheld here, for one storage; their order over all storages of a set is `pystor.uploads`'.
 """
 
 from __future__ import annotations

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from tests.contract.disk import fresh, sha
 from tests.contract.house import House
+from tests.support.clients import Clients
 
 CLIENTS: Final = 16
 _LARGE_CLIENTS: Final = 2
@@ -47,38 +48,25 @@ def _fault(path: Path, digest: str) -> str:
     return "" if hashlib.sha256(content).hexdigest() == digest else f"wrong: {len(content)} bytes of something else"
 
 
-class Load:
+class Load(Clients):
     """Sixteen clients that upload small blobs, two of them large ones, for as long as the block lasts."""
 
     def __init__(self, stor: House) -> None:
         self._stor = stor
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._upload, args=(number < _LARGE_CLIENTS,)) for number in range(CLIENTS)
-        ]
+        super().__init__(partial(self._upload, number < _LARGE_CLIENTS) for number in range(CLIENTS))
         self.promises: Final[list[Promise]] = []
         self.statuses: Final[Counter[int]] = Counter()
         """How often each status was answered; 0 is a connection that was refused or cut."""
         self.hung: Final[list[str]] = []
         """Uploads that were not answered in time."""
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
     def _upload(self, large: bool) -> None:
-        while not self._over.is_set():
+        while not self.over.is_set():
             content = fresh(_LARGE if large else random.randint(*_SMALL))
             status = self._upload_one(content)
             self.statuses[status] += 1
             if status not in (200, 201):
-                self._over.wait(0.01)
+                self.over.wait(0.01)
 
     def _upload_one(self, content: bytes) -> int:
         digest = sha(content)

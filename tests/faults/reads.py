@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Final, Self
+from typing import Final
 
 from tests.contract.disk import sha
 from tests.contract.house import House
+from tests.support.clients import Clients
 
 CLIENTS: Final = 8
 
@@ -27,29 +27,18 @@ class Asked:
     """`ok`, `wrong`, `cut`, or a status."""
 
 
-class Repeated:
+class Repeated(Clients):
     """Requests by some clients, each one after the other, for as long as the block lasts."""
 
     def __init__(self, ask: Callable[[], str], clients: int, pause: float = 0.0) -> None:
         """`ask` sends a request and tells what came of it."""
         self._ask = ask
         self._pause = pause
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._repeat) for _ in range(clients)]
+        super().__init__([self._repeat] * clients)
         self.asked: Final[list[Asked]] = []
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
     def _repeat(self) -> None:
-        while not self._over.wait(self._pause):
+        while not self.over.wait(self._pause):
             began = time.monotonic()
             try:
                 outcome = self._ask()

@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.contract.wire import Cut, Wire, request
 from tests.faults.conftest import HouseFactory
 from tests.faults.load import Load, Promise, broken
 from tests.faults.reads import reads
+from tests.support.clients import Clients
 from tests.support.server import Server
 
 _BACK_WITHIN: Final = 5.0  # seconds
@@ -93,28 +93,20 @@ def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_w
     assert all(load.failure for wire, load in loads.items() if served[wire] == victim)
 
 
-class Conversation:
+class Conversation(Clients):
     """One connection on which blobs are read and stored, one after the other, for as long as the block lasts."""
 
     def __init__(self, stor: House, wire: Wire, contents: list[bytes]) -> None:
         self._stor = stor
         self._wire = wire
         self._contents = contents
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._talk)
+        super().__init__([self._talk])
         self.done = 0
         self.failure = ""
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
     def _talk(self) -> None:
         try:
-            while not self._over.wait(_PAUSE):
+            while not self.over.wait(_PAUSE):
                 self._read_and_store(self._contents[self.done % len(self._contents)], fresh(2_000))
                 self.done += 1
         except (Cut, OSError, AssertionError) as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Self, TypeAlias
+from functools import partial
+from typing import Final, Literal, TypeAlias
 
 from tests.contract.disk import fresh, sha
 from tests.contract.house import House
 from tests.contract.wire import Answer, Wire, request
+from tests.support.clients import Clients
 
 READERS: Final = 4
 SEEKERS: Final = 3
@@ -38,7 +39,7 @@ class Asked:
         return self.ended - self.began
 
 
-class Traffic:
+class Traffic(Clients):
     """Clients that read what the pool has, store more, and ask for what is in the archive only, or nowhere.
 
     Each has one connection, which it keeps. `pooled` are in the pool already, `archived` in the archive only.
@@ -49,19 +50,8 @@ class Traffic:
         self._pooled = {sha(content): content for content in pooled}
         self._archived = {sha(content): content for content in archived}
         self._asked: list[Asked] = []
-        self._over = threading.Event()
         clients = [*[self._read] * READERS, *[self._seek] * SEEKERS, self._store]
-        self._threads = [threading.Thread(target=self._go_on, args=(client,)) for client in clients]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(partial(self._go_on, client) for client in clients)
 
     def between(self, began: float, ended: float) -> list[Asked]:
         """What was asked, and answered, within that time."""
@@ -77,9 +67,9 @@ class Traffic:
 
     def _go_on(self, client: Callable[[_Client], Iterator[None]]) -> None:
         talk = _Client(self._stor, self._asked)
-        while not self._over.is_set():
+        while not self.over.is_set():
             for _ in client(talk):
-                if self._over.wait(_PAUSE):
+                if self.over.wait(_PAUSE):
                     break
         talk.hang_up()
 

@@ -250,7 +250,6 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    monkeypatch.setattr("pystor.bulkhead.READ_DEADLINE", 0.05)
     monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
     monkeypatch.setattr(storage, "probe", hang)
 

@@ -31,8 +31,9 @@ from pystor.errors import (
 from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store
 from pystor.pool import Pool
-from pystor.replicas import ReplicaSet, Upload
+from pystor.replicas import ReplicaSet
 from pystor.staging import StagedFile
+from pystor.uploads import Upload
 from tests.rooms.tools import (
     adopted,
     beside,

@@ -555,7 +555,7 @@ def test_a_repair_is_asked_for_again_after_a_while_since_another_may_have_made_i
             await find_many(pool, digest)
             await asyncio.sleep(0.1)
             assert not beside(pair[0], "repair")
-            monkeypatch.setattr("pystor.pool._ASKED_FOR", 0.1)
+            monkeypatch.setattr("pystor.repairs._ASKED_FOR", 0.1)
             await find_many(pool, digest)
             await eventually(lambda: bool(beside(pair[0], "repair")))
 
