@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 import uvicorn
@@ -45,6 +45,7 @@ class Application:
         self.limits = limits
         self.events: list[str] = []
         self.targets: list[bytes] = []
+        self.room = memoryview(bytearray(60_000))
         self.release = asyncio.Event()
 
     def answer(
@@ -56,8 +57,14 @@ class Application:
         return self.respond(target.decode()) if target.startswith(b"/fast") else None
 
     def respond(self, path: str) -> Response:
-        """What both doors answer: `/fast/304`, `/slow/204`, `/fast/bytes/4096`, else the path itself."""
+        """What both doors answer: `/fast/304`, `/slow/204`, `/fast/bytes/4096`, else the path itself.
+
+        `/fast/room/7` is 60,000 times the byte 7, in memory that each answer overwrites.
+        """
         match path.split("/")[2:]:
+            case ["room", byte]:
+                self.room[:] = bytes([int(byte)]) * len(self.room)
+                return Response(200, ((b"content-length", b"%d" % len(self.room)),), self.room)
             case [("204" | "304") as status]:
                 return Response(int(status), ((b"etag", b'"x"'),))
             case ["bytes", size]:
@@ -85,7 +92,8 @@ class Application:
         await handle(scope, receive, send)
 
     async def do_plain(self, scope: Any, _receive: Any, send: Any) -> None:
-        await reply(send, self.respond(scope["path"].replace("/fast-error", "/fast")))
+        response = self.respond(scope["path"].replace("/fast-error", "/fast"))
+        await reply(send, response._replace(body=bytes(cast(bytes, response.body))))
 
     async def do_late(self, scope: Any, _receive: Any, send: Any) -> None:
         await asyncio.sleep(0.3)
@@ -407,6 +415,113 @@ def test_pipelined_uploads_and_downloads_keep_their_order(site: Site) -> None:
         for body in bodies:
             assert line(client.answer()).decode() == hashlib.sha256(body).hexdigest()
             assert line(client.answer()) == b"/fast/x"
+
+
+def named(door: str, number: int) -> str:
+    """A path that is as long as that of a blob."""
+    return "/" + f"{door}{number}".ljust(64, "x")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("fields", [(), (b"accept: */*", b"connection: keep-alive"), (b"x: " + b"y" * 2000,)])
+def test_requests_with_the_fields_of_earlier_ones_are_answered_each_for_itself(
+    site: Site, method: bytes, fields: tuple[bytes, ...]
+) -> None:
+    site.app.targets.clear()
+    with site.connect() as client:
+        for number in range(5):
+            path = named("fast", number)
+            client.send(get(path, *fields, method=method))
+            if method == b"GET":
+                assert line(client.answer()).decode() == path
+            time.sleep(0.02)  # each comes by itself
+        client.send(get(named("fast", 5), b"connection: close"))
+        heads = client.rest().split(b"\r\n\r\n")
+        assert heads[-1].decode() == named("fast", 5)
+        assert len(heads) == (2 if method == b"GET" else 7)
+    assert site.app.targets == [named("fast", number).encode() for number in range(6)]
+
+
+def test_a_remembered_head_that_the_fast_door_declines_goes_the_long_way_once(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get(named("fast", 0)))
+        client.answer()
+        site.app.targets.clear()
+        site.app.events.clear()
+        for number in range(3):
+            client.send(get(named("long", number)))
+            assert line(client.answer()).decode() == named("long", number)
+            client.send(get(named("fast", number)))
+            assert line(client.answer()).decode() == named("fast", number)
+    assert site.app.targets == [named(door, n).encode() for n in range(3) for door in ("long", "fast")]
+    assert site.app.events == [named("long", number)[1:] for number in range(3)]
+
+
+def test_a_remembered_head_waits_for_the_answer_before_it(site: Site) -> None:
+    with site.connect() as client:
+        client.send(get(named("fast", 0)))
+        client.answer()
+        client.send(get("/late/1"))
+        time.sleep(0.1)
+        client.send(get(named("fast", 2)))
+        assert [line(client.answer()).decode() for _ in range(2)] == ["/late/1", named("fast", 2)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b" HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n",
+        b" HTTP/1.0\r\nhost: test\r\n\r\n",
+        b" HTTP/1.0\r\nhost: test\r\nconnection: keep-alive\r\n\r\n",
+    ],
+)
+def test_a_head_that_ends_the_connection_does_so_each_time(site: Site, odd: bytes) -> None:
+    for number in range(3):
+        answer = site.ask(b"GET " + named("fast", number).encode() + odd)
+        assert line(answer).decode() == named("fast", number)
+
+
+def test_a_remembered_head_has_no_body(site: Site) -> None:
+    fields = (b"x-same: 1",)
+    body = b"a body"
+    with site.connect() as client:
+        for number in range(3):
+            client.send(get(named("fast", number), *fields) + post("/echo", body, *fields))
+            assert line(client.answer()).decode() == named("fast", number)
+            assert line(client.answer()).decode() == hashlib.sha256(body).hexdigest()
+            client.send(get(named("fast", number), b"content-length: 6", *fields) + body)
+            assert line(client.answer()).decode() == named("fast", number)
+
+
+@pytest.mark.parametrize(
+    "path", ["/" + "fast".ljust(63, "x") + "%", "/" + "fast".ljust(63, "x") + "?", "/fast" + "x" * 61]
+)
+def test_what_is_not_named_as_a_blob_is_left_to_the_parser(site: Site, path: str) -> None:
+    with site.connect() as client:
+        for request in (get(named("fast", 0)), get(named("fast", 0)), get(path), get(path)):
+            client.send(request)
+            assert status(client.answer()) == 200
+        client.send(b"GET /" + b"x" * 30 + b" " + b"x" * 33 + get("")[len(b"GET ") :])
+        assert status(client.rest()) == 400
+
+
+def test_headers_that_take_too_long_after_a_remembered_head_are_answered_408(brisk: Site) -> None:
+    with brisk.connect() as client:
+        for number in range(3):
+            client.send(get(named("fast", number)))
+            client.answer()
+        client.send(get(named("fast", 3))[:-2])
+        with taking(0.3, 3.0):
+            assert status(client.rest()) == 408
+
+
+def test_answers_from_memory_that_is_used_again_reach_a_reader_who_is_slow_as_they_were(site: Site) -> None:
+    with site.connect(receive_buffer=4096) as client:
+        for number in range(200):
+            client.send(get(f"/fast/room/{number}"))
+        time.sleep(0.5)
+        for number in range(200):
+            assert client.answer().endswith(b"\r\n\r\n" + bytes([number]) * 60_000)
 
 
 def test_a_malformed_request_is_refused_after_the_answers_before_it(site: Site) -> None:

@@ -31,10 +31,11 @@ UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
 """That of a storage that says no when it is full, and nothing before."""
 
 
-Again: TypeAlias = Callable[[memoryview], bytes | None]
+Again: TypeAlias = Callable[[memoryview | None], memoryview | None]
 """Reads a whole replica once more, if it is still what it was, nothing has to be waited for, and it fits.
 
-It is given room that is reused; what is returned is a copy. None: it has to be looked for anew.
+It is given room, of which it returns the part that it has filled; without room it reads nothing, and returns nothing in
+it. None: it has to be looked for anew.
 """
 
 
@@ -218,6 +219,19 @@ class Storage(Protocol):
 
     def open_cached(self, digest: Digest) -> Replica | Literal[False] | None:
         """Do the same without waiting; False when that is not possible."""
+        ...
+
+    def glance(self, digest: Digest) -> Replica | Literal[False] | None:
+        """Do the same; None counts only if the storage `is_in_place` afterwards, which may be asked once for many."""
+        ...
+
+    @property
+    def watched(self) -> bool:
+        """Whether a `Watch` tells of all that may put another storage, or none, in its place."""
+        ...
+
+    def is_in_place(self) -> bool:
+        """Tell without waiting whether the storage is there."""
         ...
 
     def confirm(self, digest: Digest) -> None:

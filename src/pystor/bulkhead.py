@@ -177,12 +177,12 @@ class Bulkhead:
 
     async def open(self, digest: Digest) -> Replica | None:
         """Open the replica of a blob; at once if the storage is local and the names are in the kernel's cache."""
-        found = self.storage.open_cached(digest) if self.storage.local else False
+        found = self.storage.open_cached(digest)
         return await self.run(self.storage.open, digest) if found is False else found
 
     def begin_open(self, digest: Digest) -> Step[Replica | None]:
         """Do the same without waiting for it."""
-        found = self.storage.open_cached(digest) if self.storage.local else False
+        found = self.storage.open_cached(digest)
         return self.begin(self.storage.open, digest) if found is False else _Done(found)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:

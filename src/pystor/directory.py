@@ -19,6 +19,7 @@ from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, close_now
 from pystor.marker import Marker
 from pystor.staging import StagedFile
+from pystor.watch import Watch
 
 _BRANCH: Final = re.compile(r"[0-9A-F]{2}")
 _NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -46,12 +47,13 @@ class Directory:
         reserve: int | None = None,
         require_mount: bool | None = None,
         local: bool | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Describe a storage; nothing is touched yet.
 
         `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
         its own (None: if it was one when it was adopted). `local`: whether it is a disk of this machine (None: as the
-        mount table says).
+        mount table says). `watch` tells when paths may lead elsewhere; without it, each miss looks at the marker.
         """
         self.root: Final = root
         self.writable: Final = writable
@@ -66,6 +68,9 @@ class Directory:
         self._marker_path: Final = f"{root}/{marker.NAME}"
         self._marker: Marker | None = None
         self._known: _Identity | None = None
+        self._watch: Final = watch
+        self.watched = False
+        self._seen = -1  # how many changes there had been when the marker was looked at
 
     # Identity
 
@@ -80,6 +85,7 @@ class Directory:
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
             if self._marker is not None and found.replica_set != self._marker.replica_set:
                 raise StorageError(self.root, "attach", "is another storage than before: mount the right disk")
+            self.watched = self._watch is not None and self._watch.follow(self._marker_path)
             known = _identify(os.stat(self._marker_path))
             if self.writable:
                 staging.prepare(self.root)
@@ -194,16 +200,32 @@ class Directory:
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
-        path = digest.path
-        fd = posix.open_cached(self._prefix + path.encode("ascii"))
+        found = self.glance(digest)
+        return found if found is not None or self.is_in_place() else False
+
+    def glance(self, digest: Digest) -> FileReplica | Literal[False] | None:
+        """Do the same; that there is no such file counts only if the storage `is_in_place` afterwards."""
+        if not self.local:
+            return False
+        fd = posix.open_cached(self._prefix + digest.raw_path)
+        if fd >= 0:
+            with suppress(OSError, StorageError):  # whoever asks again, patiently, gets the reason
+                return FileReplica(self.root, self.locate(digest), fd)
+            return False
+        return None if -fd in _NO_SUCH_FILE else False
+
+    def is_in_place(self) -> bool:
+        """Tell without waiting whether the storage is where it was attached; at once if nothing has changed since."""
+        changes = self._watch.changes() if self._watch is not None else 0
+        if self.watched and changes == self._seen:
+            return True
         try:
-            if fd >= 0:
-                return FileReplica(self.root, f"{self.root}/{path}", fd)
-            if -fd in _NO_SUCH_FILE:
-                return None if _identify(os.stat(self._marker_path)) == self._known else False
-        except (OSError, StorageError):
-            pass  # whoever asks again, patiently, gets the reason
-        return False
+            there = _identify(os.stat(self._marker_path)) == self._known
+        except OSError:
+            return False
+        if there:
+            self._seen = changes
+        return there
 
     def scan(self) -> Iterator[Digest]:
         """Go through all blobs that have a replica here, in the order of their digests."""

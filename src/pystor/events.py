@@ -74,6 +74,43 @@ class BlobServed(NamedTuple):
     seconds: float
 
 
+class AnsweredAtOnce(NamedTuple):
+    """A request for a blob was answered without waiting: in one event, what else several tell, with the same units.
+
+    `storage` and `tier` are None when nobody has the blob. Who does not listen to this one is told its `parts`.
+    """
+
+    method: str
+    path: str
+    status: int
+    digest: Digest
+    hinted: bool
+    attempts: int
+    sent: int
+    seconds: float
+    client: str
+    storage: str | None = None
+    tier: str | None = None
+
+    def parts(self) -> tuple[Event, ...]:
+        """Tell the same as on the long way."""
+        digest, storage, tier, seconds = self.digest, self.storage, self.tier, self.seconds
+        began = RequestBegan("get", digest), HintAsked(self.hinted, 0.0), LookedUp(self.attempts, seconds)
+        ended = RequestEnded(
+            self.method, self.path, self.status, seconds, 0, self.sent, self.client, digest, storage, tier
+        )
+        if storage is None or tier is None:
+            return *began, BlobMissing(digest), ended._replace(digest=None)
+        if self.status in (200, 206):
+            return *began, ended, BlobServed(digest, storage, tier, self.sent, seconds)
+        return *began, ended
+
+    @classmethod
+    def kinds(cls) -> tuple[type[Event], ...]:
+        """The kinds of the parts."""
+        return RequestBegan, HintAsked, LookedUp, BlobMissing, RequestEnded, BlobServed
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveMissed:
     """The archive has no such blob."""
@@ -181,6 +218,7 @@ Event: TypeAlias = (
     | HintAsked
     | LookedUp
     | BlobServed
+    | AnsweredAtOnce
     | ArchiveMissed
     | BlobMissing
     | RequestFailed

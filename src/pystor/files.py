@@ -17,6 +17,8 @@ from pystor.blob import READ_SIZE, Again, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError
 
+_NOTHING: Final = memoryview(b"")
+
 
 def close_now(fd: int) -> None:
     """Close a descriptor; a dead mount may refuse, and there is nothing to lose by reading."""
@@ -140,15 +142,17 @@ def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
     return None
 
 
-def _read_again(path: bytes, fingerprint: Fingerprint, room: memoryview) -> bytes | None:
+def _read_again(path: bytes, fingerprint: Fingerprint, room: memoryview | None) -> memoryview | None:
     fd = posix.open_cached(path)
     if fd < 0:
         return None
     try:
         if _fingerprint(os.fstat(fd)) != fingerprint:
             return None
+        if room is None:
+            return _NOTHING
         size = fingerprint[2]
-        return bytes(room[:size]) if os.preadv(fd, (room,), 0, os.RWF_NOWAIT) == size else None
+        return room[:size] if os.preadv(fd, (room,), 0, os.RWF_NOWAIT) == size else None
     except OSError:
         return None
     finally:

@@ -29,20 +29,25 @@ def seed(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def _chance(digest: Digest, set_seed: int) -> float:
-    """Give a number in (0, 1) that is fixed for a digest and a set and as good as random over all digests."""
-    mixed = (int(digest.hex[:16], 16) ^ set_seed) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-    mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
-    return (((mixed ^ mixed >> 32) >> 12) + 0.5) * _SCALE
+def _scores(digest: Digest, seeds: Sequence[int], weights: Sequence[float]) -> list[float]:
+    """Score each set for a digest: by a number in (0, 1) that is fixed for both, and as good as random over all."""
+    name, scores = int(digest.hex[:16], 16), []
+    for set_seed, weight in zip(seeds, weights, strict=True):
+        mixed = (name ^ set_seed) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
+        scores.append(weight / -math.log((((mixed ^ mixed >> 32) >> 12) + 0.5) * _SCALE))
+    return scores
 
 
 def order(digest: Digest, seeds: Sequence[int], weights: Sequence[float]) -> list[int]:
     """Rank the sets for a digest: indices into `seeds`, best first. Every set is in the answer, whatever its weight."""
+    return sorted(range(len(seeds)), key=_scores(digest, seeds, weights).__getitem__, reverse=True)
 
-    def score(index: int) -> float:
-        return weights[index] / -math.log(_chance(digest, seeds[index]))
 
-    return sorted(range(len(seeds)), key=score, reverse=True)
+def best(digest: Digest, seeds: Sequence[int], weights: Sequence[float]) -> int:
+    """Tell which set is the first of `order`, for those who need no more."""
+    scores = _scores(digest, seeds, weights)
+    return scores.index(max(scores))
 
 
 def choose(digest: Digest, seeds: Sequence[int], left: Sequence[int]) -> list[int]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from itertools import chain
+from typing import Final, Literal, NamedTuple
 
 from pystor import placement
 from pystor.auditing import Audit
@@ -16,12 +17,13 @@ from pystor.blob import Replica, root_in
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
-from pystor.events import Event, HintAsked, LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
+from pystor.events import LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
 from pystor.hints import Hints
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
 from pystor.uploads import Upload
 from pystor.verification import Verifier
+from pystor.watch import Watch
 
 _BEGUN_WITHIN: Final = 0.3
 """Seconds for which the start waits for storages: those that are well take none, those that are not may be a while."""
@@ -47,6 +49,16 @@ class _Search:
     began: float = field(default_factory=time.perf_counter)
 
 
+class Glimpse(NamedTuple):
+    """What could be told of a blob without waiting: an open replica, or that there is none."""
+
+    replica: Replica | None
+    hinted: bool
+    """Whether the location cache knew of it."""
+    attempts: int
+    """How many storages were asked."""
+
+
 class Pool:
     """The replica sets of a service."""
 
@@ -60,14 +72,17 @@ class Pool:
         sweep_period: float,
         verify_bytes_per_second: float = 100e6,
         mirrored: bool = False,
+        watch: Watch | None = None,
         observe: Observer,
     ) -> None:
         """Gather the sets. A replica of up to `verify_first` bytes is verified before it is handed out.
 
         Temporaries of dead processes are swept every `sweep_period` seconds. In the background, each storage is read at
         `verify_bytes_per_second` at most to verify what was read in part. If the pool is `mirrored`, each blob that
-        is stored is put on the mirror's queue before that is acknowledged.
+        is stored is put on the mirror's queue before that is acknowledged. `watch` is that of the storages.
         """
+        self._watch: Final = watch
+        self._settled: int | None = None
         self.mirrored: Final = mirrored
         self._sweep_period: Final = sweep_period
         self._hints: Final = hints
@@ -153,22 +168,31 @@ class Pool:
     # Looking up
 
     def _ranked(self, digest: Digest) -> Iterator[ReplicaSet]:
-        weights = [max(replica_set.left, 1) for replica_set in self.sets]
-        return (self.sets[index] for index in placement.order(digest, self._seeds, weights))
+        return (self.sets[index] for index in placement.order(digest, self._seeds, self._weights()))
 
-    def _in_order(self, digest: Digest, hint: str | None) -> Iterable[Bulkhead]:
+    def _hinted(self, digest: Digest, hint: str | None) -> ReplicaSet | None:
+        """Tell the set that a hint speaks of."""
+        return None if hint is None else self._set_of.get(root_in(hint, digest))
+
+    def _in_order(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
         """Go through all storages, those of the set that is hinted at first: a wrong hint costs nothing more."""
-        if len(self.sets) == 1:
-            return self.sets[0].in_turn()
-        return self._hinted_first(digest, hint)
-
-    def _hinted_first(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
-        hinted = None if hint is None else self._set_of.get(root_in(hint, digest))
+        hinted = self._hinted(digest, hint)
         if hinted is not None:
             yield from hinted.in_turn()
         for replica_set in self._ranked(digest):
             if replica_set is not hinted:
                 yield from replica_set.in_turn()
+
+    def _likeliest_first(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
+        """Go through all storages, those of one set first; the order of the others matters only if a disk is asked."""
+        if len(self.sets) == 1:
+            return iter(self.sets[0].in_turn())
+        likeliest = self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights())]
+        others = (replica_set.members for replica_set in self.sets if replica_set is not likeliest)
+        return chain(likeliest.in_turn(), *others)
+
+    def _weights(self) -> list[int]:
+        return [max(replica_set.left, 1) for replica_set in self.sets]
 
     async def find(
         self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
@@ -246,26 +270,34 @@ class Pool:
         self.observe(ReplicaBad(digest, replica.storage))
         return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
 
-    def find_now(self, digest: Digest, noted: list[Event]) -> Replica | Literal[False] | None:
-        """Open a replica, or learn that there is none, without waiting; False if that cannot be done.
-
-        The replica is not verified yet. What happened is added to `noted`, to be told if it comes to an answer.
-        """
-        search = _Search()
+    def find_now(self, digest: Digest) -> Glimpse | None:
+        """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
         hint = self._hints.get_now(digest)
-        noted.append(HintAsked(hint is not None, 0.0))
-        for member in self._in_order(digest, hint):
-            search.attempts += 1
-            found = member.storage.open_cached(digest) if member.storage.local else False
-            if found is False:
-                return False
+        missing: list[Bulkhead] = []
+        found = self._glance(digest, hint, missing)
+        if found is False or (found is None and not self._is_all_in_place()):
+            return None
+        self._note(digest, found, _in_place(missing) if found is not None else [])
+        return Glimpse(found, hint is not None, len(missing) + (found is not None))
+
+    def _glance(self, digest: Digest, hint: str | None, missing: list[Bulkhead]) -> Replica | Literal[False] | None:
+        for member in self._likeliest_first(digest, hint):
+            found = member.storage.glance(digest)
             if found is not None:
-                search.found = found
-                break
-            search.missing.append(member)
-        noted.append(LookedUp(search.attempts, time.perf_counter() - search.began))
-        self._note(digest, search.found, search.missing)
-        return search.found
+                return found
+            missing.append(member)
+        return None
+
+    def _is_all_in_place(self) -> bool:
+        """Tell whether every storage is where it was; at once if nothing has changed since that was looked at."""
+        changes = None if self._watch is None else self._watch.changes()
+        if changes is not None and changes == self._settled:
+            return True
+        storages = [member.storage for member in self.members()]
+        if not all(storage.is_in_place() for storage in storages):
+            return False
+        self._settled = changes if all(storage.watched for storage in storages) else None
+        return True
 
     def _note(self, digest: Digest, found: Replica | None, missing: list[Bulkhead]) -> None:
         """Take note of where a blob was found, and of the storages of the same set where it is missing."""
@@ -346,3 +378,8 @@ class Pool:
             known or not replica_set.writable for known, replica_set in zip(answered, self.sets, strict=True)
         )
         self._measured_at = time.monotonic()
+
+
+def _in_place(members: Iterable[Bulkhead]) -> list[Bulkhead]:
+    """Leave out those that may have no blob only because they are not there."""
+    return [member for member in members if member.storage.is_in_place()]

@@ -1,6 +1,6 @@
 """System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
 
-Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2).
+Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2), inotify(7).
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ _BEGIN_AND_WAIT: Final = 7
 _syncfs = _slow.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
 _syncfs.restype = ctypes.c_int
+
+_inotify_init1 = _slow.inotify_init1
+_inotify_add_watch = _slow.inotify_add_watch
+_inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_ATTRIB_MOVED_OR_DELETED: Final = 0x4 | 0x800 | 0x400  # IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF
+_ITSELF: Final = 0x2000000  # IN_DONT_FOLLOW
 
 _READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
 _OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
@@ -86,6 +92,21 @@ def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
     written before, which an fsync does not tell again.
     """
     _check(_sync_file_range(fd, offset, size, _BEGIN_AND_WAIT if wait else _BEGIN))
+
+
+def notifier() -> int:
+    """Make a descriptor that becomes readable when a file that `watch` has added is moved or removed (inotify).
+
+    Reading never waits. Raises `OSError`.
+    """
+    fd: int = _inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    _check(min(fd, 0))
+    return fd
+
+
+def watch(fd: int, path: str) -> None:
+    """Have a notifier tell when this very file, directory or link has another name or none. Raises `OSError`."""
+    _check(min(_inotify_add_watch(fd, os.fsencode(path), _ATTRIB_MOVED_OR_DELETED | _ITSELF), 0))
 
 
 def _check(result: int) -> None:

@@ -46,6 +46,7 @@ class ReplicaSet:
         self.left = 0
         """Bytes that may still be written, as last measured: those of the fullest member."""
         self._dice: Final = dice
+        self._turns: Final = tuple(self.members[start:] + self.members[:start] for start in range(len(self.members)))
 
     @property
     def takes(self) -> bool:
@@ -54,8 +55,7 @@ class ReplicaSet:
 
     def in_turn(self) -> Sequence[Bulkhead]:
         """Go through the members, beginning with any: reads are spread over all. Slow ones come last."""
-        start = int(self._dice() * len(self.members))
-        turn = self.members[start:] + self.members[:start]
+        turn = self._turns[int(self._dice() * len(self._turns))]
         if any(map(_is_slow, turn)):
             return sorted(turn, key=_is_slow)
         return turn

@@ -23,10 +23,11 @@ class Shortcut:
         if replica.again is not None:
             self._agains[replica.storage] = replica.again
 
-    def follow(self, room: memoryview) -> tuple[str, bytes] | None:
-        """Read the blob, from a member that is as good as any: its root, and all bytes. None: look for it anew.
+    def follow(self, room: memoryview | None) -> tuple[str, memoryview] | None:
+        """Read the blob, from a member that is as good as any: its root, and all bytes, in `room`.
 
-        `room` is memory to read into that nobody else uses meanwhile.
+        None: look for it anew.
+        Without `room` nothing is read: the replica is still there, and the same.
         """
         root = self._replica_set.pick().storage.root
         again = self._agains.get(root)

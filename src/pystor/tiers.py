@@ -9,8 +9,8 @@ from typing import Final, Literal
 from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import NotFound, StorageError, Unavailable
-from pystor.events import ArchiveMissed, BlobMissing, Event, Observer, nobody
-from pystor.pool import Pool
+from pystor.events import ArchiveMissed, BlobMissing, Observer, nobody
+from pystor.pool import Glimpse, Pool
 from pystor.shortcuts import Shortcut
 
 TierName = Literal["pool", "archive"]
@@ -61,17 +61,14 @@ class Tiers:
         self._observe(BlobMissing(digest))
         raise NotFound(digest.hex)
 
-    def find_now(self, digest: Digest, noted: list[Event]) -> Replica | Literal[False] | None:
-        """Open a replica, or learn that there is none, without waiting; False if that cannot be done.
-
-        The replica is not verified yet. What happened is added to `noted`, to be told if it comes to an answer.
-        """
+    def find_now(self, digest: Digest) -> Glimpse | None:
+        """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
+        glimpse: Glimpse | None = None
         for tier in self.tiers:
-            found = tier.pool.find_now(digest, noted)
-            if found is not None:
-                return found
-        noted.append(BlobMissing(digest))
-        return None
+            glimpse = tier.pool.find_now(digest)
+            if glimpse is None or glimpse.replica is not None:
+                break
+        return glimpse
 
     def shortcut(self, replica: Replica) -> Shortcut:
         """Begin a way back to a blob, through a replica of it."""

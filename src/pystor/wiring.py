@@ -20,13 +20,14 @@ from pystor.config import Settings
 from pystor.config.storages import Place
 from pystor.copying import copy
 from pystor.directory import Directory
-from pystor.events import Choosy, Event, Observer
+from pystor.events import AnsweredAtOnce, Choosy, Event, Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
 from pystor.jobs import Queue
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
+from pystor.watch import Watch
 
 if TYPE_CHECKING:
     from pystor.adapters.s3 import Bucket
@@ -84,7 +85,24 @@ class _Listeners(dict[type[Event], list[Callable[[Any], None]]]):
 
 
 def _listener(observer: Choosy | Observer, kind: type[Event]) -> Callable[[Any], None] | None:
+    if kind is AnsweredAtOnce:
+        return _listener_to_all_at_once(observer)
     return observer.listener(kind) if isinstance(observer, Choosy) else observer
+
+
+def _listener_to_all_at_once(observer: Choosy | Observer) -> Callable[[AnsweredAtOnce], None] | None:
+    """Give what is called with the whole, or what tells the parts to who listens to those."""
+    whole = observer.listener(AnsweredAtOnce) if isinstance(observer, Choosy) else None
+    if whole is not None:
+        return whole
+    told = {kind: listener for kind in AnsweredAtOnce.kinds() if (listener := _listener(observer, kind)) is not None}
+
+    def tell_parts(event: AnsweredAtOnce) -> None:
+        for part in event.parts():
+            if part.__class__ in told:
+                told[part.__class__](part)
+
+    return tell_parts if told else None
 
 
 @dataclass(slots=True)
@@ -153,12 +171,20 @@ def pool_of(
 ) -> Pool:
     """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0."""
     index = itertools.count()
-    committers = Committers()
+    committers, watch = Committers(), _watch()
     sets = [
-        ReplicaSet([_bulkhead(storage_of(settings, place), switch(next(index)), committers) for place in pair])
+        ReplicaSet([_bulkhead(storage_of(settings, place, watch), switch(next(index)), committers) for place in pair])
         for pair in settings.storage_pairs
     ]
-    return _pool(settings, sets, cache or NoSharedCache(), observe, mirrored=settings.s3_mirror)
+    return _pool(settings, sets, cache or NoSharedCache(), observe, mirrored=settings.s3_mirror, watch=watch)
+
+
+def _watch() -> Watch | None:
+    """Make what tells of moved storages; None where the kernel has none left: each miss costs more then."""
+    try:
+        return Watch()
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +209,13 @@ def archive_of(settings: Settings, observe: Observer) -> Archive | None:
 
 
 def _pool(
-    settings: Settings, sets: Sequence[ReplicaSet], cache: SharedCache, observe: Observer, *, mirrored: bool
+    settings: Settings,
+    sets: Sequence[ReplicaSet],
+    cache: SharedCache,
+    observe: Observer,
+    *,
+    mirrored: bool,
+    watch: Watch | None = None,
 ) -> Pool:
     return Pool(
         sets,
@@ -193,6 +225,7 @@ def _pool(
         sweep_period=settings.cleanup_tempdir_period,
         verify_bytes_per_second=settings.repair_bytes_per_second,
         mirrored=mirrored,
+        watch=watch,
         observe=observe,
     )
 
@@ -217,16 +250,16 @@ def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into
     )
 
 
-def storage_of(settings: Settings, place: Place) -> Storage:
+def storage_of(settings: Settings, place: Place, watch: Watch | None = None) -> Storage:
     """Make the storage that is at a place."""
     pattern = settings.writable_pairs_regex
     writable = pattern is None or re.search(pattern, str(place)) is not None
     if isinstance(place, Path):
-        return directory_of(settings, place, writable=writable)
+        return directory_of(settings, place, writable=writable, watch=watch)
     return _bucket(settings, place, name=place.url, writable=writable)
 
 
-def directory_of(settings: Settings, root: Path, *, writable: bool = True) -> Directory:
+def directory_of(settings: Settings, root: Path, *, writable: bool = True, watch: Watch | None = None) -> Directory:
     """Make the storage that is a directory."""
     pattern = settings.local_storages_regex
     return Directory(
@@ -236,6 +269,7 @@ def directory_of(settings: Settings, root: Path, *, writable: bool = True) -> Di
         reserve=settings.reserve_bytes,
         require_mount=settings.require_mount,
         local=None if pattern is None else re.search(pattern, str(root)) is not None,
+        watch=watch,
     )
 
 

@@ -22,6 +22,7 @@ from pystor.adapters.prometheus import FAMILIES, Prometheus
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 from pystor.events import (
+    AnsweredAtOnce,
     ArchiveMissed,
     BlobDuplicate,
     BlobMissing,
@@ -44,6 +45,7 @@ from pystor.events import (
     UploadEnded,
     UploadRefused,
 )
+from pystor.wiring import Crowd
 from tests.support import needs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -109,7 +111,44 @@ def samples(metrics: Prometheus) -> dict[str, float]:
 
 
 def test_every_event_there_is_is_counted(used: Prometheus) -> None:
-    assert {type(event) for event in EVENTS} == set(get_args(Event)) == set(used._handlers)
+    assert {type(event) for event in EVENTS} | {AnsweredAtOnce} == set(get_args(Event)) == set(used._handlers)
+
+
+AT_ONCE = {
+    "GET": AnsweredAtOnce("GET", "/x", 200, DIGEST, True, 1, 100, 0.003, "127.0.0.1", DISK, "pool"),
+    "HEAD": AnsweredAtOnce("HEAD", "/x", 200, DIGEST, False, 3, 0, 0.0, "127.0.0.1", DISK, "pool"),
+    "a range": AnsweredAtOnce("GET", "/x", 206, DIGEST, True, 1, 7, 2.0, "127.0.0.1", DISK, "archive"),
+    "not modified": AnsweredAtOnce("GET", "/x", 304, DIGEST, True, 1, 0, 0.001, "127.0.0.1", DISK, "pool"),
+    "past the end": AnsweredAtOnce("GET", "/x", 416, DIGEST, True, 1, 60, 0.001, "127.0.0.1", DISK, "pool"),
+    "a miss": AnsweredAtOnce("GET", "/x", 404, DIGEST, False, 8, 90, 0.001, "127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("event", AT_ONCE.values(), ids=AT_ONCE.keys())
+def test_what_was_answered_at_once_is_counted_as_its_parts_are(event: AnsweredAtOnce) -> None:
+    whole, parts = Prometheus(None, version="1"), Prometheus(None, version="1")
+
+    whole(event)
+    for part in event.parts():
+        parts(part)
+
+    assert {type(part) for part in event.parts()} <= set(AnsweredAtOnce.kinds())
+    assert samples(whole) == samples(parts)
+    whole.close()
+    parts.close()
+
+
+def test_who_does_not_listen_to_what_is_answered_at_once_is_told_its_parts() -> None:
+    told: list[Event] = []
+    metrics = Prometheus(None, version="1")
+    crowd = Crowd(told.append, metrics)
+
+    for event in AT_ONCE.values():
+        crowd(event)
+
+    assert told == [part for event in AT_ONCE.values() for part in event.parts()]
+    assert samples(metrics)["stor_lookups_total"] == len(AT_ONCE)
+    metrics.close()
 
 
 def test_what_is_counted_is_told(used: Prometheus) -> None:

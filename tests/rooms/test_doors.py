@@ -17,7 +17,7 @@ import pytest
 
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.events import Event
+from pystor.events import AnsweredAtOnce, BlobServed, Event, HintAsked, LeftoversSwept, LookedUp, RequestEnded
 from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -114,9 +114,9 @@ def at_once(app: App, method: str, path: str, headers: tuple[Field, ...] = ()) -
         response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
         if response is None:
             break
-        assert isinstance(response.body, bytes)
+        assert isinstance(response.body, bytes | memoryview)
         assert response.encoded in (None, encode_fields(response.headers))
-        answers.append(Answer(response.status, sorted(response.headers), response.body))
+        answers.append(Answer(response.status, sorted(response.headers), bytes(response.body)))
     assert answers == answers[:1] * len(answers)
     return answers[0] if answers else None
 
@@ -191,6 +191,42 @@ def test_both_doors_say_the_same_of_a_blob(pair: list[Directory], size: int, *, 
 
     run(scenario())
     assert quick or size > 64 * KIB
+
+
+def told(events: list[Event]) -> list[Event]:
+    """What was told of a request, without how long it took."""
+    parts = [part for event in events for part in (event.parts() if isinstance(event, AnsweredAtOnce) else (event,))]
+    return [
+        part._replace(seconds=0.0) if isinstance(part, HintAsked | LookedUp | RequestEnded | BlobServed) else part
+        for part in parts
+        if not isinstance(part, LeftoversSwept)
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields", [(), ((b"range", b"bytes=1-2"),), ((b"range", b"bytes=9999-"),), ((b"if-none-match", b"*"),)]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("content", [CONTENTS[4 * KIB], b"none"], ids=["a blob", "a miss"])
+def test_both_doors_tell_observers_the_same(
+    pair: list[Directory], content: bytes, method: str, fields: tuple[Field, ...]
+) -> None:
+    fill(*pair)
+    path, events = "/" + Digest.of(content).hex, list[Event]()
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0], events=events)) as app:
+            await ask(app, "GET", path)
+            assert at_once(app, "GET", path) is not None  # and so on a shorter way from now on
+            events.clear()
+            await ask(app, method, path, fields)
+            slow = told(events)
+            events.clear()
+            assert app.answer(method.encode(), path.encode(), list(fields), "") is not None
+            assert told(events) == slow
+            assert slow
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -390,7 +426,7 @@ def test_what_goes_wrong_while_an_answer_is_made_gives_everything_back(
     pair: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(*pair)
-    monkeypatch.setattr("pystor.http.blobs._headers", lambda *_: 1 / 0)
+    monkeypatch.setattr("pystor.http.representation._make", lambda *_: 1 / 0)
 
     async def scenario() -> None:
         async with Living(app_over(*pair)) as app:

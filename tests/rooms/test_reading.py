@@ -19,9 +19,8 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import NotFound, StorError, Unavailable
 from pystor.events import Event, ReplicaBad, StorageFailed
-from pystor.files import FileReplica
 from pystor.http.messages import Stream
-from pystor.pool import Pool
+from pystor.pool import Glimpse, Pool
 from pystor.reading import PIECE, Reading
 from pystor.replicas import State
 from pystor.verification import Verifier
@@ -244,11 +243,11 @@ def test_find_now_finds_knows_or_does_not_know(tmp_path: Path) -> None:
         async with running(storages) as pool:
             with pytest.raises(NotFound):
                 await pool.find(Digest.of(b"none"))
-            assert pool.find_now(Digest.of(b"none"), []) is None
+            assert pool.find_now(Digest.of(b"none")) == Glimpse(None, hinted=False, attempts=3)
             storages[2].local = False
-            assert pool.find_now(Digest.of(b"none"), []) is False
-            found = [pool.find_now(Digest.of(SMALL), []) for _ in range(100)]
-            replicas = [replica for replica in found if isinstance(replica, FileReplica)]
+            assert pool.find_now(Digest.of(b"none")) is None
+            found = [pool.find_now(Digest.of(SMALL)) for _ in range(100)]
+            replicas = [glimpse.replica for glimpse in found if glimpse is not None and glimpse.replica is not None]
             assert replicas
             for replica in replicas:
                 replica.close()

@@ -44,7 +44,8 @@ def learned(*storages: Directory) -> Shortcut:
 
 def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
     shortcut = learned(*pair)
-    found = [shortcut.follow(ROOM) for _ in range(100)]
+    answers = (shortcut.follow(ROOM) for _ in range(100))
+    found = [None if answer is None else (answer[0], bytes(answer[1])) for answer in answers]
 
     assert {content for _, content in filter(None, found)} == {CONTENT}
     assert Counter(root for root, _ in filter(None, found)).keys() == {storage.root for storage in pair}

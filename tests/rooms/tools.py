@@ -24,6 +24,7 @@ from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
+from pystor.watch import Watch
 
 _T = TypeVar("_T")
 
@@ -117,6 +118,7 @@ def pool_of(
     events: list[Event] | None,
     sweep_period: float = 1800,
     mirrored: bool = False,
+    watch: Watch | None = None,
 ) -> Pool:
     """A pool of the sets; what it observes is appended to `events`."""
     seen = [] if events is None else events
@@ -128,6 +130,7 @@ def pool_of(
         hints=Hints(NoSharedCache()),
         sweep_period=sweep_period,
         mirrored=mirrored,
+        watch=watch,
         observe=seen.append,
     )
 

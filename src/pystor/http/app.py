@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias
 
 from pystor.errors import IncompleteBody, StalledBody, StorError
 from pystor.events import BlobServed, Observer, RequestEnded, RequestFailed
@@ -81,14 +81,7 @@ class App:
         """
         if len(target) != _BLOB_TARGET_LENGTH or not target[1:].isalnum():
             return None
-        began = time.perf_counter()
-        verb, path = method.decode("ascii"), target.decode("ascii")
-        response = self._blobs.answer(verb, path[1:], headers)
-        if response is not None:
-            sent = 0 if verb == "HEAD" else len(cast(bytes, response.body))
-            seconds = time.perf_counter() - began
-            self._report(verb, path, response, client, (0, sent, seconds), seconds)
-        return response
+        return self._blobs.hot.answer(method.decode("ascii"), target.decode("ascii"), headers, client)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Speak ASGI."""
@@ -210,7 +203,7 @@ async def _pieces(receive: Receive, idle_timeout: float, outcome: _Outcome) -> A
 async def _send(request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send) -> bool:
     """Send a response: the one place that does. Tells whether all of it was sent."""
     start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
-    if isinstance(response.body, bytes):
+    if isinstance(response.body, bytes | memoryview):
         await send(start)
         await send({"type": "http.response.body", "body": response.body})
         outcome.sent = 0 if request.method == "HEAD" else len(response.body)

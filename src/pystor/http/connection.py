@@ -14,8 +14,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pystor.http.messages import text
-from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, bytes_of, encode_head, unsent_bytes
+from pystor.http.messages import bytes_of, text
+from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, encode_head, unsent_bytes
 
 BETWEEN: Final = 0
 HEAD: Final = 1
@@ -55,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._dropped = 0
         self._unsent = 0
         self._peer = ""
+        self._socket = -1
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Begin."""
@@ -64,6 +65,7 @@ class Connection(HttpToolsProtocol):
         self.flow = self._flow = Flow(transport)
         self._door = Door(transport, self._leave)
         self._peer = self.client[0] if self.client else ""
+        self._socket = transport.get_extra_info("socket").fileno()
         self._alarm.ring_in(self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -61,7 +61,7 @@ class Response(NamedTuple):
 
     status: int
     headers: tuple[Field, ...] = ()
-    body: bytes | Stream = b""
+    body: bytes | memoryview | Stream = b""
     origin: Origin | None = None
     encoded: bytes | None = None
     """The headers as they are written, for what is answered again and again."""
@@ -96,3 +96,10 @@ def as_json(status: int, content: object, *headers: Field) -> Response:
 def typed(status: int, media_type: bytes, body: bytes, *headers: Field) -> Response:
     """Answer bytes of a media type."""
     return Response(status, ((b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers), body)
+
+
+def bytes_of(response: Response) -> bytes | memoryview:
+    """The body of a response that does not stream."""
+    if not isinstance(response.body, bytes | memoryview):
+        raise TypeError("only a body of bytes can be sent at once")
+    return response.body

@@ -11,6 +11,8 @@ Answers leave in the order of the requests whichever door those take.
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -20,12 +22,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from pystor.http.connection import BETWEEN, BODY, HEAD, Connection
-from pystor.http.messages import Field, Response
+from pystor.http.heads import Head, Heads
+from pystor.http.messages import Field, Response, bytes_of
 from pystor.http.wire import (
     Cycle,
     Limits,
     Refused,
-    bytes_of,
     collect,
     content_length,
     encode_head,
@@ -38,10 +40,11 @@ __all__ = ["Application", "Limits", "StorProtocol"]
 PIECE: Final = 8192
 """Bytes parsed at once outside of a body of known length: what one read may put into the queue is bounded by it."""
 
-_JOINED: Final = 65536
 _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _FAST: Final = frozenset({b"GET", b"HEAD"})
 _BODILESS: Final = frozenset({204, 304})
+
+_heads: Final = Heads()
 
 
 class Application(Protocol):
@@ -82,6 +85,8 @@ class StorProtocol(Connection):
         self._greeted = False  # a whole head was read
         self._moved = False  # something other than a header field has come out of the parser
         self._carried = 0  # bytes since then
+        self._plain: Head | None = None  # a request that was answered at once, and the connection goes on
+        self._declined = False  # what is parsed has been offered to the fast door already
         self._noted = False  # a field of this head makes a difference here:
         self._long_way = False
         self._connection_named = False
@@ -97,6 +102,18 @@ class StorProtocol(Connection):
         if self._phase != BETWEEN or len(data) > self._piece or self._deaf or self._unparsed:
             self._consume(data)
             return
+        head = _heads.find(data)
+        if head is not None and self._running is None and not self.flow.write_paused:
+            self.url, self.headers, self._greeted = head.target, head.fields, True
+            if self._go_fast(head.method, keep_alive=True):
+                return
+            self._declined = True
+        self._parse(data)
+        if self._plain is not None:
+            _heads.learn(data, self._plain)
+        self._plain, self._declined = None, False
+
+    def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -221,9 +238,11 @@ class StorProtocol(Connection):
         keep_alive: bool = self.parser.should_keep_alive()
         if keep_alive and self._connection_named:
             keep_alive = self.parser.get_http_version() != "1.0"
-        waits = self._long_way or self._running is not None or self.flow.write_paused
-        if waits or method not in _FAST or not self._go_fast(method, keep_alive):
+        waits = self._long_way or self._declined or self._running is not None or self.flow.write_paused
+        if waits or method not in _FAST or not self._go_fast(method, keep_alive=keep_alive):
             self._go_long_way(method, keep_alive)
+        elif keep_alive:
+            self._plain = Head(method, self.url, self.headers)
 
     def on_chunk_header(self) -> None:
         """Note that a chunk begins."""
@@ -272,7 +291,7 @@ class StorProtocol(Connection):
 
     # The two doors
 
-    def _go_fast(self, method: bytes, keep_alive: bool) -> bool:
+    def _go_fast(self, method: bytes, *, keep_alive: bool) -> bool:
         """Answer in one write. False: the application wants the long way."""
         try:
             response = self._answer(method, self.url, self.headers, self._peer)
@@ -285,11 +304,7 @@ class StorProtocol(Connection):
         silent = method == b"HEAD" or response.status in _BODILESS
         if response.encoded is None and _is_odd(head, keep_alive=keep_alive, silent=silent):
             return False  # rare, and uvicorn knows how
-        body = b"" if silent else bytes_of(response)
-        if len(body) < _JOINED:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
+        self._write(head, b"" if silent else bytes_of(response))
         self.server_state.total_requests += 1
         if keep_alive:
             self._alarm.ring_in(self._limits.keep_alive_timeout)
@@ -297,6 +312,15 @@ class StorProtocol(Connection):
             self._last = True
             self._close()
         return True
+
+    def _write(self, head: bytes, body: bytes | memoryview) -> None:
+        """Write an answer, whose body is not to be looked at afterwards: what finds no room in the socket is copied."""
+        sent = 0
+        if not self.transport.get_write_buffer_size():
+            with suppress(OSError):  # of which the transport takes note by itself
+                sent = os.writev(self._socket, (head, body))
+        if sent < len(head) + len(body):
+            self.transport.write(b"".join((head, body))[sent:])
 
     def _go_long_way(self, method: bytes, keep_alive: bool) -> None:
         if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":

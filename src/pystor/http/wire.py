@@ -14,7 +14,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from pystor.http.messages import Field, Response, encode_fields, text
+from pystor.http.messages import Field, Response, bytes_of, encode_fields, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +220,3 @@ def collect(cycle: Cycle, body: bytes) -> None:
         cycle.body = bytearray().join((cycle.body, body))
     else:
         cycle.body += body
-
-
-def bytes_of(response: Response) -> bytes:
-    """The body of a response that does not stream."""
-    if not isinstance(response.body, bytes):
-        raise TypeError("only a body of bytes can be sent at once")
-    return response.body

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pystor.adapters.prometheus.families import BOUNDS, WIDTH
 from pystor.adapters.prometheus.sheet import Sheet, Slots
 from pystor.events import (
+    AnsweredAtOnce,
     ArchiveMissed,
     BlobDuplicate,
     BlobMissing,
@@ -31,6 +32,7 @@ from pystor.events import (
     UploadRefused,
 )
 
+_SERVED: Final = frozenset({200, 206})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 """The methods that are told apart; a client can invent more than anybody wants to store."""
 
@@ -59,6 +61,7 @@ def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
         RequestBegan: _request_began(sheet),
         UploadEnded: _upload_ended(sheet),
         RequestEnded: _request_ended(sheet),
+        AnsweredAtOnce: _answered_at_once(sheet),
         HintAsked: _hint_asked(sheet),
         LookedUp: _looked_up(sheet),
         BlobServed: _blob_served(sheet),
@@ -111,6 +114,34 @@ def _request_ended(sheet: Sheet) -> Callable[[RequestEnded], None]:
         values[slot + WIDTH - 1] += seconds
         values[received] += event.received
         values[sent] += event.sent
+
+    return count
+
+
+def _answered_at_once(sheet: Sheet) -> Callable[[AnsweredAtOnce], None]:
+    """Count all parts in one go: most of what is answered comes by here. The methods are GET and HEAD."""
+    values, sent = sheet.values, sheet.slot("stor_sent_bytes", ())
+    requests, durations = Slots(sheet, "stor_requests"), Slots(sheet, "stor_request_duration_seconds")
+    hits, misses = sheet.slot("stor_location_cache_hits", ()), sheet.slot("stor_location_cache_misses", ())
+    lookups, attempts = sheet.slot("stor_lookups", ()), sheet.slot("stor_lookup_attempts", ())
+    blobs, sizes = Slots(sheet, "stor_blobs_served"), Slots(sheet, "stor_served_bytes")
+    nowhere = sheet.slot("stor_blobs_missing", ())
+
+    def count(event: AnsweredAtOnce) -> None:
+        method, _, status, _, hinted, asked, size, seconds, _, storage, tier = event
+        values[requests[method, status]] += 1
+        slot = durations[method]
+        values[slot + bisect_left(BOUNDS, seconds)] += 1
+        values[slot + WIDTH - 1] += seconds
+        values[sent] += size
+        values[hits if hinted else misses] += 1
+        values[lookups] += 1
+        values[attempts] += asked
+        if storage is None:
+            values[nowhere] += 1
+        elif status in _SERVED:
+            values[blobs[storage, tier]] += 1
+            values[sizes[storage, tier]] += size
 
     return count
 

@@ -31,6 +31,7 @@ class Bucket:
         self.root: Final = client.name
         self.writable: Final = writable
         self.local: Final = False
+        self.watched: Final = False
         self._client: Final = client
         self._prefix: Final = f"{prefix.strip('/')}/" if prefix else ""
         self._spool: Final = spool
@@ -116,8 +117,14 @@ class Bucket:
             replica.read(0, replica.size)
         return replica
 
-    def open_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
+    def glance(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
         """Promise nothing without the network."""
+        return False
+
+    open_cached = glance
+
+    def is_in_place(self) -> bool:
+        """Promise nothing here either."""
         return False
 
     def confirm(self, digest: Digest) -> None:

@@ -1,0 +1,153 @@
+"""The fast door: a GET or HEAD of a blob that is answered at once, because nothing has to be waited for.
+
+Such is what lies, known to be good, in the page cache of a local storage, and what no storage has. Everything else goes
+the long way, and every answer is the same there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from pystor.blob import Replica
+from pystor.digest import Digest
+from pystor.errors import MalformedDigest, NotFound
+from pystor.events import AnsweredAtOnce, Observer
+from pystor.http import statuses
+from pystor.http.conditions import is_conditional
+from pystor.http.messages import Field, Origin, Response, bytes_of, encode_fields, gather_fields
+from pystor.http.representation import headers_of, past_the_end, select_of
+from pystor.pool import Glimpse
+from pystor.shortcuts import Shortcut
+from pystor.tiers import Tiers
+
+_LARGEST: Final = 64 << 10
+"""Bytes of a blob that are answered without a task of their own."""
+
+_KNOWN: Final = 8192
+"""Blobs of which is remembered how they were answered; 3 KiB each."""
+
+
+class _Known(NamedTuple):
+    """A small blob that was answered before."""
+
+    digest: Digest
+    tier: str
+    headers: tuple[Field, ...]
+    encoded: bytes
+    shortcut: Shortcut
+
+
+class _Answer(NamedTuple):
+    """An answer, and what it took to find it."""
+
+    response: Response
+    digest: Digest
+    glimpse: Glimpse
+
+
+class Hot:
+    """Answers what is hot; remembers how."""
+
+    def __init__(self, tiers: Tiers, observe: Observer) -> None:
+        """Answer what the tiers have in memory; `observe` is told of each answer."""
+        self._tiers: Final = tiers
+        self._observe: Final = observe
+        self._known: Final[dict[str, _Known]] = {}
+        self._room: Final = memoryview(bytearray(_LARGEST))
+
+    def answer(self, method: str, path: str, fields: list[Field], client: str) -> Response | None:
+        """Answer a GET or HEAD of a slash and 64 letters or digits; None if that cannot be done without waiting.
+
+        The body may be memory that the next answer uses.
+        """
+        began = time.perf_counter()
+        known = self._known.get(path)
+        if known is not None and not is_conditional(fields):
+            found = known.shortcut.follow(self._room if method == "GET" else None)
+            if found is not None:
+                root, content = found
+                size, seconds = len(content), time.perf_counter() - began
+                self._observe(
+                    AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
+                )
+                return Response(200, known.headers, content, None, known.encoded)
+        answer = self._answer_anew(method, path, gather_fields(fields))
+        if answer is None:
+            return None
+        self._tell(method, path, answer, client, began)
+        return answer.response
+
+    def _tell(self, method: str, path: str, answer: _Answer, client: str, began: float) -> None:
+        response, digest, glimpse = answer
+        _, storage, tier = response.origin or (digest, None, None)
+        size, seconds = 0 if method == "HEAD" else len(bytes_of(response)), time.perf_counter() - began
+        self._observe(
+            AnsweredAtOnce(
+                method,
+                path,
+                response.status,
+                digest,
+                glimpse.hinted,
+                glimpse.attempts,
+                size,
+                seconds,
+                client,
+                storage,
+                tier,
+            )
+        )
+
+    def _answer_anew(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> _Answer | None:
+        try:
+            digest = Digest.parse(path[1:])
+        except MalformedDigest:
+            return None  # rare: the long way says what is wrong
+        glimpse = self._tiers.find_now(digest)
+        if glimpse is None:
+            return None
+        if glimpse.replica is None:
+            return _Answer(statuses.response_for(NotFound(path[1:])), digest, glimpse)
+        with glimpse.replica as replica:
+            response = self._answer_from(replica, method, digest, headers)
+            if response is None:
+                return None
+            if response.status == 200 and 0 < replica.size <= _LARGEST:
+                self._learn(path, digest, replica, response.headers)
+        return _Answer(response, digest, glimpse)
+
+    def _answer_from(
+        self, replica: Replica, method: str, digest: Digest, headers: Mapping[bytes, bytes]
+    ) -> Response | None:
+        """Answer from a replica, if it is known to be good or can be hashed now, and if the answer is small."""
+        selection = select_of(replica, digest, method, headers)
+        start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
+        known = self._tiers.knows(replica, digest)
+        if stop - start > _LARGEST or not (known or self._is_good(replica, digest)):
+            return None
+        origin = Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
+        if selection.status == 416:
+            return past_the_end(replica.size, origin)
+        content = replica.read_cached(start, stop - start)
+        return (
+            None
+            if content is None
+            else Response(selection.status, headers_of(replica, digest, selection), content, origin)
+        )
+
+    def _is_good(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a small replica is its blob; False also if that cannot be told now."""
+        whole = replica.read_cached(0, replica.size) if replica.size <= _LARGEST else None
+        return whole is not None and self._tiers.vouch(replica, whole, digest)
+
+    def _learn(self, path: str, digest: Digest, replica: Replica, headers: tuple[Field, ...]) -> None:
+        """Take note of how a whole verified blob was answered."""
+        known = self._known.get(path)
+        if known is None or known.headers != headers:
+            if len(self._known) >= _KNOWN:
+                del self._known[next(iter(self._known))]
+            tier = self._tiers.tier_of(replica).name
+            known = _Known(digest, tier, headers, encode_fields(headers), self._tiers.shortcut(replica))
+            self._known[path] = known
+        known.shortcut.learn(replica)

@@ -1,0 +1,63 @@
+"""A watch over where paths lead: it tells, for the price of one system call, that nothing there has changed.
+
+"No such file" means something only while the storage is in its place. To look at its marker each time costs more than
+the look-up; the kernel tells by itself when a mount comes or goes (poll of the mount table, proc_pid_mountinfo(5)), and
+when a name on the way to the marker is moved or removed (inotify(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from pystor import posix
+
+_EVENTS: Final = 1 << 16  # bytes of them that are read at once
+
+
+class Watch:
+    """Counts the changes that may make a path lead elsewhere. For local filesystems, and for one thread."""
+
+    def __init__(self) -> None:
+        """Watch no path yet. Raises `OSError`."""
+        self._changes = 0
+        self._mounts: Final = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._notifier: Final = posix.notifier()
+        poll = select.poll()
+        poll.register(self._mounts, select.POLLPRI)
+        poll.register(self._notifier, select.POLLIN)
+        self._poll: Final = poll.poll
+
+    def follow(self, path: str) -> bool:
+        """Watch all names on the way to a file; False if that cannot be done, and who asks has to look for himself."""
+        if os.path.realpath(path) != path:
+            return False  # there are links on the way, and what they lead through is not to be seen
+        with suppress(OSError):
+            for name in _downwards(path):
+                posix.watch(self._notifier, name)
+            return True
+        return False
+
+    def changes(self) -> int:
+        """Tell how many there were until now; while that stays the same, all paths lead where they did."""
+        if self._poll(0):
+            self._changes += 1
+            with suppress(BlockingIOError):
+                while os.read(self._notifier, _EVENTS):
+                    pass
+        return self._changes
+
+    def __del__(self) -> None:
+        for fd in (getattr(self, "_mounts", -1), getattr(self, "_notifier", -1)):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _downwards(path: str) -> Iterator[str]:
+    """`/mnt`, `/mnt/data1`, …: a name that is watched cannot be moved away unseen while those below it are added."""
+    if path != "/":
+        yield from _downwards(os.path.dirname(path))
+        yield path
