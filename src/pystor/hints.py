@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Final, Protocol
 
 from pystor.digest import Digest
@@ -39,7 +40,7 @@ class Hints:
 
     def __init__(self, shared: SharedCache) -> None:
         self._shared: Final = shared
-        self._paths: Final[dict[str, str]] = {}
+        self._paths: Final[OrderedDict[str, str]] = OrderedDict()
 
     def get_now(self, digest: Digest) -> str | None:
         """Tell the path that this process has noted."""
@@ -59,7 +60,7 @@ class Hints:
         if digest.hex in self._paths:
             return
         if len(self._paths) >= _REMEMBERED:
-            del self._paths[next(iter(self._paths))]
+            self._paths.popitem(last=False)
         self._paths[digest.hex] = path
         self._shared.put(digest, path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Final
 
 from pystor.blob import Fingerprint, Replica
@@ -21,8 +22,9 @@ class Verifier:
     def __init__(self, *, enabled: bool = True) -> None:
         """`enabled` false: every replica is taken for good."""
         self._enabled: Final = enabled
-        self._good: Final[dict[Fingerprint, Digest]] = {}
-        self._bad: Final[dict[Fingerprint, float]] = {}
+        # Ordered: the first entry of a plain dict is the harder to find the more were deleted before it.
+        self._good: Final[OrderedDict[Fingerprint, Digest]] = OrderedDict()
+        self._bad: Final[OrderedDict[Fingerprint, float]] = OrderedDict()
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether the replica was found good before, or need not be."""
@@ -31,7 +33,7 @@ class Verifier:
     def remember(self, replica: Replica, digest: Digest) -> None:
         """Take note that the replica's bytes have this digest."""
         if len(self._good) >= _REMEMBERED and replica.fingerprint not in self._good:
-            del self._good[next(iter(self._good))]
+            self._good.popitem(last=False)
         self._good[replica.fingerprint] = digest
         self._bad.pop(replica.fingerprint, None)
 
@@ -40,7 +42,7 @@ class Verifier:
         if self._was_just_bad(replica):
             return
         if len(self._bad) >= _REMEMBERED and replica.fingerprint not in self._bad:
-            del self._bad[next(iter(self._bad))]
+            self._bad.popitem(last=False)
         self._bad[replica.fingerprint] = time.monotonic()
 
     def suspects(self, replica: Replica) -> bool:

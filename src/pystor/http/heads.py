@@ -6,6 +6,7 @@ the next request that has the same bytes there is the same but for its target.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from pystor.http.messages import Field
@@ -30,7 +31,7 @@ class Heads:
     """The fields of a few hundred heads, by their bytes."""
 
     def __init__(self) -> None:
-        self._known: Final[dict[bytes, list[Field]]] = {}
+        self._known: Final[OrderedDict[bytes, list[Field]]] = OrderedDict()
 
     def find(self, data: bytes) -> Head | None:
         """Recognise a whole request, and nothing more; None for the parser."""
@@ -50,5 +51,5 @@ class Heads:
         whole = data.startswith(before + _VERSION) and data.find(_END) == len(data) - len(_END)
         if whole and len(head.target) == _TARGET and len(rest) <= _LONGEST:
             if len(self._known) >= _MOST:
-                del self._known[next(iter(self._known))]
+                self._known.popitem(last=False)
             self._known[rest] = head.fields

@@ -7,6 +7,7 @@ the long way, and every answer is the same there.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -27,6 +28,12 @@ _LARGEST: Final = 64 << 10
 
 _KNOWN: Final = 8192
 """Blobs of which is remembered how they were answered; 3 KiB each."""
+
+
+_NAME: Final = "x" * 64
+_MISSING: Final = statuses.response_for(NotFound(_NAME))
+_MISSING_FIELDS: Final = encode_fields(_MISSING.headers)
+_BEFORE, _, _AFTER = bytes(bytes_of(_MISSING)).partition(_NAME.encode())
 
 
 class _Known(NamedTuple):
@@ -54,7 +61,7 @@ class Hot:
         """Answer what the tiers have in memory; `observe` is told of each answer."""
         self._tiers: Final = tiers
         self._observe: Final = observe
-        self._known: Final[dict[str, _Known]] = {}
+        self._known: Final[OrderedDict[str, _Known]] = OrderedDict()
         self._room: Final = memoryview(bytearray(_LARGEST))
 
     def answer(self, method: str, path: str, fields: list[Field], client: str) -> Response | None:
@@ -108,46 +115,49 @@ class Hot:
         if glimpse is None:
             return None
         if glimpse.replica is None:
-            return _Answer(statuses.response_for(NotFound(path[1:])), digest, glimpse)
+            return _Answer(_missing(path[1:]), digest, glimpse)
         with glimpse.replica as replica:
-            response = self._answer_from(replica, method, digest, headers)
-            if response is None:
-                return None
-            if response.status == 200 and 0 < replica.size <= _LARGEST:
-                self._learn(path, digest, replica, response.headers)
-        return _Answer(response, digest, glimpse)
+            response = self._answer_from(replica, path, method, digest, headers)
+        return None if response is None else _Answer(response, digest, glimpse)
 
     def _answer_from(
-        self, replica: Replica, method: str, digest: Digest, headers: Mapping[bytes, bytes]
+        self, replica: Replica, path: str, method: str, digest: Digest, headers: Mapping[bytes, bytes]
     ) -> Response | None:
         """Answer from a replica, if it is known to be good or can be hashed now, and if the answer is small."""
         selection = select_of(replica, digest, method, headers)
-        start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
         known = self._tiers.knows(replica, digest)
-        if stop - start > _LARGEST or not (known or self._is_good(replica, digest)):
+        start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
+        content = self._read(replica, start, stop) if known else self._verified(replica, digest, start, stop)
+        if content is None:
             return None
         origin = Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
         if selection.status == 416:
             return past_the_end(replica.size, origin)
-        content = replica.read_cached(start, stop - start)
-        return (
-            None
-            if content is None
-            else Response(selection.status, headers_of(replica, digest, selection), content, origin)
-        )
+        fields = headers_of(replica, digest, selection)
+        if known and selection.status == 200 and 0 < replica.size <= _LARGEST:
+            self._learn(path, digest, replica, fields)
+        return Response(selection.status, fields, content, origin)
 
-    def _is_good(self, replica: Replica, digest: Digest) -> bool:
-        """Tell whether a small replica is its blob; False also if that cannot be told now."""
-        whole = replica.read_cached(0, replica.size) if replica.size <= _LARGEST else None
-        return whole is not None and self._tiers.vouch(replica, whole, digest)
+    def _read(self, replica: Replica, start: int, stop: int) -> bytes | None:
+        return replica.read_cached(start, stop - start) if stop - start <= _LARGEST else None
+
+    def _verified(self, replica: Replica, digest: Digest, start: int, stop: int) -> bytes | None:
+        """Read a part of a small replica if the whole is its blob; None also if that cannot be told now."""
+        whole = self._read(replica, 0, replica.size)
+        return whole[start:stop] if whole is not None and self._tiers.vouch(replica, whole, digest) else None
 
     def _learn(self, path: str, digest: Digest, replica: Replica, headers: tuple[Field, ...]) -> None:
-        """Take note of how a whole verified blob was answered."""
+        """Take note of how a whole blob is answered that was asked for before: most are asked for once."""
         known = self._known.get(path)
         if known is None or known.headers != headers:
             if len(self._known) >= _KNOWN:
-                del self._known[next(iter(self._known))]
+                self._known.popitem(last=False)
             tier = self._tiers.tier_of(replica).name
             known = _Known(digest, tier, headers, encode_fields(headers), self._tiers.shortcut(replica))
             self._known[path] = known
         known.shortcut.learn(replica)
+
+
+def _missing(name: str) -> Response:
+    """Answer what is nowhere: as `statuses` does, for names that are all of one length."""
+    return Response(404, _MISSING.headers, _BEFORE + name.encode() + _AFTER, None, _MISSING_FIELDS)
