@@ -193,6 +193,35 @@ def test_both_doors_say_the_same_of_a_blob(pair: list[Directory], size: int, *, 
     assert quick or size > 64 * KIB
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "quick"),
+    [
+        ("HEAD", (), True),
+        ("GET", ((b"range", b"bytes=100000-100063"),), True),
+        ("GET", ((b"range", b"bytes=-65536"),), True),
+        ("GET", ((b"range", b"bytes=400000-"),), True),
+        ("GET", ((b"range", b"bytes=0-65536"),), False),
+        ("GET", (), False),
+    ],
+)
+def test_a_small_part_of_a_large_blob_that_is_known_is_answered_at_once(
+    pair: list[Directory], method: str, fields: tuple[Field, ...], *, quick: bool
+) -> None:
+    for storage in pair:
+        place(storage, LARGE)
+    path = "/" + Digest.of(LARGE).hex
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            assert at_once(app, method, path, fields) is None
+            await ask(app, "GET", path)
+            fast = at_once(app, method, path, fields)
+            assert (fast is not None) is quick
+            assert fast in (None, await ask(app, method, path, fields))
+
+    run(scenario())
+
+
 def told(events: list[Event]) -> list[Event]:
     """What was told of a request, without how long it took."""
     parts = [part for event in events for part in (event.parts() if isinstance(event, AnsweredAtOnce) else (event,))]
