@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pystor.blob import Replica
 from pystor.digest import Digest
@@ -12,6 +12,8 @@ from pystor.errors import NotFound, StorageError, Unavailable
 from pystor.events import ArchiveMissed, BlobMissing, Observer, nobody
 from pystor.pool import Glimpse, Pool
 from pystor.shortcuts import Shortcut
+
+_T = TypeVar("_T")
 
 TierName = Literal["pool", "archive"]
 
@@ -70,7 +72,7 @@ class Tiers:
                 break
         return glimpse
 
-    def shortcut(self, replica: Replica) -> Shortcut:
+    def shortcut(self, replica: Replica) -> Shortcut[_T]:
         """Begin a way back to a blob, through a replica of it."""
         return Shortcut(self._tier_of[replica.storage].pool.set_of(replica))
 

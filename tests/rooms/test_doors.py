@@ -222,6 +222,54 @@ def test_a_small_part_of_a_large_blob_that_is_known_is_answered_at_once(
     run(scenario())
 
 
+def test_replicas_with_different_times_are_each_answered_with_their_own_and_from_memory(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, digest = CONTENTS[4 * KIB], Digest.of(CONTENTS[4 * KIB])
+    for number, storage in enumerate(pair):
+        os.utime(place(storage, content), (MODIFIED + number, MODIFIED + number))
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            for _ in range(100):
+                app.answer(b"GET", f"/{digest.hex}".encode(), [], "")
+            monkeypatch.setattr(app._blobs.hot, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
+            dates = set()
+            for _ in range(100):
+                response = app.answer(b"GET", f"/{digest.hex}".encode(), [], "")
+                assert response is not None
+                assert response.body == content
+                dates.add(dict(response.headers)[b"last-modified"])
+            assert len(dates) == 2
+
+    run(scenario())
+
+
+def test_a_wide_circle_of_blobs_does_not_push_out_what_is_remembered_in_turn(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pystor.http.hot._KNOWN", 10)
+    contents = [b"%d" % number for number in range(30)]
+    for content in contents:
+        place(pair[0], content)
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            hot = app._blobs.hot
+            for dice in (1.0, 0.0):
+                monkeypatch.setattr(hot, "_dice", lambda dice=dice: dice)
+                for _ in range(3):
+                    for content in contents:
+                        answer = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), [], "")
+                        assert answer is not None
+                        assert answer.body == content
+                assert len(hot._known) == 10
+                known = {known.digest for known in hot._known.values()}
+                assert known == {Digest.of(content) for content in (contents[:10] if dice else contents[20:])}
+
+    run(scenario())
+
+
 def told(events: list[Event]) -> list[Event]:
     """What was told of a request, without how long it took."""
     parts = [part for event in events for part in (event.parts() if isinstance(event, AnsweredAtOnce) else (event,))]

@@ -31,20 +31,21 @@ def pair(tmp_path: Path) -> list[Directory]:
     return storages
 
 
-def learned(*storages: Directory) -> Shortcut:
+def learned(*storages: Directory) -> Shortcut[str]:
     """The way to the blob on these storages, which are all that the set has."""
-    shortcut = Shortcut(ReplicaSet([Bulkhead(storage, threads=1) for storage in storages]))
+    shortcut = Shortcut[str](ReplicaSet([Bulkhead(storage, threads=1) for storage in storages]))
     for storage in storages:
         replica = storage.open(BLOB)
         assert replica is not None
         with replica:
-            shortcut.learn(replica)
+            shortcut.learn(replica, storage.root)
     return shortcut
 
 
 def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
     shortcut = learned(*pair)
-    answers = (shortcut.follow(ROOM) for _ in range(100))
+    answers = [shortcut.follow(ROOM) for _ in range(100)]
+    assert all(note == root for root, _, note in filter(None, answers))
     found = [None if answer is None else (answer[0], bytes(answer[1])) for answer in answers]
 
     assert {content for _, content in filter(None, found)} == {CONTENT}
@@ -96,4 +97,4 @@ def test_a_slow_storage_is_not_asked(pair: list[Directory], monkeypatch: pytest.
     monkeypatch.setattr(Bulkhead, "slow", property(lambda member: member.storage.root == slow))
 
     found = filter(None, (learned(*pair).follow(ROOM) for _ in range(50)))
-    assert {root for root, _ in found} == {pair[1].root}
+    assert {root for root, _, _ in found} == {pair[1].root}

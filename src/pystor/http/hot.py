@@ -6,9 +6,10 @@ the long way, and every answer is the same there.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from pystor.blob import Replica
@@ -30,6 +31,9 @@ _KNOWN: Final = 8192
 """Blobs of which is remembered how they were answered; 3 KiB each."""
 
 
+_ADMITTED: Final = 1 / 16
+"""The part of the newcomers that takes the place of others: a wider circle of blobs must not push out all in turn."""
+
 _NAME: Final = "x" * 64
 _MISSING: Final = statuses.response_for(NotFound(_NAME))
 _MISSING_FIELDS: Final = encode_fields(_MISSING.headers)
@@ -41,9 +45,8 @@ class _Known(NamedTuple):
 
     digest: Digest
     tier: str
-    headers: tuple[Field, ...]
-    encoded: bytes
-    shortcut: Shortcut
+    shortcut: Shortcut[tuple[tuple[Field, ...], bytes]]
+    """With the header fields for each replica, and the same as bytes."""
 
 
 class _Answer(NamedTuple):
@@ -57,8 +60,9 @@ class _Answer(NamedTuple):
 class Hot:
     """Answers what is hot; remembers how."""
 
-    def __init__(self, tiers: Tiers, observe: Observer) -> None:
-        """Answer what the tiers have in memory; `observe` is told of each answer."""
+    def __init__(self, tiers: Tiers, observe: Observer, dice: Callable[[], float] = random.random) -> None:
+        """Answer what the tiers have in memory; `observe` is told of each answer; `dice` give numbers in [0, 1)."""
+        self._dice: Final = dice
         self._tiers: Final = tiers
         self._observe: Final = observe
         self._known: Final[OrderedDict[str, _Known]] = OrderedDict()
@@ -74,12 +78,12 @@ class Hot:
         if known is not None and not is_conditional(fields):
             found = known.shortcut.follow(self._room if method == "GET" else None)
             if found is not None:
-                root, content = found
+                root, content, (headers, encoded) = found
                 size, seconds = len(content), time.perf_counter() - began
                 self._observe(
                     AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
                 )
-                return Response(200, known.headers, content, None, known.encoded)
+                return Response(200, headers, content, None, encoded)
         answer = self._answer_anew(method, path, gather_fields(fields))
         if answer is None:
             return None
@@ -149,13 +153,14 @@ class Hot:
     def _learn(self, path: str, digest: Digest, replica: Replica, headers: tuple[Field, ...]) -> None:
         """Take note of how a whole blob is answered that was asked for before: most are asked for once."""
         known = self._known.get(path)
-        if known is None or known.headers != headers:
+        if known is None:
             if len(self._known) >= _KNOWN:
+                if self._dice() > _ADMITTED:
+                    return
                 self._known.popitem(last=False)
-            tier = self._tiers.tier_of(replica).name
-            known = _Known(digest, tier, headers, encode_fields(headers), self._tiers.shortcut(replica))
+            known = _Known(digest, self._tiers.tier_of(replica).name, self._tiers.shortcut(replica))
             self._known[path] = known
-        known.shortcut.learn(replica)
+        known.shortcut.learn(replica, (headers, encode_fields(headers)))
 
 
 def _missing(name: str) -> Response:
