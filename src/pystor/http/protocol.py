@@ -103,7 +103,7 @@ class StorProtocol(Connection):
             self._consume(data)
             return
         head = _heads.find(data)
-        if head is not None and self._running is None and not self.flow.write_paused:
+        if head is not None and not (self._running or self._last or self.flow.write_paused):
             self.url, self.headers, self._greeted = head.target, head.fields, True
             if self._go_fast(head.method, keep_alive=True):
                 return
