@@ -163,6 +163,21 @@ class Staged(Protocol):
         ...
 
 
+class Entrance(Protocol):
+    """A storage that is held open for several blobs that are written in one go. For one thread.
+
+    Every method raises `StorageError`.
+    """
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether something stands under the name of a blob, be it the blob or not."""
+        ...
+
+    def stage(self, size: int) -> Staged:
+        """Begin a replica of `size` bytes."""
+        ...
+
+
 class Turn(AbstractContextManager["Turn"], Protocol):
     """The right to work on a queue, until it is closed."""
 
@@ -222,6 +237,15 @@ class Storage(Protocol):
 
     def confirm(self, digest: Digest) -> None:
         """See that a replica that has just come is on stable storage."""
+        ...
+
+    @property
+    def prompt(self) -> bool:
+        """Whether small blobs are written and named without waiting: several in one go are quicker than each alone."""
+        ...
+
+    def enter(self) -> AbstractContextManager[Entrance]:
+        """See that it is in its place, for several blobs that are written in one go."""
         ...
 
     def stage(self, size: int) -> Staged:

@@ -10,8 +10,9 @@ from typing import Final, TypeAlias
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
+from pystor.company import Seen
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
+from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import State, Survey
@@ -86,6 +87,27 @@ async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence
     if len(first) < BATCH:
         return await _store_whole(pool, bytes(first), digest, surveys)
     return await _store_stream(pool, 0, _chain(first, batches), digest, surveys)
+
+
+async def store_at_once(pool: Pool, content: bytes, digest: Digest) -> Stored | None:
+    """Store a small blob that is here in full, and look in the same go whether it is stored already.
+
+    None, and nothing is done: it is to be looked for first, since something is there, or it is not what it is said to
+    be. Raises as `store` does.
+    """
+    if len(content) > _QUICK or not pool.looks_while_staging or Digest.of(content) != digest:
+        return None
+    try:
+        upload = await pool.stage(digest, len(content), content, unseen=digest)
+    except Seen:
+        return None
+    except (NoSpace, Unavailable):
+        # Whoever has no room for a blob may have the blob.
+        if stored := already_stored(digest, await pool.survey(digest)):
+            return stored
+        raise
+    async with upload:
+        return await _publish(pool, upload, digest, ())
 
 
 async def _chain(first: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:

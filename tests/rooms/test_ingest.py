@@ -18,6 +18,7 @@ from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.entrance import Entrance
 from pystor.errors import (
     DigestMismatch,
     IncompleteBody,
@@ -32,7 +33,6 @@ from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
-from pystor.staging import StagedFile
 from pystor.uploads import Upload
 from tests.rooms.tools import (
     adopted,
@@ -407,10 +407,10 @@ class Slow(Directory):
         self.staging = threading.Event()
         self.go_on = threading.Event()
 
-    def stage(self, size: int) -> StagedFile:
+    def enter(self) -> Entrance:
         self.staging.set()
         assert self.go_on.wait(20)
-        return super().stage(size)
+        return super().enter()
 
 
 @pytest.mark.parametrize("content", [SMALL, None], ids=["whole", "in pieces"])
