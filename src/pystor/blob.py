@@ -38,17 +38,19 @@ It is given room that is reused; what is returned is a copy. None: it has to be 
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Filesystem:
     """A filesystem that can be synced as a whole, by a descriptor that is open on it.
 
-    What failed to be written since `since` is told to whoever syncs by this descriptor.
+    What failed to be written since `since` is told to whoever syncs by this descriptor, once.
     """
 
     device: int
     fd: int
     since: float
     """When the descriptor had been opened, on the monotonic clock; what it stands for was written later."""
+    failure: OSError | None = None
+    """What a sync by the descriptor has told: all who rely on it have to know, since it does not tell again."""
 
 
 def root_in(path: str, digest: Digest) -> str:
