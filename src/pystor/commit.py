@@ -72,7 +72,8 @@ class Committer:
         waiter = _Waiter(filesystem, loop.create_future())
         self._waiting.append(waiter)
         if not self._running:
-            self._begin()
+            self._running = True
+            loop.call_soon(self._begin)  # those who ask in the same moment, for another storage there, share it
         return waiter.future
 
     def _start(self) -> asyncio.AbstractEventLoop:

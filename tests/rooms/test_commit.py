@@ -116,14 +116,31 @@ def test_all_who_ask_while_a_sync_is_under_way_share_the_next() -> None:
     run(scenario())
 
 
+def test_all_who_ask_in_the_same_moment_share_one_sync() -> None:
+    disk = Disk()
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as one, opened() as other:
+            asked = [committer.join(filesystem) for filesystem in (one, other)]
+            disk.go_on.release()
+            await asyncio.gather(*asked)
+        assert len(disk.ended) == 1
+        committer.stop()
+
+    run(scenario())
+
+
 def test_a_failure_is_told_to_all_who_share_the_sync_and_it_is_not_tried_again() -> None:
     disk = Disk(code=errno.EIO)
 
     async def scenario() -> None:
         committer = Committer(disk.sync)
-        disk.go_on.release()
         with opened() as filesystem, opened() as other, opened() as third:
-            asked = [committer.join(each) for each in (filesystem, other)]
+            asked = [committer.join(filesystem)]
+            await disk.until_began(1)
+            asked.append(committer.join(other))
+            disk.go_on.release()
             results = await asyncio.gather(*asked, return_exceptions=True)
             disk.go_on.release()
             await asyncio.sleep(0.01)
