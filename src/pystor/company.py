@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -84,6 +84,8 @@ class Company:
             await parcel.done
         except BaseException:
             self.leave()
+            # Whoever is cancelled when it is written already is the only one who knows of it.
+            await asyncio.shield(discard(parcel.staged))
             raise
         return parcel
 
@@ -104,8 +106,7 @@ class Company:
         try:
             await self._do(_write, batch, through)
         finally:
-            lost = [parcel for parcel in batch if parcel.failed or parcel.done.done()]
-            await asyncio.shield(discard_all([parcel.staged for parcel in lost]))
+            await asyncio.shield(_discard_all([parcel for parcel in batch if parcel.failed or parcel.done.done()]))
             for parcel in batch:
                 _settle(parcel, parcel.failure())
 
@@ -184,8 +185,9 @@ async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Don
     outcome = await _begin(member, work, batch).outcome()
     if isinstance(outcome, Exception):
         return Done([outcome] * len(batch))
-    for each in outcome:
-        if isinstance(each, StorageError):
+    for parcel, each in zip(batch, outcome, strict=False):
+        # What fails because it was given up says nothing of the storage.
+        if isinstance(each, StorageError) and not parcel.done.done():
             member.note(each)
     return outcome
 
@@ -254,6 +256,7 @@ async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
     await outcomes([step for member, step in steps.items() if not member.out])
 
 
-async def discard_all(lost: Iterable[Mapping[Bulkhead, Staged]]) -> None:
-    """Do so for several blobs."""
-    await asyncio.gather(*map(discard, lost))
+async def _discard_all(lost: Sequence[Parcel]) -> None:
+    await asyncio.gather(*(discard(parcel.staged) for parcel in lost))
+    for parcel in lost:
+        parcel.staged.clear()

@@ -254,6 +254,59 @@ def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: 
     assert [sorted(blobs(storage)) for storage in (quick, slow)] == [stored] * 2
 
 
+def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_written_leaves_nothing(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = company._settle
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        task = asyncio.create_task(store(mine, b"too late"))
+
+        def settle_and_cancel(parcel: Parcel, failure: Exception | None) -> None:
+            real(parcel, failure)
+            task.cancel()
+
+        monkeypatch.setattr(company, "_settle", settle_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert clean_now(*pair)
+        assert all(member.uploads == 0 for member in mine.members)
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+
+
+def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_storage(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naming, go_on = threading.Event(), threading.Event()
+    real = company._name_one
+
+    def name_late(parcel: Parcel, staged: Any) -> None:
+        naming.set()
+        assert go_on.wait(20)
+        real(parcel, staged)
+
+    monkeypatch.setattr(company, "_name_one", name_late)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS[:2]]
+        await eventually(naming.is_set)
+        tasks[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[1]
+        go_on.set()
+        await tasks[0]
+        assert not any(member.unwritable for member in mine.members)
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[CONTENTS[0]]] * 2
+
+
 def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
