@@ -39,17 +39,19 @@ it. None: it has to be looked for anew.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Filesystem:
     """A filesystem that can be synced as a whole, by a descriptor that is open on it.
 
-    What failed to be written since `since` is told to whoever syncs by this descriptor.
+    What failed to be written since `since` is told to whoever syncs by this descriptor, once.
     """
 
     device: int
     fd: int
     since: float
     """When the descriptor had been opened, on the monotonic clock; what it stands for was written later."""
+    failure: OSError | None = None
+    """What a sync by the descriptor has told: all who rely on it have to know, since it does not tell again."""
 
 
 def root_in(path: str, digest: Digest) -> str:
@@ -164,6 +166,21 @@ class Staged(Protocol):
         ...
 
 
+class Entrance(Protocol):
+    """A storage that is held open for several blobs that are written in one go. For one thread.
+
+    Every method raises `StorageError`.
+    """
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether something stands under the name of a blob, be it the blob or not."""
+        ...
+
+    def stage(self, size: int) -> Staged:
+        """Begin a replica of `size` bytes."""
+        ...
+
+
 class Turn(AbstractContextManager["Turn"], Protocol):
     """The right to work on a queue, until it is closed."""
 
@@ -236,6 +253,15 @@ class Storage(Protocol):
 
     def confirm(self, digest: Digest) -> None:
         """See that a replica that has just come is on stable storage."""
+        ...
+
+    @property
+    def prompt(self) -> bool:
+        """Whether small blobs are written and named without waiting: several in one go are quicker than each alone."""
+        ...
+
+    def enter(self) -> AbstractContextManager[Entrance]:
+        """See that it is in its place, for several blobs that are written in one go."""
         ...
 
     def stage(self, size: int) -> Staged:

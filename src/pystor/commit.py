@@ -5,7 +5,8 @@ after that, and all who ask while one is under way share the next: nobody waits 
 
 The kernel tells of a failed write once to each descriptor that was open by then, and says "success" the next time. So
 each sync is done by a descriptor that was open before any of those who share it began to write: whatever they lost,
-it tells. (Linux tells at all since 5.8, and of a journal that failed since 5.18.)
+it tells. One that has told something tells no more: it is not used again, and whoever relied on it learns what it told.
+(Linux tells at all since 5.8, and of a journal that failed since 5.18.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Final
 
@@ -45,6 +47,7 @@ class _Waiter:
 @dataclass(frozen=True, slots=True)
 class _Round:
     fd: int
+    filesystem: Filesystem
     waiters: list[_Waiter]
 
 
@@ -69,7 +72,8 @@ class Committer:
         waiter = _Waiter(filesystem, loop.create_future())
         self._waiting.append(waiter)
         if not self._running:
-            self._begin()
+            self._running = True
+            loop.call_soon(self._begin)  # those who ask in the same moment, for another storage there, share it
         return waiter.future
 
     def _start(self) -> asyncio.AbstractEventLoop:
@@ -81,28 +85,28 @@ class Committer:
 
     def _begin(self) -> None:
         """Let one sync begin for all who wait now, and have not given up."""
-        waiters = [waiter for waiter in self._waiting if not waiter.future.done()]
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if waiter.filesystem.failure is not None:
+                _tell(waiter, waiter.filesystem.failure)
+        waiters = [waiter for waiter in waiting if not waiter.future.done()]
         self._running = bool(waiters)
         if not waiters:
             return
-        first = min(waiters, key=lambda waiter: waiter.filesystem.since)
+        first = min((waiter.filesystem for waiter in waiters), key=attrgetter("since"))
         try:
             # Of our own: who gives up closes his, and its number may be another file's by the time it is used.
-            fd = os.dup(first.filesystem.fd)
+            fd = os.dup(first.fd)
         except OSError as error:
             self._end(waiters, error)
         else:
-            self._rounds.put(_Round(fd, waiters))
+            self._rounds.put(_Round(fd, first, waiters))
 
-    def _end(self, waiters: list[_Waiter], error: OSError | None) -> None:
+    def _end(self, waiters: list[_Waiter], error: OSError | None, filesystem: Filesystem | None = None) -> None:
+        if filesystem is not None:
+            filesystem.failure = error
         for waiter in waiters:
-            if waiter.future.done():
-                continue
-            if error is None:
-                waiter.future.set_result(None)
-            else:
-                waiter.future.set_exception(OSError(error.errno, error.strerror))
+            _tell(waiter, error)
         self._begin()
 
     def _work(self) -> None:
@@ -116,11 +120,20 @@ class Committer:
                 os.close(now.fd)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._end, now.waiters, failure)
+                self._loop.call_soon_threadsafe(self._end, now.waiters, failure, now.filesystem)
 
     def stop(self) -> None:
         """Let the thread end when it has done what it was given."""
         self._rounds.put(None)
+
+
+def _tell(waiter: _Waiter, error: OSError | None) -> None:
+    if waiter.future.done():
+        return
+    if error is None:
+        waiter.future.set_result(None)
+    else:
+        waiter.future.set_exception(OSError(error.errno, error.strerror))
 
 
 def _sync(fd: int) -> None:

@@ -14,11 +14,12 @@ from typing import Final, Literal, TypeAlias
 from pystor import commit, marker, posix, staging
 from pystor.blob import Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
+from pystor.entrance import Entrance, measure
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, close_now
 from pystor.marker import Marker
-from pystor.staging import StagedFile
+from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
 
 _BRANCH: Final = re.compile(r"[0-9A-F]{2}")
@@ -28,7 +29,6 @@ _LARGEST_RESERVE: Final = 64 << 20
 _Identity: TypeAlias = tuple[int, int, int]
 
 _PROBE: Final = b"Stor was here\n"
-_AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
 
 
 class Directory:
@@ -124,7 +124,7 @@ class Directory:
         """See that the storage is in its place, and measure its room in bytes."""
         try:
             self._guard()
-            return _measure(self.root)
+            return measure(self.root)
         except OSError as error:
             raise StorageError.from_os(self.root, "stat", error) from error
 
@@ -251,44 +251,32 @@ class Directory:
 
     # Writing
 
+    @property
+    def prompt(self) -> bool:
+        """Whether small blobs are written and named without waiting for the disk: that is left to a shared sync."""
+        return self._commits or (self.local and not self._durable)
+
+    def enter(self) -> Entrance:
+        """See that the storage is in its place, and hold it open for what is written there now."""
+        return Entrance(self.root, self._open_root(), left=self.left, durable=self._durable)
+
     def stage(self, size: int) -> StagedFile:
         """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
-        root_fd, filesystem = self._open_root()
-        staged = StagedFile(self.root, root_fd, durable=self._durable, filesystem=filesystem)
-        try:
-            if size <= _AT_ONCE:
-                self._require_room(root_fd, size)
-            else:
-                # One at a time, in all workers: what one upload is promised, no other is.
-                with staging.alone(root_fd):
-                    self._require_room(root_fd, size)
-                    staged.reserve(size)
-        except StorageError:
-            staged.discard()
-            raise
-        return staged
+        with self.enter() as entrance:
+            return entrance.stage(size)
 
-    def _require_room(self, root_fd: int, size: int) -> None:
-        try:
-            space = _measure(root_fd)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "stat", error) from error
-        if self.left(space) < size:
-            raise StorageFull(self.root, "reserve space", "only the reserve is left")
-
-    def _open_root(self) -> tuple[int, Filesystem | None]:
+    def _open_root(self) -> Root:
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 opened = time.monotonic()
                 self._guard(fd)
-                filesystem = Filesystem(os.fstat(fd).st_dev, fd, opened) if self._commits else None
+                return Root(fd, Filesystem(os.fstat(fd).st_dev, fd, opened) if self._commits else None)
             except BaseException:
                 os.close(fd)
                 raise
         except OSError as error:
             raise StorageError.from_os(self.root, "open", error) from error
-        return fd, filesystem
 
     def left(self, space: Space) -> int:
         """Bytes that may be written before only the reserve is left; negative when it is touched already."""
@@ -342,11 +330,6 @@ def _leaves(directory: str, depth: int) -> Iterator[str]:
     for name in sorted(os.listdir(directory)):
         if _BRANCH.fullmatch(name):
             yield from _leaves(f"{directory}/{name}", depth - 1)
-
-
-def _measure(place: str | int) -> Space:
-    room = os.statvfs(place)
-    return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
 
 
 def _identify(info: os.stat_result) -> _Identity:

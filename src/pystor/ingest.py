@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
+from pystor.company import Seen
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, IncompleteBody, StorageError, TooLarge
+from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import State, Survey
@@ -23,10 +24,6 @@ BATCH: Final = 1 << 20
 _QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
 
 
-Batch: TypeAlias = bytes | bytearray
-"""Bytes that are handed on, and that who made them does not touch again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Body:
     """What a client sends: its pieces, and its length in bytes if that was declared."""
@@ -35,24 +32,24 @@ class Body:
     declared: int | None
     limit: int
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def batches(self) -> AsyncIterator[bytes]:
         """Produce the body in batches of `BATCH` bytes or a little more; only the last is smaller, and may be empty.
 
         Raises `TooLarge` and `IncompleteBody`, and what the pieces raise.
         """
-        received = 0
-        waiting = bytearray()
+        received = batched = 0
+        waiting: list[bytes] = []  # joined once: copying into memory that is new costs more than anything else here
         async for piece in self.pieces:
             received += len(piece)
             if received > self.limit:
                 raise TooLarge(self.limit)
-            waiting += piece
-            if len(waiting) >= BATCH:
-                yield waiting
-                waiting = bytearray()
+            waiting.append(piece)
+            if received - batched >= BATCH:
+                yield b"".join(waiting)
+                waiting, batched = [], received
         if self.declared is not None and received != self.declared:
             raise IncompleteBody(f"The body has {received} bytes, {self.declared} were declared; nothing was stored")
-        yield bytes(waiting)
+        yield b"".join(waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +76,39 @@ async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence
     `StorError`, and then nothing is acknowledged and no temporary stays.
     """
     batches = body.batches()
-    if body.declared is not None and body.declared >= BATCH:
-        # Room for a large blob is found before its first byte is asked for.
-        return await _store_stream(pool, body.declared, batches, digest, surveys)
-    first = await anext(batches)
-    if len(first) < BATCH:
-        return await _store_whole(pool, bytes(first), digest, surveys)
-    return await _store_stream(pool, 0, _chain(first, batches), digest, surveys)
+    if body.declared is None:
+        first = await anext(batches)
+        if len(first) < BATCH:
+            return await _store_whole(pool, first, digest, surveys)
+        return await _store_stream(pool, 0, _chain(first, batches), digest, surveys)
+    if body.declared <= BATCH:
+        return await _store_whole(pool, b"".join([batch async for batch in batches if batch]), digest, surveys)
+    # Room for a large blob is found before its first byte is asked for.
+    return await _store_stream(pool, body.declared, batches, digest, surveys)
 
 
-async def _chain(first: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+async def store_at_once(pool: Pool, content: bytes, digest: Digest) -> Stored | None:
+    """Store a small blob that is here in full, and look in the same go whether it is stored already.
+
+    None, and nothing is done: it is to be looked for first, since something is there, or it is not what it is said to
+    be. Raises as `store` does.
+    """
+    if len(content) > _QUICK or not pool.looks_while_staging or Digest.of(content) != digest:
+        return None
+    try:
+        upload = await pool.stage(digest, len(content), content, unseen=digest)
+    except Seen:
+        return None
+    except (NoSpace, Unavailable):
+        # Whoever has no room for a blob may have the blob.
+        if stored := already_stored(digest, await pool.survey(digest)):
+            return stored
+        raise
+    async with upload:
+        return await _publish(pool, upload, digest, ())
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
     async for batch in rest:
         yield batch
@@ -109,7 +129,7 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
 
 
 async def _store_stream(
-    pool: Pool, size: int, batches: AsyncIterator[Batch], given: Digest | None, surveys: Sequence[Survey]
+    pool: Pool, size: int, batches: AsyncIterator[bytes], given: Digest | None, surveys: Sequence[Survey]
 ) -> Stored:
     upload, gaps = await _begin(pool, surveys, given, size, None)
     async with upload:
@@ -147,7 +167,7 @@ async def _batches(member: Bulkhead, replica: Replica) -> AsyncIterator[bytes]:
         yield await member.read(replica, offset, min(BATCH, replica.size - offset))
 
 
-async def _write_all(upload: Upload, batches: AsyncIterator[Batch]) -> Digest:
+async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
     """Hash each batch and write it to all replicas at once, while the next one is received."""
     hasher = hashlib.sha256()
     batch = await anext(batches)

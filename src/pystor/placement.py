@@ -56,6 +56,8 @@ def choose(digest: Digest, seeds: Sequence[int], left: Sequence[int]) -> list[in
     `left` is what each set would have left after the blob, in bytes; a set with less than nothing is not in the answer.
     """
     fitting = [index for index in range(len(seeds)) if left[index] >= 0]
+    if len(fitting) < 2:
+        return fitting
     roomy = [index for index in fitting if left[index] >= ROOMY]
     by_chance = order(digest, [seeds[index] for index in roomy], [left[index] for index in roomy])
     tight = sorted(set(fitting) - set(roomy), key=lambda index: left[index], reverse=True)

@@ -15,13 +15,14 @@ from pystor import placement
 from pystor.auditing import Audit
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.company import Company
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
 from pystor.hints import Hints
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
-from pystor.uploads import Upload
+from pystor.uploads import Upload, send
 from pystor.verification import Verifier
 from pystor.watch import Watch
 
@@ -95,6 +96,7 @@ class Pool:
         self._set_of: Final = {
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
         }
+        self._companies: Final = {replica_set: Company(replica_set.members) for replica_set in self.sets}
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
@@ -331,17 +333,25 @@ class Pool:
 
     # Storing
 
+    @property
+    def looks_while_staging(self) -> bool:
+        """Whether those storages that take a blob are all that may have it, so that they look before they write."""
+        return len(self.sets) == 1
+
     async def survey(self, digest: Digest) -> list[Survey]:
         """See what every storage has of a blob."""
         looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest)]
         return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
 
-    async def stage(self, digest: Digest | None, size: int, content: bytes | None) -> Upload:
+    async def stage(
+        self, digest: Digest | None, size: int, content: bytes | None, unseen: Digest | None = None
+    ) -> Upload:
         """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.
 
         The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
-        not known. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer.
+        not known. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer, and `Seen`
+        if something stands under the name of what is `unseen`.
         """
         await self._measure()
         dice = digest or Digest.of(os.urandom(32))
@@ -354,7 +364,9 @@ class Pool:
         failed = not self._all_answered or any(each.writable and not each.takes for each in self.sets)
         for replica_set in ranked:
             try:
-                return await Upload.stage(replica_set.members, size, content)
+                if content is None:
+                    return await Upload.stage(replica_set.members, size, None)
+                return await send(self._companies[replica_set], content, unseen)
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)

@@ -38,6 +38,31 @@ _FOREIGN_AGE: Final = 7 * 86400.0
 """Seconds after which a temporary goes on a filesystem that cannot tell by a lock whether its writer lives."""
 
 
+class Root:
+    """A storage's root, held open for all that is written below it in one go: who leaves last closes it."""
+
+    def __init__(self, fd: int, filesystem: Filesystem | None = None) -> None:
+        """Take over a descriptor; `filesystem` is what may be synced as a whole by it."""
+        self.fd: Final = fd
+        self.filesystem: Final = filesystem
+        self._users = 1
+        self._lock: Final = threading.Lock()
+
+    def join(self) -> Root:
+        """Need it, too."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def leave(self) -> None:
+        """Need it no more. To be called once by each."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                with contextlib.suppress(OSError):
+                    os.close(self.fd)
+
+
 class StagedFile:
     """One replica that is being written. Leaving its `with` block, or `discard`, removes what was not published.
 
@@ -45,11 +70,12 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(self, storage: str, root_fd: int, *, durable: bool, filesystem: Filesystem | None = None) -> None:
-        """Make the temporary; takes over `root_fd`. `filesystem` is what may be synced as a whole."""
-        self.filesystem: Final = filesystem
+    def __init__(self, storage: str, root: Root, *, durable: bool) -> None:
+        """Make the temporary; takes over one use of the root."""
+        self.filesystem: Final = root.filesystem
         self._storage: Final = storage
-        self._root_fd = root_fd
+        self._root: Root | None = root
+        self._root_fd = root.fd
         self._durable: Final = durable
         self._fd = -1
         self._name: str | None = None
@@ -223,11 +249,13 @@ class StagedFile:
     close = discard
 
     def _close(self) -> None:
-        for fd in (self._fd, self._root_fd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._fd, self._root_fd = -1, -1
+        fd, root = self._fd, self._root
+        self._fd, self._root, self._root_fd = -1, None, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        if root is not None:
+            root.leave()
 
     def __enter__(self) -> StagedFile:
         return self

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from pystor.blob import QueueName, Staged, Storage
+from pystor.blob import QueueName, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
+from pystor.company import Company, Parcel, discard
 from pystor.digest import Digest
 from pystor.errors import StorageError
 
@@ -19,10 +20,9 @@ class Upload:
     To be used as `async with`; leaving it discards whatever was not published. Methods raise `StorageError`.
     """
 
-    def __init__(self, staged: dict[Bulkhead, Staged], company: Company | None = None) -> None:
+    def __init__(self, staged: dict[Bulkhead, Staged]) -> None:
         """Take over replicas that are staged; see `stage`."""
         self._staged: Final = staged
-        self._company: Final = company or Company(())
 
     @property
     def members(self) -> list[Bulkhead]:
@@ -30,28 +30,15 @@ class Upload:
         return list(self._staged)
 
     @classmethod
-    async def stage(cls, members: Iterable[Bulkhead], size: int, content: bytes | None) -> Upload:
+    async def stage(cls, members: Sequence[Bulkhead], size: int, content: bytes | None) -> Upload:
         """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces.
 
         What is in memory is on stable storage when this returns, as after `sync`.
         """
-        if content is None:
-            return await cls._stage_in_turn(members, size)
-        company = Company(tuple(members))
-        try:
-            upload = cls(await _stage_whole(company, content), company)
-        except BaseException:
-            company.leave()
-            raise
-        try:
-            await _all(upload._commits(upload._staged))
-        except BaseException:
-            await upload.__aexit__()
-            raise
-        return upload
+        return await cls._stage_in_turn(members, size) if content is None else await send(Company(members), content)
 
     @classmethod
-    async def _stage_in_turn(cls, members: Iterable[Bulkhead], size: int) -> Upload:
+    async def _stage_in_turn(cls, members: Sequence[Bulkhead], size: int) -> Upload:
         """Reserve room on one storage after the other.
 
         Of uploads that compete for the last room, those that get it on the first storage get it on all.
@@ -61,7 +48,7 @@ class Upload:
             for member in members:
                 staged[member] = await member.run(member.storage.stage, size, deadline=WRITE_DEADLINE, writing=True)
         except BaseException:
-            await asyncio.shield(_discard(staged))
+            await asyncio.shield(discard(staged))
             raise
         return cls(staged)
 
@@ -80,40 +67,23 @@ class Upload:
         raised keeps anybody from acknowledging it.
         """
         await _all({member: member.begin(self._staged[member].set_aside, digest) for member in keep})
-        results = await self._publish_on_all(digest)
-        failures = [result for result in results if isinstance(result, BaseException)]
+        failures = await self._name(digest)
         if not failures:
             return
-        for member, result in zip(self._staged, results, strict=True):
-            if result is None:
+        for member in self._staged:
+            if member not in failures:
                 with suppress(StorageError):  # the other failure is the one to tell
                     await member.run(member.storage.enqueue, "repair", digest)
-        raise failures[0]
+        raise next(iter(failures.values()))
 
-    async def _publish_on_all(self, digest: Digest) -> list[Exception | None]:
+    async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
+        """Give every replica its final name, durably; tells where that failed."""
         steps = [
-            member.begin(staged.name, digest, deadline=staged.patience)
-            if self._shares(staged)
-            else member.begin(staged.publish, digest, deadline=staged.patience, waits=True)
+            member.begin(staged.publish, digest, deadline=staged.patience, waits=True)
             for member, staged in self._staged.items()
         ]
-        results = dict(zip(self._staged, await outcomes(steps), strict=True))
-        named = {member: self._staged[member] for member, result in results.items() if result is None}
-        commits = self._commits(named)
-        results.update(zip(commits, await outcomes(commits.values()), strict=True))
-        return list(results.values())
-
-    def _shares(self, staged: Staged) -> bool:
-        """Whether its syncs are left to those of its whole filesystem."""
-        return self._company.grouped and staged.filesystem is not None
-
-    def _commits(self, written: Mapping[Bulkhead, Staged]) -> dict[Bulkhead, Step[None]]:
-        """Begin to wait for syncs of what was written until now and does not sync for itself."""
-        return {
-            member: member.commit(staged.filesystem)
-            for member, staged in written.items()
-            if staged.filesystem is not None and self._company.grouped
-        }
+        results = zip(self._staged, await outcomes(steps), strict=True)
+        return {member: result for member, result in results if isinstance(result, Exception)}
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
         """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
@@ -135,7 +105,6 @@ class Upload:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._company.leave()
         left = {}
         for member, staged in self._staged.items():
             if staged.published:
@@ -144,75 +113,32 @@ class Upload:
                 left[member] = staged
         if left:
             # Shielded: whoever is cancelled must leave nothing behind either.
-            await asyncio.shield(_discard(left))
+            await asyncio.shield(discard(left))
 
 
-class Company:
-    """The small uploads that are under way to the same storages as one of them.
+class _Parcelled(Upload):
+    """A small one, which is written already and is named with others."""
 
-    One that is alone is done sooner by syncs of its own; several are by syncs that they share.
+    def __init__(self, company: Company, parcel: Parcel) -> None:
+        super().__init__(parcel.staged)
+        self._company: Final = company
+        self._parcel: Final = parcel
+
+    async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
+        await self._company.name(self._parcel, digest)
+        return self._parcel.failed
+
+    async def __aexit__(self, *_: object) -> None:
+        self._company.leave()
+        await super().__aexit__()
+
+
+async def send(company: Company, content: bytes, unseen: Digest | None = None) -> Upload:
+    """Begin a small blob, in company: it is on stable storage when this returns.
+
+    Raises `Seen` if something stands under the name of what is `unseen`.
     """
-
-    def __init__(self, members: Sequence[Bulkhead]) -> None:
-        """Count an upload, until it leaves."""
-        self.members: Final = members
-        for member in members:
-            member.uploads += 1
-        self.grouped: Final = any(member.uploads > 1 for member in members)
-
-    def leave(self) -> None:
-        """Count it no more. To be called once."""
-        for member in self.members:
-            member.uploads -= 1
-
-
-async def _stage_whole(company: Company, content: bytes) -> dict[Bulkhead, Staged]:
-    """Write a blob that is in memory to all storages, or to none. One that is alone is synced in the same go."""
-    alone = not company.grouped
-    step = _stage_synced if alone else _stage_written
-    steps = [
-        member.begin(step, member.storage, content, deadline=WRITE_DEADLINE, writing=True, waits=alone)
-        for member in company.members
-    ]
-    found = await outcomes(steps)
-    staged = {
-        member: outcome
-        for member, outcome in zip(company.members, found, strict=True)
-        if not isinstance(outcome, Exception)
-    }
-    failure = next((outcome for outcome in found if isinstance(outcome, Exception)), None)
-    if failure is not None:
-        await asyncio.shield(_discard(staged))
-        raise failure
-    return staged
-
-
-def _stage_synced(storage: Storage, content: bytes) -> Staged:
-    return _written(storage, content, lambda staged: staged.sync())
-
-
-def _stage_written(storage: Storage, content: bytes) -> Staged:
-    """Write a blob; it is synced here only if that cannot be left to a sync of its whole filesystem."""
-    return _written(storage, content, lambda staged: staged.seal() if staged.filesystem else staged.sync())
-
-
-def _written(storage: Storage, content: bytes, finish: Callable[[Staged], None]) -> Staged:
-    staged = storage.stage(len(content))
-    try:
-        staged.write(content)
-        finish(staged)
-    except BaseException:
-        staged.discard()
-        raise
-    return staged
-
-
-async def _discard(staged: Mapping[Bulkhead, Staged]) -> None:
-    steps = {member: member.begin(replica.discard, certain=True) for member, replica in staged.items()}
-    for member, step in steps.items():
-        if member.out:
-            step.abandon()  # it is done when the storage does something again
-    await outcomes([step for member, step in steps.items() if not member.out])
+    return _Parcelled(company, await company.write(content, unseen))
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

@@ -116,14 +116,32 @@ def test_all_who_ask_while_a_sync_is_under_way_share_the_next() -> None:
     run(scenario())
 
 
+def test_all_who_ask_in_the_same_moment_share_one_sync() -> None:
+    disk = Disk()
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as one, opened() as other:
+            asked = [committer.join(filesystem) for filesystem in (one, other)]
+            disk.go_on.release()
+            await asyncio.gather(*asked)
+        assert len(disk.ended) == 1
+        committer.stop()
+
+    run(scenario())
+
+
 def test_a_failure_is_told_to_all_who_share_the_sync_and_it_is_not_tried_again() -> None:
     disk = Disk(code=errno.EIO)
 
     async def scenario() -> None:
         committer = Committer(disk.sync)
-        disk.go_on.release()
-        with opened() as filesystem:
-            results = await asyncio.gather(*(committer.join(filesystem) for _ in range(2)), return_exceptions=True)
+        with opened() as filesystem, opened() as other, opened() as third:
+            asked = [committer.join(filesystem)]
+            await disk.until_began(1)
+            asked.append(committer.join(other))
+            disk.go_on.release()
+            results = await asyncio.gather(*asked, return_exceptions=True)
             disk.go_on.release()
             await asyncio.sleep(0.01)
             # One began at once, the other waited for the next.
@@ -131,7 +149,7 @@ def test_a_failure_is_told_to_all_who_share_the_sync_and_it_is_not_tried_again()
             assert len(disk.began) == 2
             disk.code = 0
             disk.go_on.release()
-            await committer.join(filesystem)
+            await committer.join(third)
         committer.stop()
 
     disk.go_on.release()
@@ -155,6 +173,34 @@ def test_the_descriptor_that_has_been_open_longest_is_synced(tmp_path: Path) -> 
 
     run(scenario())
     assert disk.inodes == [(tmp_path / name).stat().st_ino for name in "ca"]
+
+
+def test_a_descriptor_that_has_told_of_a_loss_is_not_relied_on_again_by_any_of_its_users(tmp_path: Path) -> None:
+    """The kernel tells it once; whoever wrote what was lost may be another of those who share the descriptor."""
+    disk = Disk(code=errno.EIO)
+    (tmp_path / "younger").mkdir()
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as shared, opened(tmp_path / "younger") as younger:
+            told = asyncio.ensure_future(committer.join(shared))
+            await disk.until_began(1)
+            waiting = asyncio.ensure_future(committer.join(shared))
+            other = asyncio.ensure_future(committer.join(younger))
+            await asyncio.sleep(0)
+            disk.go_on.release()
+            results = await asyncio.gather(told, waiting, return_exceptions=True)
+            assert [getattr(result, "errno", None) for result in results] == [errno.EIO] * 2
+            disk.code = 0
+            disk.go_on.release(2)
+            await other
+            with pytest.raises(OSError, match="Input/output"):
+                await committer.join(shared)
+            await committer.join(younger)
+        committer.stop()
+
+    run(scenario())
+    assert disk.inodes[1:] == [(tmp_path / "younger").stat().st_ino] * 2
 
 
 def test_who_gives_up_is_not_waited_for_and_his_descriptor_is_not_used(tmp_path: Path) -> None:

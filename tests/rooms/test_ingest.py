@@ -18,6 +18,7 @@ from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.entrance import Entrance
 from pystor.errors import (
     DigestMismatch,
     IncompleteBody,
@@ -29,10 +30,9 @@ from pystor.errors import (
     Unavailable,
 )
 from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
-from pystor.ingest import BATCH, Body, Stored, already_stored, store
+from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
-from pystor.staging import StagedFile
 from pystor.uploads import Upload
 from tests.rooms.tools import (
     adopted,
@@ -41,10 +41,10 @@ from tests.rooms.tools import (
     body_of,
     break_disk,
     chunked,
+    clean_now,
     descriptors,
     eventually,
     in_the_way,
-    open_below,
     path_of,
     place,
     run,
@@ -86,10 +86,6 @@ def paths(storages: list[Directory], content: bytes) -> tuple[str, ...]:
 def clean(*storages: Directory) -> bool:
     """Whether nothing but whole blobs is left, and nothing open."""
     return not temporaries(*storages) and not [path for storage in storages for path in descriptors(Path(storage.root))]
-
-
-def clean_now(*storages: Directory) -> bool:
-    return not temporaries(*storages) and not [path for storage in storages for path in open_below(Path(storage.root))]
 
 
 # Stored
@@ -407,10 +403,10 @@ class Slow(Directory):
         self.staging = threading.Event()
         self.go_on = threading.Event()
 
-    def stage(self, size: int) -> StagedFile:
+    def enter(self) -> Entrance:
         self.staging.set()
         assert self.go_on.wait(20)
-        return super().stage(size)
+        return super().enter()
 
 
 @pytest.mark.parametrize("content", [SMALL, None], ids=["whole", "in pieces"])
@@ -456,6 +452,67 @@ def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_
 
     run(scenario())
     assert clean(storage)
+
+
+# Looked for and stored in one go
+
+
+def test_a_blob_that_is_here_is_looked_for_and_stored_in_one_go(pair: list[Directory]) -> None:
+    async def scenario() -> tuple[Stored | None, Stored | None]:
+        async with running(pair) as pool:
+            name = Digest.of(SMALL)
+            return await store_at_once(pool, SMALL, name), await store_at_once(pool, SMALL, name)
+
+    stored = Stored(Digest.of(SMALL), created=True, paths=paths(pair, SMALL))
+    assert run(scenario()) == (stored, None)  # the second time something is there: it is to be looked at
+    assert [blobs(storage) for storage in pair] == [[SMALL], [SMALL]]
+    assert clean(*pair)
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_what_is_there_in_part_is_not_stored_in_one_go(pair: list[Directory], there: int) -> None:
+    place(pair[there], b"rotten", Digest.of(SMALL))
+
+    async def scenario() -> Stored | None:
+        async with running(pair) as pool:
+            return await store_at_once(pool, SMALL, Digest.of(SMALL))
+
+    assert run(scenario()) is None
+    assert not where(pair[1 - there], Digest.of(SMALL)).exists()
+    assert clean(*pair)
+
+
+def test_what_is_not_what_it_is_said_to_be_is_looked_for_before_it_is_refused(pair: list[Directory]) -> None:
+    async def scenario() -> Stored | None:
+        async with running(pair) as pool:
+            return await store_at_once(pool, SMALL, Digest.of(b"another"))
+
+    assert run(scenario()) is None
+    assert [blobs(storage) for storage in pair] == [[], []]
+
+
+def test_a_blob_that_another_set_may_have_is_looked_for_there_first(memory: Path) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+
+    async def scenario() -> Stored | None:
+        async with running(*sets) as pool:
+            return await store_at_once(pool, SMALL, Digest.of(SMALL))
+
+    assert run(scenario()) is None
+
+
+def test_a_blob_that_is_stored_is_a_duplicate_though_there_is_no_room(mounts: Mounts) -> None:
+    full = [adopted(mounts.tmpfs(1 << 20), reserve=4 << 20) for _ in range(2)]
+    for storage in full:
+        place(storage, SMALL)
+
+    async def scenario() -> Stored | None:
+        async with running(full) as pool:
+            with pytest.raises(NoSpace):
+                await store_at_once(pool, b"another", Digest.of(b"another"))
+            return await store_at_once(pool, SMALL, Digest.of(SMALL))
+
+    assert run(scenario()) == Stored(Digest.of(SMALL), created=False, paths=paths(full, SMALL))
 
 
 # Made whole

@@ -24,7 +24,7 @@ from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
-from pystor.staging import StagedFile
+from pystor.staging import Root, StagedFile
 from tests.rooms.tools import (
     adopted,
     beside,
@@ -665,6 +665,6 @@ def test_a_staged_replica_that_cannot_be_made_gives_its_descriptors_back(storage
     in_the_way(storage, staging.TEMPORARIES)
     root_fd = os.open(storage.root, os.O_RDONLY)
     with pytest.raises(StorageError):
-        StagedFile(storage.root, root_fd, durable=True)
+        StagedFile(storage.root, Root(root_fd), durable=True)
 
     assert not descriptors(tmp_path)

@@ -108,6 +108,11 @@ def path_of(fd: int) -> str:
     return _target(fd)
 
 
+def clean_now(*storages: Directory) -> bool:
+    """Whether there is no temporary, and nothing open, at this moment."""
+    return not temporaries(*storages) and not [path for storage in storages for path in open_below(Path(storage.root))]
+
+
 # Pools
 
 

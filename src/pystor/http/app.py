@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from pystor.errors import IncompleteBody, StalledBody, StorError
+from pystor.errors import StorError
 from pystor.events import BlobServed, Observer, RequestEnded, RequestFailed
 from pystor.http import pages, statuses
+from pystor.http.arriving import Arriving, Message, Receive
 from pystor.http.blobs import Blobs
 from pystor.http.messages import Field, Request, Response, Stream, gather_fields, text
 from pystor.http.protocol import Limits
 from pystor.pool import Pool
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _log: Final = logging.getLogger("pystor")
@@ -47,7 +46,6 @@ class Service(Protocol):
 class _Outcome:
     """What went over the wire for one request, in bytes."""
 
-    received: int = 0
     sent: int = 0
 
 
@@ -89,16 +87,15 @@ class App:
             await self._live(receive, send)
             return
         began, outcome = time.perf_counter(), _Outcome()
-        body = _pieces(receive, self._upload_idle_timeout, outcome)
-        request = Request(
-            scope["method"], scope["path"], gather_fields(scope["headers"]), body, lambda: outcome.received
-        )
+        headers = gather_fields(scope["headers"])
+        body = Arriving(receive, self._upload_idle_timeout, asked=b"expect" not in headers)
+        request = Request(scope["method"], scope["path"], headers, body.pieces(), body.count, body.at_once)
         response = await self._respond(request)
         sending = time.perf_counter()
         whole = await _send(request, response, outcome, receive, send)
         now = time.perf_counter()
         client = (scope.get("client") or ("",))[0]
-        figures = (outcome.received, outcome.sent, now - began)
+        figures = (body.received, outcome.sent, now - began)
         self._report(request.method, request.path, response, client, figures, now - sending if whole else None)
 
     def _report(
@@ -182,22 +179,6 @@ class App:
 
 def _other_method(request: Request, allowed: bytes) -> Response:
     return statuses.options(allowed) if request.method == "OPTIONS" else statuses.method_not_allowed(allowed)
-
-
-async def _pieces(receive: Receive, idle_timeout: float, outcome: _Outcome) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(idle_timeout):
-                message = await receive()
-        except TimeoutError:
-            raise StalledBody(f"Nothing came for {idle_timeout:g} s; nothing was stored, send it again") from None
-        if message["type"] == "http.disconnect":
-            raise IncompleteBody("The body ended before its declared length; nothing was stored")
-        piece = message.get("body", b"")
-        outcome.received += len(piece)
-        yield piece
-        if not message.get("more_body", False):
-            return
 
 
 async def _send(request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send) -> bool:

@@ -24,7 +24,7 @@ from pystor.http.auth import Guard
 from pystor.http.hot import Hot
 from pystor.http.messages import Field, Origin, Request, Response, as_json
 from pystor.http.representation import headers_of, past_the_end, select_of
-from pystor.ingest import Body, Stored, already_stored, store
+from pystor.ingest import Body, Stored, already_stored, store, store_at_once
 from pystor.pool import Pool
 from pystor.reading import Reading
 from pystor.tiers import Tiers
@@ -110,11 +110,20 @@ class Blobs:
         with self._an_upload(digest), _calling_it(name):
             self._guard.admit(request.headers)
             with self._refusals(digest):
-                surveys = await self._pool.survey(digest)
-                stored = already_stored(digest, surveys)
-                if stored is None:
-                    stored = await store(self._pool, self._body(request), digest, surveys)
+                stored = await self._store(request, digest)
             return self._stored(request, stored)
+
+    async def _store(self, request: Request, digest: Digest) -> Stored:
+        content = request.at_once()
+        if content is not None and self._is_as_said(request, content):
+            stored = await store_at_once(self._pool, content, digest)
+            if stored is not None:
+                return stored
+        surveys = await self._pool.survey(digest)
+        return already_stored(digest, surveys) or await store(self._pool, self._body(request), digest, surveys)
+
+    def _is_as_said(self, request: Request, content: bytes) -> bool:
+        return len(content) <= self._max_blob_size and request.declared in (None, len(content))
 
     async def post_unnamed(self, request: Request) -> Response:
         """Answer POST of a blob whose name is to be computed; raises `StorError`."""

@@ -36,6 +36,8 @@ class Request:
     """Raises `IncompleteBody` and `StalledBody`; a client that waits to be asked sends when the first piece is."""
     received: Callable[[], int] = lambda: 0
     """How many bytes of the body have come, as yet."""
+    at_once: Callable[[], bytes | None] = lambda: None
+    """The whole body, if it is here already and no client waits to be asked for it; `body` gives it as well."""
 
     @property
     def declared(self) -> int | None:

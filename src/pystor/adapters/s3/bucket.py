@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Literal
 
 from pystor.adapters.s3.client import Client, Keys, Patience
@@ -129,6 +130,19 @@ class Bucket:
 
     def confirm(self, digest: Digest) -> None:
         """Do nothing: what a bucket has answered, it has."""
+
+    @property
+    def prompt(self) -> bool:
+        """Whether writing waits for nothing: it waits for the network."""
+        return False
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether there is an object of a blob's name."""
+        return self._client.size_of(self._prefix + digest.key) is not None
+
+    def enter(self) -> AbstractContextManager[Bucket]:
+        """Write several blobs in one go: each is one for itself."""
+        return nullcontext(self)
 
     def stage(self, size: int) -> StagedObject:
         """Begin a replica of `size` bytes, as far as known."""

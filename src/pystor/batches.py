@@ -1,0 +1,57 @@
+"""Batches that form by themselves: what comes while one is under way is the next.
+
+Alone, nothing waits. The more comes at once, the more goes in one batch, and the less each one costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+_MOST: Final = 64
+"""How many go together."""
+
+_PATIENCE: Final = 0.02
+"""Seconds after which the next batch goes though the one before is not through: it may hang."""
+
+
+class Batches(Generic[_T]):
+    """What is to be done with many things of a kind, done with as many at once as there are."""
+
+    def __init__(self, do: Callable[[list[_T], Callable[[], None]], Coroutine[Any, Any, None]]) -> None:
+        """`do` does it with a batch, never raises, and calls what it is given when the next batch may begin."""
+        self._do: Final = do
+        self._waiting: list[_T] = []
+        self._gate: object | None = None
+        """The batch that is on its way through, and keeps the others waiting."""
+        self._under_way: Final[set[asyncio.Task[None]]] = set()
+
+    def join(self, item: _T) -> None:
+        """Go with the next batch, which is begun when all that is ready to be run now has had the chance to join."""
+        self._waiting.append(item)
+        if self._gate is None:
+            self._gate = self
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+        self._gate = gate = batch or None
+        if gate is None:
+            return
+        loop = asyncio.get_running_loop()
+        bell = loop.call_later(_PATIENCE, self._open, gate)
+
+        def through() -> None:
+            bell.cancel()
+            self._open(gate)
+
+        task = loop.create_task(self._do(batch, through))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    def _open(self, gate: object) -> None:
+        if self._gate is gate:
+            self._begin()

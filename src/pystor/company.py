@@ -1,0 +1,262 @@
+"""Small uploads to the same storages, in company: one job of a thread writes many of them, and one sync is for all.
+
+One that is alone is done sooner by syncs of its own; several are by what they share. A failure is that of one replica,
+or of a storage, and then of all who are on their way to it: none of them could do without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
+
+from pystor.batches import Batches
+from pystor.blob import Entrance, Filesystem, Staged
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
+from pystor.crew import close
+from pystor.digest import Digest
+from pystor.errors import StorageError
+
+_LONG: Final = 0.05
+"""Seconds after which what is left of a batch is no longer done one after the other, but each by a thread."""
+
+
+class Seen(Exception):
+    """Something stands under the name of a blob that was to be new."""
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A small blob on its way to some storages."""
+
+    content: bytes
+    unseen: Digest | None = None
+    """What is to be looked for before it is written; None if that was done."""
+    alone: bool = False
+    """Whether it is synced for itself."""
+    name: Digest | None = None
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Whether the step that it takes now has ended."""
+    staged: dict[Bulkhead, Staged] = field(default_factory=dict)
+    failed: dict[Bulkhead, Exception] = field(default_factory=dict)
+
+    def failure(self) -> Exception | None:
+        """Tell what keeps it from going on; that something is there already, before anything else."""
+        failures = list(self.failed.values())
+        return next((each for each in failures if isinstance(each, Seen)), failures[0] if failures else None)
+
+
+class Done(list[Any]):
+    """What a thread has made of some parcels, in their order, each a result or an exception; the rest are not begun."""
+
+    def close(self) -> None:
+        """Close what can be closed, since nobody wants it any more."""
+        for each in self:
+            close(each)
+
+
+Work: TypeAlias = Callable[[Bulkhead, Sequence[Parcel]], Done]
+
+
+class Company:
+    """The small uploads that are on their way to the same storages. To be used from one event loop."""
+
+    def __init__(self, members: Sequence[Bulkhead]) -> None:
+        """Begin without any."""
+        self.members: Final = tuple(members)
+        self._writing: Final = Batches(self._write)
+        self._naming: Final = Batches(self._name)
+
+    async def write(self, content: bytes, unseen: Digest | None = None) -> Parcel:
+        """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
+
+        Raises the failure of a storage, or `Seen` if one has something under the name of what is `unseen`; then
+        nothing stays.
+        """
+        parcel = Parcel(content, unseen)
+        for member in self.members:
+            member.uploads += 1
+        try:
+            self._writing.join(parcel)
+            await parcel.done
+        except BaseException:
+            self.leave()
+            # Whoever is cancelled when it is written already is the only one who knows of it.
+            await asyncio.shield(discard(parcel.staged))
+            raise
+        return parcel
+
+    async def name(self, parcel: Parcel, digest: Digest) -> None:
+        """Give a blob that is written its final name on all storages, durably; `failed` tells where that failed."""
+        parcel.name = digest
+        parcel.done = asyncio.get_running_loop().create_future()
+        self._naming.join(parcel)
+        await parcel.done
+
+    def leave(self) -> None:
+        """Count an upload no more. To be called once for each that was written."""
+        for member in self.members:
+            member.uploads -= 1
+
+    async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
+        batch[0].alone = len(batch) == 1 and all(member.uploads == 1 for member in self.members)
+        try:
+            await self._do(_write, batch, through)
+        finally:
+            await asyncio.shield(_discard_all([parcel for parcel in batch if parcel.failed or parcel.done.done()]))
+            for parcel in batch:
+                _settle(parcel, parcel.failure())
+
+    async def _name(self, batch: list[Parcel], through: Callable[[], None]) -> None:
+        try:
+            await self._do(_name, batch, through)
+        finally:
+            for parcel in batch:
+                _settle(parcel, None)
+
+    async def _do(self, work: Work, batch: Sequence[Parcel], through: Callable[[], None]) -> None:
+        try:
+            done = await asyncio.gather(*(_on(member, work, batch) for member in self.members))
+            for member, outcomes_there in zip(self.members, done, strict=True):
+                _note(member, batch, outcomes_there)
+            through()
+            await self._sync(batch)
+        except BaseException:
+            for parcel in batch:
+                parcel.done.cancel()
+            raise
+
+    async def _sync(self, batch: Sequence[Parcel]) -> None:
+        """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
+        going = {member: _shared(member, batch) for member in self.members}
+        steps = {member: member.commit(_longest_open(member, parcels)) for member, parcels in going.items() if parcels}
+        for member, outcome in zip(steps, await outcomes(steps.values()), strict=True):
+            if isinstance(outcome, Exception):
+                for parcel in going[member]:
+                    parcel.failed[member] = outcome
+
+
+def _longest_open(member: Bulkhead, parcels: Sequence[Parcel]) -> Filesystem:
+    """Choose the descriptor that tells what any of them lost: it was open before the first one began to write."""
+    filesystems = [found for parcel in parcels if (found := parcel.staged[member].filesystem) is not None]
+    return min(filesystems, key=attrgetter("since"))
+
+
+def _shared(member: Bulkhead, batch: Sequence[Parcel]) -> list[Parcel]:
+    """Tell which leave their sync on a storage to that of its whole filesystem."""
+    return [
+        parcel
+        for parcel in batch
+        if not parcel.alone and member not in parcel.failed and parcel.staged[member].filesystem is not None
+    ]
+
+
+def _settle(parcel: Parcel, failure: Exception | None) -> None:
+    if parcel.done.done():
+        return
+    if failure is None:
+        parcel.done.set_result(None)
+    else:
+        parcel.done.set_exception(failure)
+
+
+def _note(member: Bulkhead, batch: Sequence[Parcel], done: Done) -> None:
+    for parcel, outcome in zip(batch, done, strict=True):
+        if isinstance(outcome, Exception):
+            parcel.failed[member] = outcome
+        elif outcome is not None:
+            parcel.staged[member] = outcome
+
+
+async def _on(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Done:
+    """Do a work with a batch on one storage."""
+    at_once = member.storage.prompt or len(batch) == 1
+    done = await _outcome(member, work, batch) if at_once else Done()
+    rest = batch[len(done) :]
+    for each in await asyncio.gather(*(_outcome(member, work, (parcel,)) for parcel in rest)):
+        done += each
+    return done
+
+
+async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Done:
+    outcome = await _begin(member, work, batch).outcome()
+    if isinstance(outcome, Exception):
+        return Done([outcome] * len(batch))
+    for parcel, each in zip(batch, outcome, strict=False):
+        # What fails because it was given up says nothing of the storage.
+        if isinstance(each, StorageError) and not parcel.done.done():
+            member.note(each)
+    return outcome
+
+
+def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
+    waits = not member.storage.prompt or any(parcel.alone for parcel in batch)
+    deadline = max((parcel.staged[member].patience for parcel in batch if parcel.staged), default=WRITE_DEADLINE)
+    return member.begin(work, member, batch, deadline=deadline, writing=work is _write, waits=waits)
+
+
+def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
+    """Write parcels to a storage, in a thread."""
+    with member.storage.enter() as entrance:
+        return _one_by_one(lambda parcel: _write_one(entrance, parcel), batch)
+
+
+def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
+    if parcel.unseen is not None and entrance.has(parcel.unseen):
+        raise Seen
+    staged = entrance.stage(len(parcel.content))
+    try:
+        staged.write(parcel.content)
+        if parcel.alone or staged.filesystem is None:
+            staged.sync()
+        else:
+            staged.seal()
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+def _name(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
+    """Give parcels their names on a storage, in a thread."""
+    return _one_by_one(lambda parcel: _name_one(parcel, parcel.staged[member]), batch)
+
+
+def _name_one(parcel: Parcel, staged: Staged) -> None:
+    assert parcel.name is not None
+    if parcel.alone or staged.filesystem is None:
+        staged.publish(parcel.name)
+    else:
+        staged.name(parcel.name)
+
+
+def _one_by_one(do: Callable[[Parcel], object], batch: Sequence[Parcel]) -> Done:
+    """Go through parcels, as long as that is quick."""
+    done = Done()
+    until = time.monotonic() + _LONG
+    for parcel in batch:
+        try:
+            done.append(do(parcel))
+        except Exception as error:  # noqa: BLE001  it belongs to whoever waits for this parcel
+            done.append(error)
+        if time.monotonic() > until:
+            break
+    return done
+
+
+async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
+    """Remove the replicas of a blob that were not published."""
+    steps = {member: member.begin(replica.discard, certain=True) for member, replica in staged.items()}
+    for member, step in steps.items():
+        if member.out:
+            step.abandon()  # it is done when the storage does something again
+    await outcomes([step for member, step in steps.items() if not member.out])
+
+
+async def _discard_all(lost: Sequence[Parcel]) -> None:
+    await asyncio.gather(*(discard(parcel.staged) for parcel in lost))
+    for parcel in lost:
+        parcel.staged.clear()

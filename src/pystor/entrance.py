@@ -1,0 +1,87 @@
+"""The way into a directory that was found in its place: what is written through it goes there and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from pystor import staging
+from pystor.blob import Space
+from pystor.digest import Digest
+from pystor.errors import StorageError, StorageFull
+from pystor.staging import Root, StagedFile
+
+_AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
+_BESIDE: Final = 16 << 10  # bytes that a small file may take beside its own: its last block, and new directories
+
+
+class Entrance:
+    """A storage that was found in its place, and is held open. For one thread; errors are `StorageError`."""
+
+    def __init__(self, storage: str, root: Root, *, left: Callable[[Space], int], durable: bool) -> None:
+        """Take over the root; `left` tells how much of its room may be used."""
+        self._storage: Final = storage
+        self._root: Final = root
+        self._left_of: Final = left
+        self._durable: Final = durable
+        self._left: int | None = None
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether something stands under the name of a blob."""
+        try:
+            os.stat(digest.path, dir_fd=self._root.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StorageError.from_os(self._storage, "look", error) from error
+        return True
+
+    def stage(self, size: int) -> StagedFile:
+        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
+        if size <= _AT_ONCE:
+            self._take_room(size)
+            return self._begin()
+        # One at a time, in all workers: what one upload is promised, no other is.
+        with staging.alone(self._root.fd):
+            if self._measure() < size:
+                raise self._full()
+            staged = self._begin()
+            try:
+                staged.reserve(size)
+            except BaseException:
+                staged.discard()
+                raise
+            return staged
+
+    def _begin(self) -> StagedFile:
+        return StagedFile(self._storage, self._root.join(), durable=self._durable)
+
+    def _take_room(self, size: int) -> None:
+        """Count what is written as used: the room is measured once for all that comes in one go."""
+        if self._left is None:
+            self._left = self._measure()
+        if self._left < size:
+            raise self._full()
+        self._left -= size + _BESIDE
+
+    def _measure(self) -> int:
+        try:
+            return self._left_of(measure(self._root.fd))
+        except OSError as error:
+            raise StorageError.from_os(self._storage, "stat", error) from error
+
+    def _full(self) -> StorageFull:
+        return StorageFull(self._storage, "reserve space", "only the reserve is left")
+
+    def __enter__(self) -> Entrance:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._root.leave()
+
+
+def measure(place: str | int) -> Space:
+    """Tell the room of the filesystem of a path or descriptor. Raises `OSError`."""
+    room = os.statvfs(place)
+    return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)

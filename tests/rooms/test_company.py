@@ -1,0 +1,358 @@
+"""Small uploads in company: written and named in batches, each with its own fate, and none held up by another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor import batches, company, posix
+from pystor.bulkhead import Bulkhead
+from pystor.commit import Committers
+from pystor.company import Company, Parcel, Seen
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.entrance import Entrance
+from pystor.errors import StorageError, StorageFull
+from pystor.uploads import send
+from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
+
+CONTENTS = [b"%d" % number for number in range(16)]
+
+
+@pytest.fixture
+def pair(memory: Path) -> list[Directory]:
+    return [adopted(memory / name, local=True) for name in "ab"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is."""
+    monkeypatch.setattr(batches, "_PATIENCE", 30.0)
+    monkeypatch.setattr(company, "_LONG", 30.0)
+
+
+class Calls:
+    """Counts what is done how often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of: Counter[str] = Counter()
+        for place_, name in ((os, "statvfs"), (posix, "syncfs"), (os, "fsync"), (os, "rename"), (Directory, "enter")):
+            monkeypatch.setattr(place_, name, self.counted(name, getattr(place_, name)))
+
+    def counted(self, name: str, real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.of[name] += 1
+            return real(*arguments, **named)
+
+        return call
+
+
+async def store(mine: Company, content: bytes, unseen: Digest | None = None) -> None:
+    digest = Digest.of(content)
+    async with await send(mine, content, unseen) as upload:
+        await upload.publish(digest)
+
+
+async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException | None]:
+    return await asyncio.gather(*(store(mine, content) for content in contents), return_exceptions=True)
+
+
+def in_company(storages: list[Directory]) -> Company:
+    committers = Committers()
+    return Company([Bulkhead(storage, committers=committers) for storage in storages])
+
+
+def end(mine: Company) -> None:
+    for member in mine.members:
+        member.stop()
+
+
+def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        storage.attach()
+        storage._commits = True
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        calls = Calls(monkeypatch)
+        assert await store_all(mine, CONTENTS) == [None] * 16
+        # Both lie on one filesystem.
+        assert calls.of == {"enter": 2, "statvfs": 2, "syncfs": 2, "rename": calls.of["rename"]}
+        end(mine)
+
+    run(scenario())
+    assert [sorted(blobs(storage)) for storage in pair] == [sorted(CONTENTS)] * 2
+    assert clean_now(*pair)
+
+
+def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+    for storage in pair:
+        storage.attach()
+        storage._commits = True
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        calls = Calls(monkeypatch)
+        await store(mine, b"alone")
+        assert calls.of["syncfs"] == 0
+        assert calls.of["fsync"] > 2
+        end(mine)
+
+    run(scenario())
+
+
+def test_a_failure_with_one_replica_is_not_that_of_the_others(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        if bytes(data) == CONTENTS[3] and path_of(fd).startswith(pair[1].root):
+            raise OSError(28, "No space left on device")
+        return real(fd, data)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        monkeypatch.setattr(os, "write", write)
+        results = await store_all(mine, CONTENTS)
+        assert isinstance(results[3], StorageFull)
+        assert [result for result in results if result is not results[3]] == [None] * 15
+        await eventually(lambda: clean_now(*pair))
+        end(mine)
+
+    run(scenario())
+    stored = sorted(content for content in CONTENTS if content != CONTENTS[3])
+    assert [sorted(blobs(storage)) for storage in pair] == [stored] * 2
+
+
+def test_a_failure_that_says_something_of_the_storage_is_noted_there(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        mine = in_company(pair)
+        break_disk(monkeypatch, "write", pair[1].root)
+        results = await store_all(mine, CONTENTS)
+        assert all(isinstance(result, StorageError) for result in results)
+        assert [member.unwritable for member in mine.members] == [False, True]
+        end(mine)
+
+    run(scenario())
+    assert clean_now(*pair)
+
+
+def test_a_name_that_fails_is_that_of_one_and_the_good_replica_is_noted(pair: list[Directory]) -> None:
+    digest = Digest.of(CONTENTS[3])
+    (Path(pair[1].root) / digest.path).mkdir(parents=True)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        results = await store_all(mine, CONTENTS)
+        assert [type(result) for result in results] == [StorageError if n == 3 else type(None) for n in range(16)]
+        end(mine)
+
+    run(scenario())
+    assert sorted(blobs(pair[0])) == sorted(CONTENTS)
+    assert pair[0].pending("repair", 100) == [digest]
+    assert pair[1].pending("repair", 100) == []
+
+
+def test_what_is_there_already_is_seen_and_not_written_again(pair: list[Directory]) -> None:
+    for storage in pair:
+        place(storage, CONTENTS[2])
+    place(pair[1], CONTENTS[5])
+    inodes = [where(storage, Digest.of(CONTENTS[2])).stat().st_ino for storage in pair]
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        asked = (store(mine, content, Digest.of(content)) for content in CONTENTS)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        seen = {number for number, result in enumerate(results) if isinstance(result, Seen)}
+        assert seen == {2, 5}
+        await eventually(lambda: clean_now(*pair))
+        end(mine)
+
+    run(scenario())
+    assert [where(storage, Digest.of(CONTENTS[2])).stat().st_ino for storage in pair] == inodes
+    assert not where(pair[0], Digest.of(CONTENTS[5])).exists()
+
+
+class Hanging(Directory):
+    """A storage that hangs when it is entered, until it is let go."""
+
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.go_on = threading.Event()
+        self.entered = threading.Event()
+
+    def enter(self) -> Entrance:
+        self.entered.set()
+        assert self.go_on.wait(20)
+        return super().enter()
+
+
+def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_else_waits(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.3)
+    monkeypatch.setattr(batches, "_PATIENCE", 0.02)
+    for name in "abcd":
+        adopted(memory / name, local=True)
+    hanging = Hanging(str(memory / "b"), reserve=0)
+    quick = [adopted(memory / name, local=True) for name in "acd"]
+
+    async def scenario() -> None:
+        hung, well = in_company([quick[0], hanging]), in_company(quick[1:])
+        began = time.monotonic()
+        first = asyncio.create_task(store_all(hung, CONTENTS[:4]))
+        await eventually(hanging.entered.is_set)
+        behind = asyncio.create_task(store_all(hung, CONTENTS[4:8]))
+        assert await store_all(well, CONTENTS) == [None] * 16
+        results = [*await first, *await behind]
+        assert all(isinstance(result, StorageError) for result in results)
+        assert time.monotonic() - began < 5
+        assert isinstance((await store_all(hung, CONTENTS[8:9]))[0], StorageError)  # it is out: at once
+        hanging.go_on.set()
+        await eventually(lambda: clean_now(quick[0], hanging))
+        end(hung)
+        end(well)
+
+    run(scenario())
+    assert blobs(quick[0]) == []
+    assert blobs(hanging) == []
+
+
+def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: Path) -> None:
+    quick = adopted(memory / "a", local=True)
+    adopted(memory / "b")
+    slow = Hanging(str(memory / "b"), reserve=0)
+
+    async def scenario() -> None:
+        mine = in_company([quick, slow])
+        tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS]
+        await eventually(slow.entered.is_set)
+        tasks[3].cancel()
+        await asyncio.sleep(0)
+        slow.go_on.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results.pop(3), asyncio.CancelledError)
+        assert results == [None] * 15
+        assert all(member.uploads == 0 for member in mine.members)
+        await eventually(lambda: clean_now(quick, slow))
+        end(mine)
+
+    run(scenario())
+    stored = sorted(content for content in CONTENTS if content != CONTENTS[3])
+    assert [sorted(blobs(storage)) for storage in (quick, slow)] == [stored] * 2
+
+
+def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_written_leaves_nothing(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = company._settle
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        task = asyncio.create_task(store(mine, b"too late"))
+
+        def settle_and_cancel(parcel: Parcel, failure: Exception | None) -> None:
+            real(parcel, failure)
+            task.cancel()
+
+        monkeypatch.setattr(company, "_settle", settle_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert clean_now(*pair)
+        assert all(member.uploads == 0 for member in mine.members)
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+
+
+def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_storage(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naming, go_on = threading.Event(), threading.Event()
+    real = company._name_one
+
+    def name_late(parcel: Parcel, staged: Any) -> None:
+        naming.set()
+        assert go_on.wait(20)
+        real(parcel, staged)
+
+    monkeypatch.setattr(company, "_name_one", name_late)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS[:2]]
+        await eventually(naming.is_set)
+        tasks[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[1]
+        go_on.set()
+        await tasks[0]
+        assert not any(member.unwritable for member in mine.members)
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[CONTENTS[0]]] * 2
+
+
+def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "_LONG", 0.0)
+    together = threading.Barrier(4)
+    real = company._write_one
+
+    def write_one(entrance: Any, parcel: Parcel) -> Any:
+        if parcel.content != CONTENTS[0]:
+            together.wait(10)
+        return real(entrance, parcel)
+
+    monkeypatch.setattr(company, "_write_one", write_one)
+
+    async def scenario() -> None:
+        mine = in_company(pair[:1])
+        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
+        end(mine)
+
+    run(scenario())
+    assert sorted(blobs(pair[0])) == CONTENTS[:5]
+
+
+def test_where_writing_waits_there_are_no_batches(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = adopted(memory / "a", local=False)
+    calls = Calls(monkeypatch)
+
+    async def scenario() -> None:
+        mine = in_company([storage])
+        assert await store_all(mine, CONTENTS[:4]) == [None] * 4
+        assert calls.of["enter"] == 4
+        assert calls.of["syncfs"] == 0
+        end(mine)
+
+    run(scenario())
+
+
+def test_the_reserve_stays_free_whatever_comes_together(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = adopted(memory / "a", local=True)
+    monkeypatch.setattr(Directory, "left", lambda *_: 100_000)
+
+    async def scenario() -> None:
+        mine = in_company([storage])
+        results = await store_all(mine, [bytes(20_000) + content for content in CONTENTS])
+        assert [result for result in results if result is None] == [None] * 3
+        assert sum(isinstance(result, StorageFull) for result in results) == 13
+        end(mine)
+
+    run(scenario())
