@@ -37,7 +37,7 @@ def test_promises_are_kept_and_nothing_is_torn_when_all_processes_are_killed_und
     left_behind = 0
     for number in range(ROUNDS):
         pairs = [[tmp_path / f"{pair}{side}" for side in "ab"] for pair in (1, 2)]
-        server = Server(tmp_path / f"server{number}", pairs=pairs)
+        server = Server(tmp_path / f"server{number}", pairs=pairs, doomed=True)
         stor = House(server.start())
         try:
             assert settles(lambda house=stor: temporaries(house) == [], within=5)  # type: ignore[misc]

@@ -47,6 +47,7 @@ class PowerCuts:
             self._directory / f"server{self._rounds}",
             pairs=[[disk.point for disk in self._disks]],
             environment=self._environment,
+            doomed=True,
         )
         stor = House(server.start())
         try:
@@ -133,7 +134,7 @@ def test_a_duplicate_is_not_acknowledged_before_the_first_upload_of_it_is_durabl
     content = fresh()
     with contextlib.ExitStack() as stack:
         disks = [stack.enter_context(contextlib.closing(StrictDisk(tmp_path / side))) for side in "ab"]
-        server = Server(tmp_path / "server", pairs=[[disk.point for disk in disks]]).start()
+        server = Server(tmp_path / "server", pairs=[[disk.point for disk in disks]], doomed=True).start()
         stack.callback(server.kill)
         for disk in disks:
             stack.callback(disk.storage.heal)
