@@ -20,9 +20,9 @@ from pystor.adapters.amqp import Amqp
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
+from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.rabbitmq import RabbitMQ
-from tests.neighbours.servers.seaweed import free_ports
 
 UNRESOLVABLE = "no-such-host.invalid"
 

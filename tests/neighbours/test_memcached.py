@@ -17,7 +17,8 @@ from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
 from tests.neighbours.servers.memcached import Memcached as Real
-from tests.neighbours.servers.memcached import free_port, impostor
+from tests.neighbours.servers.memcached import impostor
+from tests.neighbours.servers.ports import free_port
 from tests.neighbours.servers.proxy import Proxy
 
 DIGEST = Digest.of(b"a blob")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.disk import fresh, place_on, sha
 from tests.contract.house import House
-from tests.neighbours.servers.memcached import free_port
+from tests.neighbours.servers.ports import free_port
 from tests.support.server import Server
 
 LATER: Final = 1.0
