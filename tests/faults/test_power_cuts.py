@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
-from tests.faults.load import Load, Promise, broken
+from tests.faults.load import Load, Promise, broken, misnamed, read_all
 from tests.support import power
 from tests.support.fuse import Fault
 from tests.support.power import Disk, Kind, StrictDisk
@@ -63,8 +63,9 @@ class PowerCuts:
         self.promises += load.promises
         for disk in self._disks:
             disk.restore()
-        unfounded = [line for disk in self._disks for line in _misnamed(disk.point)]
-        return [f"{promise.digest}: not served" for promise in unserved] + broken(self.promises) + unfounded
+        read = read_all(disk.point for disk in self._disks)
+        lost = broken(self.promises, read)
+        return [f"{promise.digest}: not served" for promise in unserved] + lost + misnamed(read)
 
     def close(self) -> None:
         self._cleanup.close()
@@ -73,15 +74,6 @@ class PowerCuts:
 def _is_served(stor: House, promise: Promise) -> bool:
     answer = stor.ask("GET", f"/{promise.digest}")
     return answer.status == 200
-
-
-def _misnamed(storage: Path) -> list[str]:
-    """Blobs that are not what they are named after, acknowledged or not: a name is given to what is there to stay."""
-    return [
-        f"{path}: has its name, and is something else"
-        for path in storage.glob("??/??/??/*.dat")
-        if sha(path.read_bytes()).upper() != path.stem
-    ]
 
 
 @pytest.fixture
