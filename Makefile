@@ -8,6 +8,9 @@ ARGS   ?=
 SERVED ?= $(VENV)/.installed
 TESTED ?= $(VENV)/.installed-dev
 
+# Tests of different files run side by side, unless they have to be alone; those of a file share its servers.
+BESIDE ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
 
@@ -23,7 +26,8 @@ serve: $(SERVED) ## install into .venv and serve ./stor-data on http://127.0.0.1
 test: $(TESTED) ## run every test, with branch coverage of all processes
 	@tests/install-packages
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not perf" $(ARGS)
+	$(BIN)/coverage run -m pytest -m "not alone and not perf" $(BESIDE) $(ARGS)
+	$(BIN)/coverage run -m pytest -m "alone and not perf" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/python -m pytest -m perf

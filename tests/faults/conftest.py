@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pytest
 
@@ -16,6 +16,16 @@ from tests.support.server import Server
 
 HouseFactory: TypeAlias = Callable[..., House]
 FaultyFactory: TypeAlias = Callable[[], FaultyStorage]
+
+_ALONE: Final = pytest.mark.alone(reason="deadlines pass, and the load that a fault needs is made by the test itself")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have every test of this directory run alone; `-m` is looked at later."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(_ALONE)
 
 
 @pytest.fixture

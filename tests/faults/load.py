@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from tests.contract.disk import fresh, sha
@@ -35,9 +36,23 @@ class Promise:
         return [f"{path}: {fault}" for path in self.paths if (fault := _fault(path, self.digest))]
 
 
-def broken(promises: Iterable[Promise]) -> list[str]:
-    """What of these promises is lost or wrong, a line each."""
-    return [line for promise in promises for line in promise.broken()]
+def broken(promises: Iterable[Promise], read: Mapping[Path, str] = MappingProxyType({})) -> list[str]:
+    """What of these promises is lost or wrong, a line each; what was `read` and is right is not read again."""
+    doubtful = [promise for promise in promises if {read.get(path) for path in promise.paths} != {promise.digest}]
+    return [line for promise in doubtful for line in promise.broken()]
+
+
+def read_all(storages: Iterable[Path]) -> dict[Path, str]:
+    """Every blob, and the digest of what is really in it."""
+    paths = (path for storage in storages for path in storage.glob("??/??/??/*.dat"))
+    return {path: sha(path.read_bytes()) for path in paths}
+
+
+def misnamed(read: Mapping[Path, str]) -> list[str]:
+    """Blobs that are not what they are named after, acknowledged or not: a name is given to what is there to stay."""
+    return [
+        f"{path}: has its name, and is something else" for path, digest in read.items() if digest.upper() != path.stem
+    ]
 
 
 def _fault(path: Path, digest: str) -> str:

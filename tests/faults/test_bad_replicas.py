@@ -21,6 +21,7 @@ from tests.contract.house import House
 from tests.faults.conftest import FaultyFactory, HouseFactory
 from tests.faults.reads import read_once
 from tests.support.fuse import Fault, FaultyStorage
+from tests.support.server import Server
 
 MIB: Final = 1 << 20
 READS: Final = max(100, int(os.environ.get("STOR_TEST_READS", "1000")))
@@ -42,10 +43,11 @@ def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> Hous
     return make_stor(pairs=[[tmp_path / "healthy", faulty.point]])
 
 
-@pytest.fixture
-def sound(make_stor: HouseFactory) -> House:
-    """Two pairs of plain directories, for damage that needs no failing disk."""
-    return make_stor(workers=_WORKERS)
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Two pairs of plain directories, for damage that needs no failing disk, and is done to blobs of one's own."""
+    with Server(tmp_path_factory.mktemp("sound"), workers=_WORKERS) as server:
+        yield House(server)
 
 
 def read_all(stor: House, contents: Sequence[bytes], times: int) -> Counter[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
-from tests.faults.load import Load, Promise, broken
+from tests.faults.load import Load, Promise, broken, misnamed, read_all
 from tests.support import power
 from tests.support.fuse import Fault
 from tests.support.power import Disk, Kind, StrictDisk
@@ -47,6 +47,7 @@ class PowerCuts:
             self._directory / f"server{self._rounds}",
             pairs=[[disk.point for disk in self._disks]],
             environment=self._environment,
+            doomed=True,
         )
         stor = House(server.start())
         try:
@@ -62,8 +63,9 @@ class PowerCuts:
         self.promises += load.promises
         for disk in self._disks:
             disk.restore()
-        unfounded = [line for disk in self._disks for line in _misnamed(disk.point)]
-        return [f"{promise.digest}: not served" for promise in unserved] + broken(self.promises) + unfounded
+        read = read_all(disk.point for disk in self._disks)
+        lost = broken(self.promises, read)
+        return [f"{promise.digest}: not served" for promise in unserved] + lost + misnamed(read)
 
     def close(self) -> None:
         self._cleanup.close()
@@ -72,15 +74,6 @@ class PowerCuts:
 def _is_served(stor: House, promise: Promise) -> bool:
     answer = stor.ask("GET", f"/{promise.digest}")
     return answer.status == 200
-
-
-def _misnamed(storage: Path) -> list[str]:
-    """Blobs that are not what they are named after, acknowledged or not: a name is given to what is there to stay."""
-    return [
-        f"{path}: has its name, and is something else"
-        for path in storage.glob("??/??/??/*.dat")
-        if sha(path.read_bytes()).upper() != path.stem
-    ]
 
 
 @pytest.fixture
@@ -133,7 +126,7 @@ def test_a_duplicate_is_not_acknowledged_before_the_first_upload_of_it_is_durabl
     content = fresh()
     with contextlib.ExitStack() as stack:
         disks = [stack.enter_context(contextlib.closing(StrictDisk(tmp_path / side))) for side in "ab"]
-        server = Server(tmp_path / "server", pairs=[[disk.point for disk in disks]]).start()
+        server = Server(tmp_path / "server", pairs=[[disk.point for disk in disks]], doomed=True).start()
         stack.callback(server.kill)
         for disk in disks:
             stack.callback(disk.storage.heal)

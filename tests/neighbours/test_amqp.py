@@ -20,9 +20,10 @@ from pystor.adapters.amqp import Amqp
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
+from tests.neighbours.servers.listener import connect
+from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.rabbitmq import RabbitMQ
-from tests.neighbours.servers.seaweed import free_ports
 
 UNRESOLVABLE = "no-such-host.invalid"
 
@@ -76,7 +77,7 @@ class Listener:
 
     async def listen(self) -> None:
         """Make the queue; it outlives the broker, what is in it does not."""
-        async with await aio_pika.connect(port=self._rabbitmq.port) as connection:
+        async with await connect(self._rabbitmq.port) as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
             queue = await channel.declare_queue(self._name, durable=True)
@@ -84,19 +85,21 @@ class Listener:
 
     async def count(self) -> int:
         """How many messages the broker says there are."""
-        listed = await asyncio.to_thread(self._rabbitmq.control, "list_queues", "name", "messages")
-        return int(dict(line.split() for line in listed.splitlines())[self._name])
+        async with await connect(self._rabbitmq.port) as connection:
+            queue = await (await connection.channel()).declare_queue(self._name, durable=True, passive=True)
+            return queue.declaration_result.message_count or 0
 
     async def until(self, count: int) -> None:
         """Wait until the broker says that it has so many messages."""
-        async with asyncio.timeout(40):
-            while await self.count() < count:  # noqa: ASYNC110  the broker tells nobody
-                await asyncio.sleep(0.05)
-        assert await self.count() == count
+        deadline = time.monotonic() + 40
+        while (there := await self.count()) < count:
+            assert time.monotonic() < deadline, f"{there} messages of {count}"
+            await asyncio.sleep(0.05)  # the broker tells nobody
+        assert there == count
 
     async def take(self) -> list[AbstractIncomingMessage]:
         """All that is in the queue."""
-        async with await aio_pika.connect(port=self._rabbitmq.port) as connection:
+        async with await connect(self._rabbitmq.port) as connection:
             queue = await (await connection.channel()).get_queue(self._name)
             taken: list[AbstractIncomingMessage] = []
             while message := await queue.get(no_ack=True, fail=False):

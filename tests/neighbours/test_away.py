@@ -14,6 +14,8 @@ from tests.contract.disk import fresh, settles
 from tests.neighbours.town import Neighbour, Proxied, Town
 from tests.neighbours.traffic import Asked, Kind, Traffic, slowest
 
+pytestmark = pytest.mark.alone(reason="compares the 99th percentile of reads with and without a neighbour")
+
 AWAY: Final = {"s3": 2.3, "memcached": 1.0, "rabbitmq": 1.0, "statsite": 1.0}
 """Seconds; for the archive more than the deadline of a storage."""
 CALM: Final = 0.4

@@ -26,7 +26,7 @@ from pystor.adapters.logs import Described, kinds, repeats
 from pystor.digest import Digest
 from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
-from tests.neighbours.servers.memcached import free_port
+from tests.neighbours.servers.ports import free_port
 from tests.support.processes import eventually
 
 DIGEST = Digest.of(b"a blob")

@@ -28,7 +28,10 @@ SIZES: Final = (100, 5_000, 5_000, 200_000, 200_000, 3_000_000, 12_000_000)
 SECONDS: Final = 3.0
 AFTER_THE_LOSS: Final = 5.0
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.alone(reason="six clients without a pause, none of which may meet the deadline of a storage"),
+    pytest.mark.timeout(180),
+]
 
 
 @dataclass(frozen=True)

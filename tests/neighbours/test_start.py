@@ -13,8 +13,10 @@ import pytest
 
 from tests.contract.disk import fresh, place_on, sha
 from tests.contract.house import House
-from tests.neighbours.servers.memcached import free_port
+from tests.neighbours.servers.ports import free_port
 from tests.support.server import Server
+
+pytestmark = pytest.mark.alone(reason="compares how long it takes to start with and without neighbours")
 
 LATER: Final = 1.0
 """Seconds by which it may start later; the libraries of the neighbours have to be loaded."""

@@ -39,7 +39,7 @@ from pystor.events import (
     StorageFailed,
     UploadRefused,
 )
-from tests.neighbours.servers.seaweed import free_ports
+from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.statsd import Statsd
 from tests.support import processes
 

@@ -84,14 +84,13 @@ class FaultyStorage:
         self.heal()
         self._calls.touch()
         words = [self.source, self.point, self._control, self._calls, *filter(None, [self.synced])]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         with self._control.with_name("messages").open("ab") as messages:
             self._daemon = subprocess.Popen(
                 [sys.executable, "-m", __name__, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stderr=messages,
                 cwd=_ROOT,
-                env=environment,
+                env=processes.unmeasured(),
                 preexec_fn=processes.end_with_the_tests,  # noqa: PLW1509  one call of the kernel, no lock
             )
         processes.eventually(self._is_mounted, what=f"{self.point} is not mounted")

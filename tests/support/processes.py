@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +17,11 @@ _PR_SET_PDEATHSIG: Final = 1
 def end_with_the_tests() -> None:
     """Have the kernel kill this process when the thread that started it ends, also if that is killed itself."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def unmeasured() -> dict[str, str]:
+    """Our environment without what has coverage look into a process: one that is killed loses what was seen of it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def in_session(session: int) -> list[int]:

@@ -34,7 +34,8 @@ class Server:
     `directory` holds the configuration and what the server prints. `pairs` are the storages, by default two pairs of
     two directories below `directory`; those that do not exist are made. `config` overrides keys of the configuration
     file (None leaves a key out). `user` and `password` are the writer's; requests that write carry them unless told
-    otherwise. On a `machine` of its own it listens there.
+    otherwise. On a `machine` of its own it listens there. One that is `doomed` will be killed: coverage, which would
+    lose what it saw, does not hold up its start.
     """
 
     running: ClassVar[list[Server]] = []
@@ -49,6 +50,7 @@ class Server:
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         machine: Machine | None = None,
+        doomed: bool = False,
     ) -> None:
         self.directory = directory
         self.host = "127.0.0.1" if machine is None else machine.address
@@ -61,7 +63,7 @@ class Server:
             *("--host", self.host, "--port", "0", "--workers", str(workers), *arguments),
         ]
         self._command = command if machine is None else machine.command(*command)
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**(processes.unmeasured() if doomed else os.environ), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def _write_config(self, overrides: Mapping[str, Any]) -> Path:

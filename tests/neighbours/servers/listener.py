@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from typing import Final, Self
 
 import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+
+async def connect(port: int, within: float = 30.0) -> AbstractConnection:
+    """Connect, soon if not at once: a broker that has just started speaks before it lets anybody in."""
+    async with asyncio.timeout(within):
+        while True:
+            with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError):
+                return await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/", timeout=5)
+            await asyncio.sleep(0.1)
 
 
 class Listener:
@@ -35,7 +45,7 @@ class Listener:
         self._thread.join(10)
 
     async def _listen(self) -> None:
-        async with await self._connect() as connection:
+        async with await connect(self._port) as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
             queue = await channel.declare_queue(exclusive=True)
@@ -44,16 +54,6 @@ class Listener:
             self._ready.set()
             while not self._over.is_set():  # noqa: ASYNC110  it is set in another thread
                 await asyncio.sleep(0.05)
-
-    async def _connect(self) -> AbstractConnection:
-        """Connect, soon if not at once: a broker that has just started speaks before it lets anybody in."""
-        while True:
-            try:
-                return await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{self._port}/", timeout=5)
-            except (aio_pika.exceptions.AMQPError, OSError):
-                if self._over.is_set():
-                    raise
-                await asyncio.sleep(0.1)
 
     async def _hear(self, message: AbstractIncomingMessage) -> None:
         self.heard[message.body.decode()] += 1

@@ -11,13 +11,8 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
+from tests.neighbours.servers.ports import free_port
 from tests.support import needs, processes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Memcached:

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import pytest
 
-from tests.neighbours.servers.seaweed import free_ports
+from tests.neighbours.servers.ports import free_ports
 from tests.support import needs, processes
 
 _PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")  # those in the path change to a user of their own

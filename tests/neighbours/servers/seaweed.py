@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
+from tests.neighbours.servers.ports import free_ports
 from tests.support import needs, processes
 
 ACCESS_KEY: Final = "AKIDOFTHETESTS"
@@ -300,20 +300,6 @@ class SeaweedCluster(Seaweed):
 
     def _address_of(self, service: str) -> str:
         return f"{self.host}:{self.ports[f'{service}.port']}.{self.ports[f'{service}.port.grpc']}"
-
-
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nobody listens on now, below those that the kernel gives to clients."""
-    found: list[int] = []
-    start = 10_000 + os.getpid() * 37 % 15_000
-    for port in range(start, 32_000):
-        if len(found) == count:
-            break
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            found.append(port)
-    assert len(found) == count, "no free ports"
-    return found
 
 
 @pytest.fixture(scope="session")

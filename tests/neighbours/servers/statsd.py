@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from tests.neighbours.servers.seaweed import free_ports
+from tests.neighbours.servers.ports import free_ports
 from tests.support import needs, processes
 
 _PACKAGE: Final = "statsd@0.9.0"
