@@ -274,6 +274,7 @@ def test_a_broker_that_is_killed_and_restarted_is_published_to_again(rabbitmq: R
         async with started(to(rabbitmq, exchange, seen)) as adapter:
             ask_for(adapter, before)
             await heard.until(10)
+            await asyncio.to_thread(rabbitmq.settle)
             rabbitmq.kill()
             await until(lambda: len(seen) == 1)
             ask_for(adapter, meanwhile)

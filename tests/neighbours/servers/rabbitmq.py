@@ -99,6 +99,10 @@ class RabbitMQ:
             return connection.recv(1) == b"\1"
         return False
 
+    def settle(self) -> None:
+        """Have what was declared written down: it is a moment later only, and a broker that is killed forgets it."""
+        self.control("eval", "mnesia:sync_log().")
+
     def kill(self) -> None:
         """End it at once, as a power cut does to a process; `start` brings it back."""
         self._signal(signal.SIGKILL)
