@@ -140,7 +140,8 @@ class Upload:
         url = f"{server.url}/{parcel.digest.hex}"
         if method == "HEAD":
             return Ask(method, url, server, fields)
-        return Ask(method, url, server, fields, parcel.body, parcel.size, self._observe)
+        fields = (*fields, "Content-Type: application/octet-stream")
+        return Ask(method, url, server, fields, body=parcel.body, size=parcel.size, observe=self._observe)
 
     def _stored(self, *, new: bool, paths: tuple[str, ...]) -> Stored:
         return Stored(self._parcel.digest, self._parcel.size, new, self._tries.target.url, paths)

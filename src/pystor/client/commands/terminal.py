@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -84,9 +83,12 @@ class Screen:
             self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
     def _print(self, line: bytes) -> None:
-        self._erase()
-        with _hearing():
+        if self._drawn:
+            self._erase()
+        try:
             sys.stdout.buffer.write(line + b"\n")
+        except BrokenPipeError:
+            raise NobodyListens from None
 
     def _complain(self, line: str) -> None:
         self._erase()
@@ -158,4 +160,4 @@ def _write(file: TextIO, text: str) -> None:
 
 
 def _plain(event: Done | Skipped | Failed) -> dict[str, object]:
-    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+    return {"event": type(event).__name__.lower(), **event._asdict()}
