@@ -18,7 +18,7 @@ from pystor.client.s3 import Bucket
 from pystor.client.saving import Draft, Memory, given
 from pystor.client.servers import Server, ranked
 from pystor.client.transport import Ask, Exchange, Transport
-from pystor.client.upload import Content, Upload, parcel
+from pystor.client.upload import Content, Parcel, Upload, parcel, small
 from pystor.client.values import Blob, Status, Stored
 from pystor.digest import Digest
 
@@ -176,9 +176,13 @@ class AsyncClient:
 
         A text is a path. `observe` is told the bytes that were sent, as it goes.
         """
+        if (ready := await small(content)) is not None:
+            return await self._send(ready, observe)
         async with parcel(content) as ready:
-            servers = ranked(self.servers, ready.digest)
-            return await Upload(self._transport, ready, servers, self._retry, observe).send()
+            return await self._send(ready, observe)
+
+    async def _send(self, ready: Parcel, observe: Callable[[int], None]) -> Stored:
+        return await Upload(self._transport, ready, ranked(self.servers, ready.digest), self._retry, observe).send()
 
     # Beside the blobs
 

@@ -261,6 +261,11 @@ class Exchange:
         return of_answer(self.status, f"{self.origin}: {line}", float(self.curl.getinfo(pycurl.RETRY_AFTER)))
 
 
+def _kind(ask: Ask) -> object:
+    """Tell which requests a handle can be used for, one after the other."""
+    return ask.method, ask.server, ask.fields, ask.content is None
+
+
 class Transport:
     """The connections of one client, kept from request to request. `patience`: seconds in which a byte has to move."""
 
@@ -275,7 +280,7 @@ class Transport:
 
     def exchange(self, ask: Ask) -> Exchange:
         """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped."""
-        spare = self._spare.get((ask.method, ask.server, ask.fields))
+        spare = self._spare.get(_kind(ask))
         curl = spare.pop() if spare else self._handle(ask)
         exchange = Exchange(ask, curl, self._patience, self._period, self._release)
         exchange.prepare()
@@ -293,8 +298,7 @@ class Transport:
         if not future.done():
             self._multi.remove_handle(exchange.curl)
         elif not exchange.ask.offset:  # the next one may want the beginning
-            ask = exchange.ask
-            self._spare.setdefault((ask.method, ask.server, ask.fields), []).append(exchange.curl)
+            self._spare.setdefault(_kind(exchange.ask), []).append(exchange.curl)
 
     def _wind(self) -> None:
         self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
