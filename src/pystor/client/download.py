@@ -108,14 +108,24 @@ class Download:
         held = b""
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
-                if held:
-                    yield held
+                hashing = self._begin_to_hash(piece)
+                try:
+                    if held:
+                        yield held  # is written while the next one is hashed
+                finally:
+                    if hashing is not None:
+                        await hashing
                 held = piece
-                await _off_the_loop(self._hash.update, piece)
         if (real := self._hash.hexdigest()) != self._digest.hex:
             raise BadContent(f"{self._origin}: what came for {self._digest.hex} has sha256 {real}")
         if held:
             yield held
+
+    def _begin_to_hash(self, piece: bytes) -> asyncio.Future[None] | None:
+        if len(piece) >= LARGE:
+            return asyncio.get_running_loop().run_in_executor(None, self._hash.update, piece)
+        self._hash.update(piece)
+        return None
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         while True:
