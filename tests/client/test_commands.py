@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import pytest
 from pystor.client import Digest
 from tests.client.conftest import lay, sha
 from tests.client.test_library import left_in, noise
+from tests.client.trouble import trouble
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.processes import eventually
 from tests.support.server import Server, ServerFactory
@@ -156,54 +156,23 @@ def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
 
 def test_a_bad_network_leaves_every_file_whole_or_absent(shell: Shell, server: Server, proxy: Proxy) -> None:
     contents = [noise(size) for size in (10, 5000, 70_000, 300_000, 2_000_000) for _ in range(8)]
-    names = lay(server, *contents)
-    stop = threading.Event()
+    assert_all_come(shell, proxy, contents, lay(server, *contents))
 
-    def trouble() -> None:
-        for kind in ("cut", "flip", "delay", "reset", "refuse", "hang") * 100:
-            if stop.wait(0.05):
-                break
-            _break(proxy, kind)
-            stop.wait(0.05)
-            _heal(proxy)
 
-    thread = threading.Thread(target=trouble)
-    thread.start()
-    try:
+def test_ten_thousand_small_blobs_come_through_a_bad_network(shell: Shell, server: Server, proxy: Proxy) -> None:
+    contents = [os.urandom(100 + n % 4000) for n in range(10_000)]
+    assert_all_come(shell, proxy, contents, lay(server, *contents))
+
+
+def assert_all_come(shell: Shell, proxy: Proxy, contents: Sequence[bytes], names: Sequence[str]) -> None:
+    with trouble(proxy):
         done = shell.run(
             *("stor", "get", "--max", "8", "--attempts", "40", "--delay", "5ms", "--timeout", "1s", "out"),
             given="\n".join(names),
             STOR_URL=proxy.endpoint,
         )
-    finally:
-        stop.set()
-        thread.join()
-        _heal(proxy)
     assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
     assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
-
-
-def _break(proxy: Proxy, kind: str) -> None:
-    match kind:
-        case "cut":
-            proxy.cut = 100_000
-        case "flip":
-            proxy.flip = 4000
-        case "delay":
-            proxy.delay = 0.01
-        case "reset":
-            proxy.reset()
-        case "refuse":
-            proxy.refuse()
-        case "hang":
-            proxy.hang = True
-
-
-def _heal(proxy: Proxy) -> None:
-    proxy.cut = proxy.flip = -1
-    proxy.delay, proxy.hang = 0.0, False
-    if proxy._listener is None:
-        proxy.accept()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -14,6 +14,7 @@ from pystor.client.express import SMALL, USUAL, Express, Small, Unusual, read
 from pystor.client.servers import Server as Address
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.test_library import left_in, noise
+from tests.client.trouble import heal
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.server import Server
 
@@ -147,7 +148,7 @@ def test_trouble_on_the_way_is_overcome(warm: Client, server: Server, proxy: Pro
             )
         case "refuse":
             proxy.refuse()
-    threading.Timer(0.1 if kind != "hang" else 0.7, lambda: _heal(proxy)).start()
+    threading.Timer(0.1 if kind != "hang" else 0.7, lambda: heal(proxy)).start()
     warm.get(name, tmp_path / "blob")
     assert (tmp_path / "blob").read_bytes() == content
     assert left_in(tmp_path) == ["blob"]
@@ -179,10 +180,3 @@ def test_whoever_comes_after_one_that_was_cancelled_gets_its_own_blob(server: Se
 
     assert asyncio.run(interrupted()) == contents[-1]
     assert proxy.connections == 3
-
-
-def _heal(proxy: Proxy) -> None:
-    proxy.cut = proxy.flip = -1
-    proxy.hang, proxy.garbage = False, b""
-    if proxy._listener is None:
-        proxy.accept()

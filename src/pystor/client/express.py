@@ -100,14 +100,14 @@ class _Connection:
 
     def ask(self, request: bytes) -> asyncio.Future[Small | None]:
         """Send a request; the answer is None when it is none for here, and then the connection is closed."""
-        self._answer = self._loop.create_future()
+        answer = self._answer = self._loop.create_future()
         self.asked = self._loop.time()
         try:
             if self._socket.send(request) < len(request):
                 self.close()
         except OSError:
             self.close()
-        return self._answer
+        return answer
 
     def _receive(self) -> None:
         try:
