@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pystor.client import Digest
+from pystor.client import Digest, progress
+from pystor.client.bulk import Totals
 from tests.client.conftest import lay, sha
 from tests.client.test_library import left_in, noise
 from tests.client.trouble import trouble
@@ -388,6 +389,70 @@ def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Serv
     assert all(len(line) < 80 for line in lines)
     assert any(re.match(r"\[#+\.*\] +\d+%  \d/4 files  \S+ KiB  \S+ [KM]iB/s", line) for line in lines), lines
     assert lines[-1].startswith("4 downloaded: 781.2 KiB in ")
+
+
+def test_results_on_a_terminal_stand_on_lines_of_their_own(shell: Shell, server: Server, tmp_path: Path) -> None:
+    paths = files(tmp_path / "src", [os.urandom(100_000) for _ in range(40)])
+    controller, terminal = pty.openpty()
+    with (
+        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
+        subprocess.Popen(
+            [*SCRIPTS["stor"], "put", "src"],
+            cwd=shell.directory,
+            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
+            stdout=terminal,
+            stderr=terminal,
+            stdin=terminal,
+        ) as process,
+    ):
+        os.close(terminal)
+        shown = "".join(_everything(controller))
+        assert process.wait(20) == 0
+    lines = [_seen(line) for line in shown.split("\r\n")]
+    results = {f"{Digest.of(path.read_bytes()).hex}  src/{path.name}" for path in paths}
+    assert set(lines[:-2]) == results
+    assert shown.count("files") > 3  # the line that moves, between them
+    assert lines[-2].startswith("40 uploaded")
+
+
+def _seen(line: str) -> str:
+    """What a terminal shows of a line that was written over several times."""
+    shown = ""
+    for text in line.split("\r"):
+        shown = text + shown[len(text) :]
+    return shown.rstrip()
+
+
+def test_the_line_that_moves_stays_in_the_last_line_of_results_that_go_to_a_file(
+    shell: Shell, server: Server, tmp_path: Path
+) -> None:
+    names = lay(server, *(noise(50_000) for _ in range(40)))
+    controller, terminal = pty.openpty()
+    with (
+        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
+        (tmp_path / "results").open("wb") as results,
+        subprocess.Popen(
+            [*SCRIPTS["stor"], "get", *names, "out"],
+            cwd=shell.directory,
+            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
+            stdout=results,
+            stderr=terminal,
+            stdin=terminal,
+        ) as process,
+    ):
+        os.close(terminal)
+        shown = "".join(_everything(controller))
+        assert process.wait(20) == 0
+    assert shown.count(" " * 79) == 1  # it is taken away once, at the end, and does not flicker
+    assert len((tmp_path / "results").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("width", range(30, 130))
+def test_the_line_that_moves_fits_into_the_terminal(width: int) -> None:
+    totals = Totals(expected=3003, final=True, sized=3003, done=598, moved=461 << 20, announced=507 << 20, failed=1)
+    drawn = progress.line(totals, 8.0, width)
+    assert len(drawn) < width
+    assert ("[#" in drawn) == (width >= 75)  # a bar of less than six is none
 
 
 def _everything(descriptor: int) -> Iterator[str]:
