@@ -114,14 +114,16 @@ class _Connection:
             piece = self._socket.recv(_MOST)
             self._received = self._received + piece if self._received else piece
             small = read(self._received)
+        except BlockingIOError:
+            return
         except (OSError, Unusual):
-            return self.close()
-        if small is not None:
+            self.close()
+            return
+        if self._answer is None or (small is None and not piece):  # nobody asked, or that was the end
+            self.close()
+        elif small is not None:
             self._received = b""
             self._settle(small)
-        elif not piece or self._answer is None:
-            self.close()
-        return None
 
     def _settle(self, small: Small | None) -> None:
         answer, self._answer = self._answer, None
