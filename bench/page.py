@@ -51,7 +51,8 @@ def _page(found: Sequence[Results]) -> Iterator[str]:
     yield "\n## The machine\n"
     yield from _machines(found)
     yield "\n## Absolute figures\n"
-    yield "CPU is that of all processes of the server, for 1,000 requests or a gigabyte; the peak is of all added up.\n"
+    yield "CPU is that of all processes of the server, for 1,000 requests or a gigabyte; the peak is of all added up."
+    yield "Of `stor get`, `stor put` and curl it is their own.\n"
     yield from table.figures(results)
     yield "\n## Alone\n"
     yield from table.alone(results)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from bench.samples import Check, Comparison
+from bench.sections.bulk import bulk
 from bench.sections.crowd import crowd
 from bench.sections.growth import growth
 from bench.sections.limits import limits
@@ -24,5 +25,6 @@ SECTIONS: Mapping[str, Callable[[Setting], Iterator[Result]]] = {
     "growth": growth,
     "slow": slow,
     "crowd": crowd,
+    "bulk": bulk,
     "limits": limits,
 }

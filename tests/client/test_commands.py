@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pystor.client import Digest
+from pystor.client import Digest, progress
+from pystor.client.bulk import Totals
 from tests.client.conftest import lay, sha
 from tests.client.test_library import left_in, noise
+from tests.client.trouble import trouble
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.processes import eventually
 from tests.support.server import Server, ServerFactory
@@ -156,54 +157,23 @@ def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
 
 def test_a_bad_network_leaves_every_file_whole_or_absent(shell: Shell, server: Server, proxy: Proxy) -> None:
     contents = [noise(size) for size in (10, 5000, 70_000, 300_000, 2_000_000) for _ in range(8)]
-    names = lay(server, *contents)
-    stop = threading.Event()
+    assert_all_come(shell, proxy, contents, lay(server, *contents))
 
-    def trouble() -> None:
-        for kind in ("cut", "flip", "delay", "reset", "refuse", "hang") * 100:
-            if stop.wait(0.05):
-                break
-            _break(proxy, kind)
-            stop.wait(0.05)
-            _heal(proxy)
 
-    thread = threading.Thread(target=trouble)
-    thread.start()
-    try:
+def test_ten_thousand_small_blobs_come_through_a_bad_network(shell: Shell, server: Server, proxy: Proxy) -> None:
+    contents = [os.urandom(100 + n % 4000) for n in range(10_000)]
+    assert_all_come(shell, proxy, contents, lay(server, *contents))
+
+
+def assert_all_come(shell: Shell, proxy: Proxy, contents: Sequence[bytes], names: Sequence[str]) -> None:
+    with trouble(proxy):
         done = shell.run(
             *("stor", "get", "--max", "8", "--attempts", "40", "--delay", "5ms", "--timeout", "1s", "out"),
             given="\n".join(names),
             STOR_URL=proxy.endpoint,
         )
-    finally:
-        stop.set()
-        thread.join()
-        _heal(proxy)
     assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
     assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
-
-
-def _break(proxy: Proxy, kind: str) -> None:
-    match kind:
-        case "cut":
-            proxy.cut = 100_000
-        case "flip":
-            proxy.flip = 4000
-        case "delay":
-            proxy.delay = 0.01
-        case "reset":
-            proxy.reset()
-        case "refuse":
-            proxy.refuse()
-        case "hang":
-            proxy.hang = True
-
-
-def _heal(proxy: Proxy) -> None:
-    proxy.cut = proxy.flip = -1
-    proxy.delay, proxy.hang = 0.0, False
-    if proxy._listener is None:
-        proxy.accept()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -419,6 +389,70 @@ def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Serv
     assert all(len(line) < 80 for line in lines)
     assert any(re.match(r"\[#+\.*\] +\d+%  \d/4 files  \S+ KiB  \S+ [KM]iB/s", line) for line in lines), lines
     assert lines[-1].startswith("4 downloaded: 781.2 KiB in ")
+
+
+def test_results_on_a_terminal_stand_on_lines_of_their_own(shell: Shell, server: Server, tmp_path: Path) -> None:
+    paths = files(tmp_path / "src", [os.urandom(100_000) for _ in range(40)])
+    controller, terminal = pty.openpty()
+    with (
+        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
+        subprocess.Popen(
+            [*SCRIPTS["stor"], "put", "src"],
+            cwd=shell.directory,
+            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
+            stdout=terminal,
+            stderr=terminal,
+            stdin=terminal,
+        ) as process,
+    ):
+        os.close(terminal)
+        shown = "".join(_everything(controller))
+        assert process.wait(20) == 0
+    lines = [_seen(line) for line in shown.split("\r\n")]
+    results = {f"{Digest.of(path.read_bytes()).hex}  src/{path.name}" for path in paths}
+    assert set(lines[:-2]) == results
+    assert shown.count("files") > 3  # the line that moves, between them
+    assert lines[-2].startswith("40 uploaded")
+
+
+def _seen(line: str) -> str:
+    """What a terminal shows of a line that was written over several times."""
+    shown = ""
+    for text in line.split("\r"):
+        shown = text + shown[len(text) :]
+    return shown.rstrip()
+
+
+def test_the_line_that_moves_stays_in_the_last_line_of_results_that_go_to_a_file(
+    shell: Shell, server: Server, tmp_path: Path
+) -> None:
+    names = lay(server, *(noise(50_000) for _ in range(40)))
+    controller, terminal = pty.openpty()
+    with (
+        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
+        (tmp_path / "results").open("wb") as results,
+        subprocess.Popen(
+            [*SCRIPTS["stor"], "get", *names, "out"],
+            cwd=shell.directory,
+            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
+            stdout=results,
+            stderr=terminal,
+            stdin=terminal,
+        ) as process,
+    ):
+        os.close(terminal)
+        shown = "".join(_everything(controller))
+        assert process.wait(20) == 0
+    assert shown.count(" " * 79) == 1  # it is taken away once, at the end, and does not flicker
+    assert len((tmp_path / "results").read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("width", range(30, 130))
+def test_the_line_that_moves_fits_into_the_terminal(width: int) -> None:
+    totals = Totals(expected=3003, final=True, sized=3003, done=598, moved=461 << 20, announced=507 << 20, failed=1)
+    drawn = progress.line(totals, 8.0, width)
+    assert len(drawn) < width
+    assert ("[#" in drawn) == (width >= 75)  # a bar of less than six is none
 
 
 def _everything(descriptor: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import random
+import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -296,6 +297,29 @@ def test_anything_that_has_bytes_is_stored(client: Client, tmp_path: Path, kind:
     assert client.get(stored.digest) == content
     again = client.put(content)
     assert (again.new, again.digest) == (False, stored.digest)
+
+
+@pytest.mark.parametrize("where", ["in memory", "on the disk", "in the page cache"])
+@pytest.mark.parametrize("size", [0, 1, 4096, 128 << 10, (128 << 10) + 1, 1 << 20])
+def test_a_file_is_stored_wherever_its_bytes_are(client: Client, tmp_path: Path, where: str, size: int) -> None:
+    content = noise(size)
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if where == "in memory" else tmp_path) as directory:
+        path = Path(directory, "file")
+        path.write_bytes(content)
+        if where == "on the disk":
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        moved: list[int] = []
+        stored = client.put(path, observe=moved.append)
+    assert (stored.digest.hex, stored.size, moved[-1]) == (sha(content), size, size)
+    assert client.get(stored.digest) == content
+
+
+def test_a_named_pipe_is_waited_for_and_read(client: Client, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    threading.Timer(0.1, lambda: (tmp_path / "pipe").write_bytes(b"late")).start()
+    assert client.put(tmp_path / "pipe").digest.hex == sha(b"late")
 
 
 def test_the_empty_blob_is_stored(client: Client) -> None:

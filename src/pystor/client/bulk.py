@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 _AHEAD: Final = 100_000  # items that are read before anybody is free for them, so that their number is known
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """So many files are to come, and bytes if they are known; `final` when there are no others."""
 
     files: int
@@ -21,16 +20,14 @@ class Expected:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """So many bytes more have come or gone; `size` is that of a file, when it is learnt."""
 
-    count: int
+    by: int
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """A file was transferred. `name` is its SHA-256."""
 
     name: str
@@ -39,8 +36,7 @@ class Done:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A file did not have to be transferred."""
 
     name: str
@@ -49,8 +45,7 @@ class Skipped:
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """A file was not transferred. `what` is its SHA-256, or its path."""
 
     what: str
@@ -80,7 +75,7 @@ class Totals:
         """Add an event."""
         match event:
             case Moved():
-                self.moved += event.count
+                self.moved += event.by
                 self._announce(event.size)
             case Done():
                 self.done += 1

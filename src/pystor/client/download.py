@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, Protocol
 
 from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable
@@ -61,11 +61,35 @@ class Download:
         self._offset = 0
         self._failed_at = 0
         self._size: int | None = None
-        self._hash = hashlib.sha256()
+        self._hash = sha256()
+        self._begun: Exchange | None = None
         self.blob: Blob | None = None
 
     async def into(self, sink: Sink) -> Blob:
         """Bring the blob, from the beginning if need be; what the sink has at the end is the blob."""
+        self._begun = self._transport.exchange(self._ask())
+        try:
+            content = await self._begun.whole()
+            if content is not None and sha256(content).hexdigest() == self._digest.hex:
+                return self._at_once(content, sink)
+            return await self._piece_by_piece(sink)
+        finally:
+            self._drop_what_began()
+
+    def _at_once(self, content: bytes, sink: Sink) -> Blob:
+        """Deliver a blob that has come as a whole, as small ones do."""
+        assert self._begun is not None
+        self._observe(len(content), len(content))
+        sink.write(content)
+        self.blob = Blob(self._digest, len(content), self._begun.modified, self._begun.origin)
+        return self.blob
+
+    def _drop_what_began(self) -> None:
+        if self._begun is not None:
+            self._begun.release()
+            self._begun = None
+
+    async def _piece_by_piece(self, sink: Sink) -> Blob:
         while True:
             try:
                 async with aclosing(self.chunks()) as chunks:
@@ -84,19 +108,29 @@ class Download:
         held = b""
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
-                if held:
-                    yield held
+                hashing = self._begin_to_hash(piece)
+                try:
+                    if held:
+                        yield held  # is written while the next one is hashed
+                finally:
+                    if hashing is not None:
+                        await hashing
                 held = piece
-                await _off_the_loop(self._hash.update, piece)
         if (real := self._hash.hexdigest()) != self._digest.hex:
             raise BadContent(f"{self._origin}: what came for {self._digest.hex} has sha256 {real}")
         if held:
             yield held
 
+    def _begin_to_hash(self, piece: bytes) -> asyncio.Future[None] | None:
+        if len(piece) >= LARGE:
+            return asyncio.get_running_loop().run_in_executor(None, self._hash.update, piece)
+        self._hash.update(piece)
+        return None
+
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         while True:
             try:
-                async with self._transport.exchange(self._ask()) as answer:
+                async with self._answer() as answer:
                     known = await self._examine(answer)
                     while batch := await answer.batch():
                         fresh, known = batch[known:] if known else batch, max(0, known - len(batch))
@@ -111,10 +145,14 @@ class Download:
             else:
                 return
 
+    def _answer(self) -> Exchange:
+        """Ask; or go on with the answer that has begun already."""
+        begun, self._begun = self._begun, None
+        return begun or self._transport.exchange(self._ask())
+
     def _ask(self) -> Ask:
         source = self._tries.target
-        fields = (f"Range: bytes={self._offset}-",) if self._offset else ()
-        return Ask("GET", source.url, source.server, fields)
+        return Ask("GET", source.url, source.server, offset=self._offset)
 
     async def _examine(self, answer: Exchange) -> int:
         """Look at the head of an answer, and tell how many bytes of its body are known already."""
@@ -164,7 +202,7 @@ class Download:
 
     def _restart(self) -> None:
         self._offset = 0
-        self._hash = hashlib.sha256()
+        self._hash = sha256()
         self._observe(0, self._size)
 
     async def _wait(self, error: ClientError) -> None:

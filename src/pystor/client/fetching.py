@@ -50,8 +50,9 @@ async def typed(descriptor: int, observe: Observer) -> AsyncGenerator[Digest, No
     """Yield the digests that somebody writes into a pipe, a terminal or a file, as they come."""
     finder = Finder()
     while piece := await _read(descriptor):
-        for digest in finder.feed(piece.decode("ascii", errors="replace")):
-            observe(Expected(1))
+        found = finder.feed(piece.decode("ascii", errors="replace"))
+        observe(Expected(len(found)))
+        for digest in found:
             yield digest
     observe(Expected(0, final=True))
 
@@ -92,21 +93,21 @@ class Fetching:
         self._naming = naming
         self._observe: Final = observe
         self._keep = keep
-        self._running: set[Digest] = set()
+        self._running: set[str] = set()
 
     async def fetch(self, digest: Digest) -> None:
         """Download one; every outcome is an event, and none is raised but a cancellation."""
         path = self._naming.path(digest)
-        if digest in self._running:
+        if digest.hex in self._running:
             self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
         elif self._keep and _exists(path):
             self._observe(Skipped(digest.hex, path, "it exists"))
         else:
-            self._running.add(digest)
+            self._running.add(digest.hex)
             try:
                 await self._fetch(digest, path)
             finally:
-                self._running.discard(digest)
+                self._running.discard(digest.hex)
 
     async def _fetch(self, digest: Digest, path: str) -> None:
         began = time.monotonic()
@@ -123,4 +124,4 @@ class Fetching:
 
 
 def _exists(path: str) -> bool:
-    return os.path.lexists(path)
+    return os.access(path, os.F_OK, follow_symlinks=False)  # without the exception that lexists costs

@@ -46,7 +46,7 @@ def line(totals: Totals, seconds: float, width: int = 80) -> str:
     if totals.failed:
         facts.insert(1, f"{totals.failed:,} failed")
     text = "  ".join(fact for fact in facts if fact)
-    room = width - 1 - len(text) - 8
+    room = width - 1 - len(text) - len("[] 100%  ")
     if part is None or room < _LEAST_BAR:
         return text[: width - 1]
     room = min(room, 24)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
+
+_OURS: Final = os.urandom(8).hex()  # drafts of other processes, on other machines even, have other names
+_numbers: Final = itertools.count()
 
 
 class Draft:
@@ -14,7 +18,8 @@ class Draft:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._draft = os.path.join(os.path.dirname(path), f".stor-{os.urandom(8).hex()}.part")
+        directory, slash, _ = path.rpartition("/")
+        self._draft = f"{directory}{slash}.stor-{_OURS}-{next(_numbers)}.part"
 
     def __enter__(self) -> Self:
         self._file = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

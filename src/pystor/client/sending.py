@@ -50,8 +50,9 @@ def _below(directory: str) -> Iterator[Found | Failed]:
         for name in sorted(names):
             path = os.path.join(parent, name)
             with suppress(FileNotFoundError):  # it went, or is a link that leads nowhere
-                if stat.S_ISREG(os.stat(path).st_mode):
-                    yield _look(path)
+                found = os.stat(path)
+                if stat.S_ISREG(found.st_mode):
+                    yield Found(path, found.st_size, found.st_mtime)
     yield from (Failed(str(failure.filename), describe(failure)) for failure in failures)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 import pycurl
 
@@ -25,6 +24,8 @@ _TICK: Final = 0.25  # seconds after which it is woken for less
 _TICKS: Final = 8  # in the time that is waited for a byte, at least
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob
 _ENCODING: Final = "latin-1"
+_URL: Final = pycurl.URL
+_WRITEFUNCTION: Final = pycurl.WRITEFUNCTION
 _HOPELESS: Final = frozenset(
     {
         pycurl.E_URL_MALFORMAT,
@@ -35,26 +36,30 @@ _HOPELESS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is asked of whom. `body` is read from where it stands, `size` bytes of it."""
+class Ask(NamedTuple):
+    """What is asked of whom. `body` is read from where it stands, `size` bytes of it; or `content` is sent."""
 
     method: str
     url: str
     server: Server | None = None
     """Whose credentials go along; None sends none."""
     fields: tuple[str, ...] = ()
+    """Header fields; those of a kind of requests, since the handles are kept by them."""
+    offset: int = 0
+    """Where the answer is to begin, as a Range."""
     body: IO[bytes] | None = None
     size: int = 0
     observe: Callable[[int], None] | None = None
     """Is told the bytes of the body that were sent."""
+    content: bytes | None = None
 
 
 class Exchange:
     """One request, and its answer as it comes."""
 
-    def __init__(self, ask: Ask, patience: float, tick: float, release: Callable[[], None]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Ask, curl: Any, patience: float, tick: float, release: Callable[[Exchange], None]) -> None:
+        self.ask = ask
+        self.curl = curl
         self._release = release
         self._patience = patience
         self._longest = patience / tick
@@ -62,30 +67,30 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._waiting = 0
         self._paused = False
-        self._done = False
+        self._ready = False
         self._stalled = False
         self._idle = 0
         self._failure: BaseException | None = None
-        self._wake = asyncio.Event()
-        self._start = ask.body.tell() if ask.body else 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.done = False
 
     # What libcurl calls
 
-    def prepare(self, curl: Any) -> None:
-        """Set a fresh handle up for this request."""
-        ask = self._ask
-        self._curl = curl
-        curl.setopt(curl.URL, ask.url)
-        curl.setopt(curl.HEADERFUNCTION, self._lines.append)
-        curl.setopt(curl.WRITEFUNCTION, self._take)
-        fields = list(ask.fields)
-        if ask.body is not None:
-            curl.setopt(curl.POSTFIELDSIZE_LARGE, ask.size)
-            curl.setopt(curl.READFUNCTION, self._give)
-            curl.setopt(curl.SEEKFUNCTION, self._seek)
-            fields.append("Content-Type: application/octet-stream")
-        curl.unsetopt(curl.HTTPHEADER)  # an empty list would leave those of the request before
-        curl.setopt(curl.HTTPHEADER, fields)
+    def prepare(self) -> None:
+        """Set the handle up for this request; it has been told already what all of its kind have in common."""
+        ask, curl = self.ask, self.curl
+        curl.setopt(_URL, ask.url)
+        curl.setopt(_WRITEFUNCTION, self._take)
+        if ask.offset:
+            curl.setopt(pycurl.RANGE, f"{ask.offset}-")
+            curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
+        if ask.content is not None:
+            curl.setopt(pycurl.POSTFIELDS, ask.content)
+        elif ask.body is not None:
+            self._start = ask.body.tell()
+            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, ask.size)
+            curl.setopt(pycurl.READFUNCTION, self._give)
+            curl.setopt(pycurl.SEEKFUNCTION, self._seek)
 
     def _take(self, piece: bytes) -> int | None:
         self._idle = 0
@@ -95,50 +100,74 @@ class Exchange:
         self._pieces.append(piece)
         self._waiting += len(piece)
         if self._waiting >= _WORTHWHILE:
-            self._wake.set()
+            self._wake()
         return None
 
     def _give(self, most: int) -> bytes:
-        assert self._ask.body is not None
+        assert self.ask.body is not None
         self._idle = 0
-        sent = self._ask.body.tell() - self._start
-        if self._ask.observe is not None:
-            self._ask.observe(sent)
-        return self._ask.body.read(min(most, self._ask.size - sent))
+        sent = self.ask.body.tell() - self._start
+        if self.ask.observe is not None:
+            self.ask.observe(sent)
+        return self.ask.body.read(min(most, self.ask.size - sent))
 
     def _seek(self, offset: int, _origin: int) -> int:
-        assert self._ask.body is not None
-        self._ask.body.seek(self._start + offset)
+        assert self.ask.body is not None
+        self.ask.body.seek(self._start + offset)
         return int(pycurl.SEEKFUNC_OK)
 
     def finish(self, future: asyncio.Future[Any]) -> None:
         """Note that libcurl is done with it."""
         self._failure = None if future.cancelled() else future.exception()
-        self._done = True
-        self._wake.set()
+        self.done = True
+        self._wake()
 
     def tick(self) -> None:
         """Count the time: when `patience` goes by without a byte, it is given up."""
         self._idle += 0 if self._paused else 1
         self._stalled = self._idle > self._longest
         if self._stalled or self._pieces:
-            self._wake.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._ready = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # What the client asks
 
     async def __aenter__(self) -> Self:
-        """Send the request, and wait until the answer begins; raises `Unavailable` if none does."""
+        """Wait until the answer begins; raises `Unavailable` if none does."""
         try:
             await self._woken()
-            if self._done and not self._pieces:
+            if self.done and not self._pieces:
                 self._raise_what_failed()
         except BaseException:
-            self._release()
+            self.release()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._release()
+        self.release()
+
+    def release(self) -> None:
+        """Drop what was not read; what is not done is broken off. It may be called twice."""
+        self._pieces = []  # the handle lives on, and with it this
+        self._release(self)
+
+    async def whole(self) -> bytes | None:
+        """Return the body of a good answer if it comes as a whole; it can be read piece by piece nevertheless.
+
+        None when it takes longer, or fails; what there is to say of that is said to those who read.
+        """
+        if not self._ready:
+            await self._waken()
+        if not self.done or self._failure is not None or self.status != 200:
+            return None
+        return self._joined()
+
+    def _joined(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     async def batch(self) -> bytes:
         """Return what has come of the body; nothing at its end. Raises `Unavailable` when it breaks off."""
@@ -146,27 +175,30 @@ class Exchange:
             await self._woken()
             if self._pieces:
                 return self._all_pieces()
-            if self._done:
+            if self.done:
                 self._raise_what_failed()
                 return b""
-            self._wake.clear()
+            self._ready = False
 
     def _all_pieces(self) -> bytes:
-        if not self._done:
-            self._wake.clear()
-        pieces, self._pieces = self._pieces, []
+        self._ready = self.done
+        batch, self._pieces = self._joined(), []
         self._waiting = 0
         if self._paused:
             self._paused, self._idle = False, 0
-            if not self._done:
-                self._curl.pause(pycurl.PAUSE_CONT)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if not self.done:
+                self.curl.pause(pycurl.PAUSE_CONT)
+        return batch
 
     async def _woken(self) -> None:
-        if not self._wake.is_set():
-            await self._wake.wait()
+        if not self._ready:
+            await self._waken()
         if self._stalled:
             raise Unavailable(f"{self.origin}: no answer within {self._patience:g} s")
+
+    async def _waken(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
     def _raise_what_failed(self) -> None:
         if isinstance(self._failure, pycurl.error):
@@ -181,12 +213,12 @@ class Exchange:
     @property
     def origin(self) -> str:
         """Who was asked, for people."""
-        return self._ask.server.url if self._ask.server else self._ask.url
+        return self.ask.server.url if self.ask.server else self.ask.url
 
     @property
     def status(self) -> int:
         """The status of the last answer: interim ones and redirections come before it."""
-        return int(self._curl.getinfo(pycurl.RESPONSE_CODE))
+        return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
 
     def field(self, name: str) -> str | None:
         """Return a header field of the last answer; `name` is in lower case."""
@@ -201,13 +233,13 @@ class Exchange:
     @property
     def length(self) -> int | None:
         """The declared length of the body."""
-        length = int(self._curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T))
+        length = int(self.curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T))
         return None if length < 0 else length
 
     @property
     def modified(self) -> float | None:
         """`Last-Modified`, in seconds since 1970."""
-        seconds = int(self._curl.getinfo(pycurl.INFO_FILETIME))
+        seconds = int(self.curl.getinfo(pycurl.INFO_FILETIME))
         return None if seconds < 0 else float(seconds)
 
     async def body(self) -> bytes:
@@ -226,11 +258,12 @@ class Exchange:
         except ClientError:
             said = ""
         line = said.splitlines()[0][:300] if said and not said.startswith("<") else f"it answered {self.status}"
-        return of_answer(self.status, f"{self.origin}: {line}", _seconds(self.field("retry-after")))
+        return of_answer(self.status, f"{self.origin}: {line}", float(self.curl.getinfo(pycurl.RETRY_AFTER)))
 
 
-def _seconds(text: str | None) -> float:
-    return float(text) if text and text.isascii() and text.isdigit() else 0.0
+def _kind(ask: Ask) -> object:
+    """Tell which requests a handle can be used for, one after the other."""
+    return ask.method, ask.server, ask.fields, ask.content is None
 
 
 class Transport:
@@ -241,40 +274,41 @@ class Transport:
         self._period = min(_TICK, patience / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
-        self._running: set[Exchange] = set()
+        self._running: dict[Exchange, asyncio.Future[Any]] = {}
         self._clock: asyncio.TimerHandle | None = None
         self._trust = ssl.get_default_verify_paths()
 
     def exchange(self, ask: Ask) -> Exchange:
         """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped."""
-        spare = self._spare.setdefault((ask.method, ask.server), [])
+        spare = self._spare.get(_kind(ask))
         curl = spare.pop() if spare else self._handle(ask)
-
-        def release() -> None:
-            self._running.discard(exchange)
-            if future.done():
-                spare.append(curl)
-            else:
-                self._multi.remove_handle(curl)
-
-        exchange = Exchange(ask, self._patience, self._period, release)
-        exchange.prepare(curl)
+        exchange = Exchange(ask, curl, self._patience, self._period, self._release)
+        exchange.prepare()
         future = self._multi.add_handle(curl)
         future.add_done_callback(exchange.finish)
-        self._watch(exchange)
+        self._running[exchange] = future
+        if self._clock is None:
+            self._wind()
         return exchange
 
-    def _watch(self, exchange: Exchange) -> None:
-        self._running.add(exchange)
-        if self._clock is None:
-            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
+    def _release(self, exchange: Exchange) -> None:
+        future = self._running.pop(exchange, None)
+        if future is None:
+            return
+        if not future.done():
+            self._multi.remove_handle(exchange.curl)
+        elif not exchange.ask.offset:  # the next one may want the beginning
+            self._spare.setdefault(_kind(exchange.ask), []).append(exchange.curl)
+
+    def _wind(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
 
     def _tick(self) -> None:
         self._clock = None
         for exchange in list(self._running):
             exchange.tick()
         if self._running:
-            self._clock = asyncio.get_running_loop().call_later(self._period, self._tick)
+            self._wind()
 
     def _handle(self, ask: Ask) -> Any:
         """Make a handle for requests of this kind to this server; those that are done are used again."""
@@ -287,6 +321,8 @@ class Transport:
             curl.setopt(curl.NOBODY, 1)
         if ask.method == "POST":
             curl.setopt(curl.POST, 1)
+        if ask.fields:
+            curl.setopt(curl.HTTPHEADER, list(ask.fields))
         return curl
 
     def _configure(self, curl: Any) -> None:

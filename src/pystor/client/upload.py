@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,13 @@ Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes]
 LARGE: Final = 1 << 20
 """Bytes from which a server is asked before it is sent anything."""
 
+SMALL: Final = 128 << 10
+"""Bytes up to which a body is read into memory, without a thread if the memory of the system has it."""
+
+_NOT_AT_HAND: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
+_OCTETS: Final = "Content-Type: application/octet-stream"
+_AT_ONCE: Final = ("Expect:", _OCTETS)
+_WHEN_AGREED: Final = ("Expect: 100-continue", _OCTETS)
 _PIECE: Final = 1 << 20
 _SPOOL: Final = 8 << 20  # bytes that are kept in memory, not in a file
 
@@ -39,6 +48,38 @@ class Parcel:
     start: int
     size: int
     digest: Digest
+    content: bytes | None = None
+    """The body in memory, when it is small."""
+
+
+async def small(content: Content) -> Parcel | None:
+    """Make a parcel of what is in memory, or fits into it; None when it does not. Raises `OSError`."""
+    if isinstance(content, (str, os.PathLike)):
+        try:
+            found = _read_small(content, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in _NOT_AT_HAND:
+                raise
+            found = await asyncio.to_thread(_read_small, content, 0)
+    else:
+        found = content if isinstance(content, bytes) and len(content) <= SMALL else None
+    return None if found is None else Parcel(io.BytesIO(found), 0, len(found), Digest.of(found), found)
+
+
+def _read_small(path: str | os.PathLike[str], flags: int) -> bytes | None:
+    """Read a regular file if it is small; with `RWF_NOWAIT` only what need not be waited for."""
+    status = os.stat(path)  # before it is opened: a named pipe would notice that
+    if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL:
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        buffer = bytearray(status.st_size + 1)
+        count = os.preadv(descriptor, [buffer], 0, flags)
+    finally:
+        os.close(descriptor)
+    if count != status.st_size:  # it grows, or a part of it is on the disk only
+        return None
+    return bytes(memoryview(buffer)[:count])
 
 
 @contextlib.asynccontextmanager
@@ -46,12 +87,9 @@ async def parcel(content: Content) -> AsyncIterator[Parcel]:
     """Make a parcel of what is to be uploaded; files that are opened for it are closed at the end."""
     async with _opened(content) as body:
         start = body.tell()
-        if isinstance(content, bytes):
-            yield Parcel(body, start, len(content), Digest.of(content))
-        else:
-            size, digest = await asyncio.to_thread(_measure, body)
-            body.seek(start)
-            yield Parcel(body, start, size, digest)
+        size, digest = await asyncio.to_thread(_measure, body)
+        body.seek(start)
+        yield Parcel(body, start, size, digest)
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +98,8 @@ async def _opened(content: Content) -> AsyncIterator[IO[bytes]]:
         yield io.BytesIO(content)
     elif isinstance(content, str | os.PathLike):
         with await asyncio.to_thread(Path(content).open, "rb") as file:
-            yield file
+            async with _opened(file) as body:  # a named pipe cannot be rewound
+                yield body
     elif isinstance(content, io.IOBase) and content.seekable():
         yield content  # type: ignore[misc]  # IOBase is what all open files are, without a type of what they read
     else:
@@ -122,25 +161,33 @@ class Upload:
                 await asyncio.sleep(self._tries.after(error))
 
     async def _is_there(self) -> bool:
-        async with self._transport.exchange(self._ask("HEAD")) as answer:
+        async with self._transport.exchange(self._head()) as answer:
             return answer.status == 200
 
     async def _post(self) -> Stored:
-        self._parcel.body.seek(self._parcel.start)
-        # A large body is sent when the server has agreed to take it; a small one is not worth a journey of its own.
-        expect = "Expect: 100-continue" if self._parcel.size >= LARGE else "Expect:"
-        async with self._transport.exchange(self._ask("POST", expect)) as answer:
+        parcel = self._parcel
+        parcel.body.seek(parcel.start)
+        async with self._transport.exchange(self._body()) as answer:
             if answer.status not in {200, 201}:
                 raise await answer.error()
             new, paths = answer.status == 201, _paths(await answer.body())
+            self._observe(parcel.size)
             return self._stored(new=new, paths=paths)
 
-    def _ask(self, method: str, *fields: str) -> Ask:
+    def _head(self) -> Ask:
+        return Ask("HEAD", self._url, self._tries.target)
+
+    def _body(self) -> Ask:
         server, parcel = self._tries.target, self._parcel
-        url = f"{server.url}/{parcel.digest.hex}"
-        if method == "HEAD":
-            return Ask(method, url, server, fields)
-        return Ask(method, url, server, fields, parcel.body, parcel.size, self._observe)
+        if parcel.content is not None:
+            return Ask("POST", self._url, server, _AT_ONCE, content=parcel.content)
+        # A large body is sent when the server has agreed to take it; a small one is not worth a journey of its own.
+        fields = _WHEN_AGREED if parcel.size >= LARGE else _AT_ONCE
+        return Ask("POST", self._url, server, fields, body=parcel.body, size=parcel.size, observe=self._observe)
+
+    @property
+    def _url(self) -> str:
+        return f"{self._tries.target.url}/{self._parcel.digest.hex}"
 
     def _stored(self, *, new: bool, paths: tuple[str, ...]) -> Stored:
         return Stored(self._parcel.digest, self._parcel.size, new, self._tries.target.url, paths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -49,6 +48,8 @@ class Screen:
         self._verbose = verbose
         self._json = as_json
         self._bar = sys.stderr.isatty() and not as_json
+        self._held: list[bytes] | None = [] if self._bar and sys.stdout.isatty() else None
+        """Results that wait for the next drawing, since the terminal shows them where the line that moves is."""
         self._drawn = False
         self._began = time.monotonic()
         if verbose:
@@ -84,9 +85,21 @@ class Screen:
             self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
     def _print(self, line: bytes) -> None:
-        self._erase()
-        with _hearing():
+        if self._held is not None:
+            self._held.append(line + b"\n")
+            return
+        try:
             sys.stdout.buffer.write(line + b"\n")
+        except BrokenPipeError:
+            raise NobodyListens from None
+
+    def _flush(self) -> None:
+        """Show the results so far."""
+        if self._held:
+            self._erase()
+            sys.stdout.buffer.writelines(self._held)
+            self._held.clear()
+        sys.stdout.flush()
 
     def _complain(self, line: str) -> None:
         self._erase()
@@ -121,20 +134,20 @@ class Screen:
         while True:
             await asyncio.sleep(_PERIOD)
             with contextlib.suppress(BrokenPipeError):  # the next line will find it out
-                sys.stdout.flush()
+                self._flush()
             if self._bar:
                 self._draw()
 
     def _sum_up(self) -> None:
         with _hearing():
-            sys.stdout.flush()  # the results come before the sum
+            self._flush()  # the results come before the sum
         seconds = time.monotonic() - self._began
         totals = self.totals
         if self._json:
             facts = {"done": totals.done, "skipped": totals.skipped, "failed": totals.failed, "size": totals.size}
             self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}).encode())
             with _hearing():
-                sys.stdout.flush()
+                self._flush()
         else:
             self._complain(progress.summary(totals, seconds, self._verb))
 
@@ -158,4 +171,4 @@ def _write(file: TextIO, text: str) -> None:
 
 
 def _plain(event: Done | Skipped | Failed) -> dict[str, object]:
-    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+    return {"event": type(event).__name__.lower(), **event._asdict()}

@@ -1,0 +1,244 @@
+"""Small blobs by plain HTTP over sockets of our own: for half of the processor time that libcurl needs.
+
+It does the one thing that a bulk download consists of: GET, 200, Content-Length, a few kilobytes, the connection kept.
+Anything else is None, and the long way (`transport`) does it with all that libcurl knows: another status, an answer
+that is large or late, a connection that breaks. The parser can be simple, since the digest tells whether it was right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import socket
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from pystor import __version__
+from pystor.client.servers import Server
+from pystor.digest import Digest
+
+SMALL: Final = 64 << 10
+"""Bytes up to which a blob is small."""
+
+USUAL: Final = 32
+"""So many small ones in a row have to come by the long way before the next ones are believed to be small, too."""
+
+_MOST: Final = 64 << 10  # bytes that are received at once
+_HEAD: Final = 16 << 10  # bytes of a head that is none any more
+_PROMPT: Final = 3.0  # seconds in which a connection is made, or not at all
+_LOOKS: Final = 4  # in the time that an answer may take
+_PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
+_FIELD: Final = re.compile(
+    rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
+)
+
+
+class Small(NamedTuple):
+    """A blob as it came. `modified` is seconds since 1970, if it was told."""
+
+    content: bytes
+    modified: float | None
+
+
+class Unusual(Exception):
+    """An answer that is left to the long way."""
+
+
+def read(data: bytes) -> Small | None:
+    """Read an answer; None while not all of it has come. Raises `Unusual`."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if len(data) > _HEAD:
+            raise Unusual
+        return None
+    fields = _fields(data[: end + 2].lower())
+    missing = int(fields[b"content-length"]) - (len(data) - end - 4)
+    if missing > 0:
+        return None
+    if missing < 0:
+        raise Unusual
+    return Small(data[end + 4 :], _seconds(fields.get(b"last-modified")))
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    if not head.startswith(b"http/1.1 200 "):
+        raise Unusual
+    found = _FIELD.findall(head)
+    fields = dict(found)
+    length = fields.get(b"content-length", b"")
+    plain = b"transfer-encoding" not in fields and b"content-encoding" not in fields and len(fields) == len(found)
+    if not plain or fields.get(b"connection", b"keep-alive") != b"keep-alive":
+        raise Unusual
+    if not length.isdigit() or len(length) > 9 or int(length) > SMALL:
+        raise Unusual
+    return fields
+
+
+@lru_cache(maxsize=4096)  # to read one takes longer than all else here, and many blobs were stored in the same second
+def _seconds(date: bytes | None) -> float | None:
+    try:
+        return None if date is None else parsedate_to_datetime(date.decode("latin-1")).timestamp()
+    except ValueError:
+        return None
+
+
+class _Connection:
+    """One socket, which carries one request at a time."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = end
+        self._received = b""
+        self._answer: asyncio.Future[Small | None] | None = None
+        self.asked = 0.0
+        self.closed = False
+        self._loop.add_reader(end.fileno(), self._receive)
+
+    def ask(self, request: bytes) -> asyncio.Future[Small | None]:
+        """Send a request; the answer is None when it is none for here, and then the connection is closed."""
+        answer = self._answer = self._loop.create_future()
+        self.asked = self._loop.time()
+        try:
+            if self._socket.send(request) < len(request):
+                self.close()
+        except OSError:
+            self.close()
+        return answer
+
+    def _receive(self) -> None:
+        try:
+            piece = self._socket.recv(_MOST)
+            self._received = self._received + piece if self._received else piece
+            small = read(self._received)
+        except BlockingIOError:
+            return
+        except (OSError, Unusual):
+            self.close()
+            return
+        if self._answer is None or (small is None and not piece):  # nobody asked, or that was the end
+            self.close()
+        elif small is not None:
+            self._received = b""
+            self._settle(small)
+
+    def _settle(self, small: Small | None) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_result(small)
+
+    def close(self) -> None:
+        """Break off."""
+        if not self.closed:
+            self.closed = True
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._settle(None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._answer is not None
+
+
+class Express:
+    """The connections, and whether they are worth asking. No answer is waited for longer than `patience` seconds."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._idle: dict[Server, list[_Connection]] = {}
+        self._all: set[_Connection] = set()
+        self._ends: dict[Server, tuple[bytes, bytes]] = {}
+        self._in_a_row = 0
+        self._clock: asyncio.TimerHandle | None = None
+        self._direct = not any(map(os.environ.get, _PROXIES))  # libcurl knows how to talk to one
+
+    def note(self, size: int) -> None:
+        """Learn from a blob that came the long way."""
+        self._in_a_row = self._in_a_row + 1 if size <= SMALL else 0
+
+    def serves(self, server: Server) -> bool:
+        """Tell whether the next blob of a server is expected to be one for here."""
+        return self._in_a_row >= USUAL and self._direct and server.url.startswith("http://")
+
+    async def get(self, server: Server, digest: Digest) -> Small | None:
+        """Ask for a blob; None when it is to be asked for the long way, as the next ones are then."""
+        connection = self._spare(server) or await self._connect(server)
+        if connection is None:
+            self._in_a_row = 0
+            return None
+        try:
+            small = await connection.ask(self._request(server, digest))
+        except BaseException:
+            connection.close()  # whoever comes next would get this answer
+            raise
+        if small is None:
+            self._all.discard(connection)
+            self._in_a_row = 0
+            return None
+        self._idle[server].append(connection)
+        return small
+
+    def _spare(self, server: Server) -> _Connection | None:
+        idle = self._idle.setdefault(server, [])
+        while idle:
+            if not (connection := idle.pop()).closed:
+                return connection
+        return None
+
+    async def _connect(self, server: Server) -> _Connection | None:
+        parts = urlsplit(server.url)
+        place = parts.hostname or "", parts.port or 80
+        try:
+            end = await asyncio.to_thread(socket.create_connection, place, min(self._patience, _PROMPT))
+        except OSError:
+            return None
+        end.setblocking(False)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = _Connection(end)
+        self._all.add(connection)
+        self._wind()
+        return connection
+
+    def _request(self, server: Server, digest: Digest) -> bytes:
+        if (ends := self._ends.get(server)) is None:
+            ends = self._ends[server] = _ends(server)
+        return ends[0] + digest.hex.encode() + ends[1]
+
+    def _wind(self) -> None:
+        if self._clock is None:
+            self._clock = asyncio.get_running_loop().call_later(min(self._patience, 60.0) / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        """Close what has kept somebody waiting for too long."""
+        self._clock = None
+        late = asyncio.get_running_loop().time() - self._patience
+        for connection in list(self._all):
+            if connection.busy and connection.asked < late:
+                connection.close()
+            if connection.closed:
+                self._all.discard(connection)
+        if self._all:
+            self._wind()
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._clock is not None:
+            self._clock.cancel()
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+        self._idle.clear()
+
+
+def _ends(server: Server) -> tuple[bytes, bytes]:
+    """Write what comes before and after the digest in a request, as libcurl would."""
+    parts = urlsplit(server.url)
+    lines = [" HTTP/1.1", f"Host: {parts.netloc}", f"User-Agent: stor/{__version__}", "Accept: */*"]
+    if server.user is not None:
+        login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
+        lines.append(f"Authorization: Basic {login}")
+    return f"GET {parts.path}/".encode(), "\r\n".join([*lines, "", ""]).encode()

@@ -1,0 +1,182 @@
+"""Small blobs in a row come by connections of our own: the same blobs, the same errors, whatever is on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pystor.client import AsyncClient, Client, NotFound
+from pystor.client.express import SMALL, USUAL, Express, Small, Unusual, read
+from pystor.client.servers import Server as Address
+from tests.client.conftest import QUICK, lay, sha
+from tests.client.test_library import left_in, noise
+from tests.client.trouble import heal
+from tests.neighbours.servers.proxy import Proxy
+from tests.support.server import Server
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nLast-Modified: Tue, 24 Nov 2026 12:20:49 GMT\r\n"
+
+
+@pytest.fixture
+def warm(server: Server, proxy: Proxy) -> Iterator[Client]:
+    """A client that has had so many small blobs in a row that it expects the next one to be small."""
+    with Client(proxy.endpoint, user="u", password="p", retry=QUICK, timeout=0.5) as client:
+        for name in lay(server, *(noise(10 + n) for n in range(USUAL))):
+            client.get(name)
+        assert proxy.connections == 1
+        (name,) = lay(server, noise(100))
+        client.get(name)
+        assert proxy.connections == 2  # one of libcurl's, and one of our own
+        yield client
+
+
+# An answer
+
+
+@pytest.mark.parametrize("spelling", [bytes, bytes.lower, lambda head: head.replace(b": ", b":   ")])
+def test_an_answer_is_read_however_its_head_is_spelt(spelling: type[bytes]) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + spelling(HEAD.partition(b"\r\n")[2])
+    assert read(head + b"\r\nblob") == Small(b"blob", 1795522849.0)
+
+
+@pytest.mark.parametrize("end", range(len(HEAD) + 5))
+def test_an_answer_that_has_not_all_come_is_none_yet(end: int) -> None:
+    assert read((HEAD + b"\r\nblob")[:end]) is None
+
+
+@pytest.mark.parametrize("date", [b"", b"yesterday", b"\xff", b"Tue, 99 Nov 2026 12:20:49 GMT"])
+def test_a_date_that_is_none_is_not_told(date: bytes) -> None:
+    assert read(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLast-Modified: " + date + b"\r\n\r\nx") == Small(b"x", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nblob",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nblob",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nblob",
+        HEAD + b"content-encoding: gzip\r\n\r\nblob",
+        HEAD + b"Connection: close\r\n\r\nblob",
+        HEAD + b"Content-Length: 4\r\n\r\nblob",
+        HEAD + b"\r\nblob and another",
+        b"HTTP/1.1 200 OK\r\n\r\nblob",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\nblob",
+        b"HTTP/1.1 200 OK\r\nContent-Length: four\r\n\r\nblob",
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nblob" % (SMALL + 1),
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * (64 << 10),
+    ],
+)
+def test_an_answer_of_another_kind_is_left_to_the_long_way(answer: bytes) -> None:
+    with pytest.raises(Unusual):
+        read(answer)
+
+
+# When
+
+
+def test_only_many_small_ones_in_a_row_make_the_next_be_expected_small() -> None:
+    express, server = Express(1.0), Address("http://host")
+    for size in [*[1] * (USUAL - 1), SMALL + 1, *[1] * (USUAL - 1)]:
+        express.note(size)
+        assert not express.serves(server)
+    express.note(1)
+    assert express.serves(server)
+    assert not express.serves(Address("https://host"))
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_libcurl_s_business(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    express = Express(1.0)
+    for _ in range(USUAL):
+        express.note(1)
+    assert not express.serves(Address("http://host"))
+
+
+# On the way
+
+
+def test_small_blobs_share_a_connection(warm: Client, server: Server, proxy: Proxy, tmp_path: Path) -> None:
+    contents = [noise(size) for size in (0, 1, 4096, SMALL) for _ in range(5)]
+    for content, name in zip(contents, lay(server, *contents), strict=True):
+        blob = warm.get(name, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+        assert (blob.size, blob.server, blob.modified) == (len(content), proxy.endpoint, warm.head(name).modified)
+    assert proxy.connections == 2
+
+
+def test_a_large_one_among_them_comes_whole_and_next_to_nothing_twice(
+    warm: Client, server: Server, proxy: Proxy
+) -> None:
+    content = noise(24 << 20)
+    (name,) = lay(server, content)
+    before = proxy.received
+    assert warm.get(name) == content
+    assert proxy.received - before < len(content) + (4 << 20)
+    before = proxy.received
+    assert warm.get(name) == content  # and it is not tried again
+    assert proxy.received - before < len(content) + 1000
+
+
+def test_one_that_is_not_there_is_not_found(warm: Client) -> None:
+    with pytest.raises(NotFound):
+        warm.get(sha(noise(9)))
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip", "reset", "hang", "garbage", "refuse"])
+def test_trouble_on_the_way_is_overcome(warm: Client, server: Server, proxy: Proxy, tmp_path: Path, kind: str) -> None:
+    content = noise(4096)
+    (name,) = lay(server, content)
+    match kind:
+        case "cut" | "flip":
+            setattr(proxy, kind, 2000)
+            proxy.reset()  # it counts from the beginning of a connection
+        case "reset":
+            proxy.reset()
+        case "hang":
+            proxy.hang = True
+        case "garbage":
+            proxy.garbage, proxy.trigger = (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + noise(4096),
+                name.encode(),
+            )
+        case "refuse":
+            proxy.refuse()
+    threading.Timer(0.1 if kind != "hang" else 0.7, lambda: heal(proxy)).start()
+    warm.get(name, tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == content
+    assert left_in(tmp_path) == ["blob"]
+
+
+def test_the_credentials_go_along(warm: Client, proxy: Proxy) -> None:
+    content = noise(30)
+    proxy.trigger = b"Authorization: Basic dTpw\r\n"  # u:p
+    proxy.garbage = b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + content
+    assert warm.get(sha(content)) == content
+    assert proxy.connections == 2
+
+
+def test_whoever_comes_after_one_that_was_cancelled_gets_its_own_blob(server: Server, proxy: Proxy) -> None:
+    contents = [noise(100 + n) for n in range(USUAL + 2)]
+    names = lay(server, *contents)
+
+    async def interrupted() -> bytes:
+        async with AsyncClient(proxy.endpoint, retry=QUICK) as client:
+            for name in names[:-1]:
+                await client.get(name)
+            proxy.delay = 0.2
+            work = asyncio.create_task(client.get(names[0]))
+            await asyncio.sleep(0.1)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            return await client.get(names[-1])
+
+    assert asyncio.run(interrupted()) == contents[-1]
+    assert proxy.connections == 3
