@@ -8,7 +8,7 @@ from typing import Final
 
 from pystor.batches import Batches
 from pystor.blob import Replica, Storage
-from pystor.bulkhead import Bulkhead, Step, outcomes
+from pystor.bulkhead import READ_DEADLINE, Bulkhead, Step, outcomes
 from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -72,8 +72,8 @@ class Looks:
                 look.found.cancel()
 
     async def _open(self, batch: Sequence[_Look]) -> Done:
-        member = self._member
-        outcome = await member.begin(_open, member.storage, [look.digest for look in batch]).outcome()
+        member, digests = self._member, [look.digest for look in batch]
+        outcome = await member.begin(_open, member.storage, digests, deadline=READ_DEADLINE).outcome()
         if isinstance(outcome, Exception):
             return Done([outcome] * len(batch))
         for each in outcome:

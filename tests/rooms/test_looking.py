@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pystor import batches, together
+from pystor import batches, looking, together
 from pystor.bulkhead import Bulkhead, outcomes
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -112,7 +112,7 @@ def test_a_failure_is_that_of_one_and_an_absent_storage_that_of_all(storage: Col
 
 def test_who_asks_a_storage_that_hangs_is_refused_in_time(storage: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_PATIENCE", 0.02)
-    monkeypatch.setattr(Bulkhead.begin, "__kwdefaults__", {**Bulkhead.begin.__kwdefaults__, "deadline": 0.2})
+    monkeypatch.setattr(looking, "READ_DEADLINE", 0.2)
     storage.hangs = {DIGESTS[0]}
 
     async def scenario() -> None:
