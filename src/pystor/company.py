@@ -7,21 +7,17 @@ or of a storage, and then of all who are on their way to it: none of them could 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pystor.batches import Batches
 from pystor.blob import Entrance, Filesystem, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
-from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
-
-_LONG: Final = 0.05
-"""Seconds after which what is left of a batch is no longer done one after the other, but each by a thread."""
+from pystor.together import Done, one_by_one
 
 
 class Seen(Exception):
@@ -47,15 +43,6 @@ class Parcel:
         """Tell what keeps it from going on; that something is there already, before anything else."""
         failures = list(self.failed.values())
         return next((each for each in failures if isinstance(each, Seen)), failures[0] if failures else None)
-
-
-class Done(list[Any]):
-    """What a thread has made of some parcels, in their order, each a result or an exception; the rest are not begun."""
-
-    def close(self) -> None:
-        """Close what can be closed, since nobody wants it any more."""
-        for each in self:
-            close(each)
 
 
 Work: TypeAlias = Callable[[Bulkhead, Sequence[Parcel]], Done]
@@ -201,7 +188,7 @@ def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
 def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
     """Write parcels to a storage, in a thread."""
     with member.storage.enter() as entrance:
-        return _one_by_one(lambda parcel: _write_one(entrance, parcel), batch)
+        return one_by_one(lambda parcel: _write_one(entrance, parcel), batch)
 
 
 def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
@@ -222,7 +209,7 @@ def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
 
 def _name(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
     """Give parcels their names on a storage, in a thread."""
-    return _one_by_one(lambda parcel: _name_one(parcel, parcel.staged[member]), batch)
+    return one_by_one(lambda parcel: _name_one(parcel, parcel.staged[member]), batch)
 
 
 def _name_one(parcel: Parcel, staged: Staged) -> None:
@@ -231,20 +218,6 @@ def _name_one(parcel: Parcel, staged: Staged) -> None:
         staged.publish(parcel.name)
     else:
         staged.name(parcel.name)
-
-
-def _one_by_one(do: Callable[[Parcel], object], batch: Sequence[Parcel]) -> Done:
-    """Go through parcels, as long as that is quick."""
-    done = Done()
-    until = time.monotonic() + _LONG
-    for parcel in batch:
-        try:
-            done.append(do(parcel))
-        except Exception as error:  # noqa: BLE001  it belongs to whoever waits for this parcel
-            done.append(error)
-        if time.monotonic() > until:
-            break
-    return done
 
 
 async def discard(staged: Mapping[Bulkhead, Staged]) -> None:

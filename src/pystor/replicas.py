@@ -19,6 +19,7 @@ from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import Observer, ReplicaBad, StorageFailed
+from pystor.looking import Looks
 from pystor.verification import Verifier
 
 _FRESH: Final = 900.0  # seconds; what is older was written out since, by whom it came from or by the kernel
@@ -47,6 +48,7 @@ class ReplicaSet:
         """Bytes that may still be written, as last measured: those of the fullest member."""
         self._dice: Final = dice
         self._turns: Final = tuple(self.members[start:] + self.members[:start] for start in range(len(self.members)))
+        self._looks: Final = [Looks(member) for member in members]
 
     @property
     def takes(self) -> bool:
@@ -107,7 +109,7 @@ class ReplicaSet:
                 observe(ReplicaBad(digest, member.storage.root))
             return State.GOOD if good else State.BAD
 
-        opened = await outcomes([member.begin_open(digest) for member in self.members])
+        opened = await outcomes([looks.begin(digest) for looks in self._looks])
         if opened.count(None) == len(opened):
             return Survey(self, dict.fromkeys(self.members, State.MISSING))
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, company, posix
+from pystor import batches, company, posix, together
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import Company, Parcel, Seen
@@ -35,7 +35,7 @@ def pair(memory: Path) -> list[Directory]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is."""
     monkeypatch.setattr(batches, "_PATIENCE", 30.0)
-    monkeypatch.setattr(company, "_LONG", 30.0)
+    monkeypatch.setattr(together, "_LONG", 30.0)
 
 
 class Calls:
@@ -310,13 +310,13 @@ def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_sto
 def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "_LONG", 0.0)
-    together = threading.Barrier(4)
+    monkeypatch.setattr(together, "_LONG", 0.0)
+    all_at_once = threading.Barrier(4)
     real = company._write_one
 
     def write_one(entrance: Any, parcel: Parcel) -> Any:
         if parcel.content != CONTENTS[0]:
-            together.wait(10)
+            all_at_once.wait(10)
         return real(entrance, parcel)
 
     monkeypatch.setattr(company, "_write_one", write_one)
