@@ -48,8 +48,11 @@ class Screen:
         self._verbose = verbose
         self._json = as_json
         self._bar = sys.stderr.isatty() and not as_json
-        self._held: list[bytes] | None = [] if self._bar and sys.stdout.isatty() else None
-        """Results that wait for the next drawing, since the terminal shows them where the line that moves is."""
+        self._together = self._bar and sys.stdout.isatty()
+        """Whether the terminal shows results where the line that moves is."""
+        self._held: list[bytes] = []
+        """Results that are shown at the next drawing, all in one go."""
+        self._deaf = False
         self._drawn = False
         self._began = time.monotonic()
         if verbose:
@@ -85,21 +88,24 @@ class Screen:
             self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
     def _print(self, line: bytes) -> None:
-        if self._held is not None:
-            self._held.append(line + b"\n")
-            return
-        try:
-            sys.stdout.buffer.write(line + b"\n")
-        except BrokenPipeError:
-            raise NobodyListens from None
+        if self._deaf:
+            raise NobodyListens
+        self._held.append(line + b"\n")
 
     def _flush(self) -> None:
-        """Show the results so far."""
-        if self._held:
+        """Show the results so far; raises `BrokenPipeError` when nobody reads them, and so does what comes after."""
+        if not self._held:
+            return
+        if self._together:
             self._erase()
-            sys.stdout.buffer.writelines(self._held)
-            self._held.clear()
-        sys.stdout.flush()
+        rest, self._held = memoryview(b"".join(self._held)), []
+        try:
+            while rest:  # without a buffer, as PYTHONUNBUFFERED has it, a write may be short
+                rest = rest[sys.stdout.buffer.write(rest) :]
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._deaf = True
+            raise
 
     def _complain(self, line: str) -> None:
         self._erase()
