@@ -15,7 +15,7 @@ _HEX: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 class Digest:
     """A SHA-256. Equal digests name equal bytes; the hexadecimal form is kept in lower case."""
 
-    __slots__ = ("_path", "_raw_path", "hex")
+    __slots__ = ("_path", "hex")
 
     hex: Final[str]
 
@@ -23,7 +23,6 @@ class Digest:
         """Take 64 lower-case hexadecimal digits that are known to be good; others come through `parse`."""
         self.hex = lower_hex
         self._path = ""
-        self._raw_path = b""
 
     @classmethod
     def parse(cls, text: str) -> Digest:
@@ -44,13 +43,6 @@ class Digest:
             name = self.hex.upper()
             self._path = f"{name[:2]}/{name[2:4]}/{name[4:6]}/{name}.dat"
         return self._path
-
-    @property
-    def raw_path(self) -> bytes:
-        """The same as the bytes that system calls take."""
-        if not self._raw_path:
-            self._raw_path = self.path.encode("ascii")
-        return self._raw_path
 
     @property
     def key(self) -> str:

@@ -207,7 +207,7 @@ class Directory:
         """Do the same; that there is no such file counts only if the storage `is_in_place` afterwards."""
         if not self.local:
             return False
-        fd = posix.open_cached(self._prefix + digest.raw_path)
+        fd = posix.open_cached(self._prefix + digest.path.encode())
         if fd >= 0:
             with suppress(OSError, StorageError):  # whoever asks again, patiently, gets the reason
                 return FileReplica(self.root, self.locate(digest), fd)
