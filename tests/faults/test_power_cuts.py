@@ -17,6 +17,7 @@ from tests.faults.load import Load, Promise, broken, misnamed, read_all
 from tests.support import power
 from tests.support.fuse import Fault
 from tests.support.power import Disk, Kind, StrictDisk
+from tests.support.processes import eventually
 from tests.support.server import Server
 
 ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "10"))
@@ -54,6 +55,7 @@ class PowerCuts:
             unserved = [promise for promise in self.promises[-50:] if not _is_served(stor, promise)]
             with Load(stor) as load:
                 time.sleep(_SECONDS)
+                eventually(lambda: bool(load.promises), what=f"a promise; the answers were {load.statuses}")
                 for disk in self._disks:
                     disk.cut()
                 server.kill()
