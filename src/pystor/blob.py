@@ -238,8 +238,11 @@ class Storage(Protocol):
         """Do the same without waiting; False when that is not possible."""
         ...
 
-    def glance(self, digest: Digest) -> Replica | Literal[False] | None:
-        """Do the same; None counts only if the storage `is_in_place` afterwards, which may be asked once for many."""
+    def glance(self, path: bytes) -> Replica | Literal[False] | None:
+        """Do the same, by a digest's path as bytes, which is made once for many storages.
+
+        None counts only if the storage `is_in_place` afterwards.
+        """
         ...
 
     @property

@@ -200,17 +200,17 @@ class Directory:
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
-        found = self.glance(digest)
+        found = self.glance(digest.path.encode())
         return found if found is not None or self.is_in_place() else False
 
-    def glance(self, digest: Digest) -> FileReplica | Literal[False] | None:
-        """Do the same; that there is no such file counts only if the storage `is_in_place` afterwards."""
+    def glance(self, path: bytes) -> FileReplica | Literal[False] | None:
+        """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards."""
         if not self.local:
             return False
-        fd = posix.open_cached(self._prefix + digest.path.encode())
+        fd = posix.open_cached(self._prefix + path)
         if fd >= 0:
             with suppress(OSError, StorageError):  # whoever asks again, patiently, gets the reason
-                return FileReplica(self.root, self.locate(digest), fd)
+                return FileReplica(self.root, f"{self.root}/{path.decode()}", fd)
             return False
         return None if -fd in _NO_SUCH_FILE else False
 

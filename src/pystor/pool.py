@@ -97,6 +97,7 @@ class Pool:
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
         }
         self._companies: Final = {replica_set: Company(replica_set.members) for replica_set in self.sets}
+        self._weights = [1 for _ in self.sets]
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
@@ -170,7 +171,7 @@ class Pool:
     # Looking up
 
     def _ranked(self, digest: Digest) -> Iterator[ReplicaSet]:
-        return (self.sets[index] for index in placement.order(digest, self._seeds, self._weights()))
+        return (self.sets[index] for index in placement.order(digest, self._seeds, self._weights))
 
     def _hinted(self, digest: Digest, hint: str | None) -> ReplicaSet | None:
         """Tell the set that a hint speaks of."""
@@ -189,12 +190,9 @@ class Pool:
         """Go through all storages, those of one set first; the order of the others matters only if a disk is asked."""
         if len(self.sets) == 1:
             return iter(self.sets[0].in_turn())
-        likeliest = self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights())]
+        likeliest = self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights)]
         others = (replica_set.members for replica_set in self.sets if replica_set is not likeliest)
         return chain(likeliest.in_turn(), *others)
-
-    def _weights(self) -> list[int]:
-        return [max(replica_set.left, 1) for replica_set in self.sets]
 
     async def find(
         self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
@@ -283,8 +281,9 @@ class Pool:
         return Glimpse(found, hint is not None, len(missing) + (found is not None))
 
     def _glance(self, digest: Digest, hint: str | None, missing: list[Bulkhead]) -> Replica | Literal[False] | None:
+        path = digest.path.encode()
         for member in self._likeliest_first(digest, hint):
-            found = member.storage.glance(digest)
+            found = member.storage.glance(path)
             if found is not None:
                 return found
             missing.append(member)
@@ -389,6 +388,7 @@ class Pool:
         self._all_answered = all(
             known or not replica_set.writable for known, replica_set in zip(answered, self.sets, strict=True)
         )
+        self._weights = [max(replica_set.left, 1) for replica_set in self.sets]
         self._measured_at = time.monotonic()
 
 

@@ -84,7 +84,7 @@ class Hot:
                     AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
                 )
                 return Response(200, headers, content, None, encoded)
-        answer = self._answer_anew(method, path, gather_fields(fields))
+        answer = self._answer_anew(method, path, fields)
         if answer is None:
             return None
         self._tell(method, path, answer, client, began)
@@ -110,7 +110,7 @@ class Hot:
             )
         )
 
-    def _answer_anew(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> _Answer | None:
+    def _answer_anew(self, method: str, path: str, fields: list[Field]) -> _Answer | None:
         try:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
@@ -121,7 +121,7 @@ class Hot:
         if glimpse.replica is None:
             return _Answer(_missing(path[1:]), digest, glimpse)
         with glimpse.replica as replica:
-            response = self._answer_from(replica, path, method, digest, headers)
+            response = self._answer_from(replica, path, method, digest, gather_fields(fields))
         return None if response is None else _Answer(response, digest, glimpse)
 
     def _answer_from(

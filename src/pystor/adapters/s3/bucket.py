@@ -118,11 +118,13 @@ class Bucket:
             replica.read(0, replica.size)
         return replica
 
-    def glance(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
+    def open_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
         """Promise nothing without the network."""
         return False
 
-    open_cached = glance
+    def glance(self, path: bytes) -> Literal[False]:  # noqa: ARG002  that of the protocol
+        """Promise nothing either."""
+        return False
 
     def is_in_place(self) -> bool:
         """Promise nothing here either."""
