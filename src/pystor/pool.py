@@ -98,6 +98,10 @@ class Pool:
         }
         self._companies: Final = {replica_set: Company(replica_set.members) for replica_set in self.sets}
         self._weights = [1 for _ in self.sets]
+        self._others: Final = {
+            each: tuple(member for other in self.sets if other is not each for member in other.members)
+            for each in self.sets
+        }
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
@@ -191,8 +195,7 @@ class Pool:
         if len(self.sets) == 1:
             return iter(self.sets[0].in_turn())
         likeliest = self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights)]
-        others = (replica_set.members for replica_set in self.sets if replica_set is not likeliest)
-        return chain(likeliest.in_turn(), *others)
+        return chain(likeliest.in_turn(), self._others[likeliest])
 
     async def find(
         self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
@@ -275,10 +278,16 @@ class Pool:
         hint = self._hints.get_now(digest)
         missing: list[Bulkhead] = []
         found = self._glance(digest, hint, missing)
-        if found is False or (found is None and not self._is_all_in_place()):
+        if found is None:
+            if not self._is_all_in_place():
+                return None
+            if hint is not None:
+                self._hints.drop(digest)
+            return Glimpse(None, hint is not None, len(missing))
+        if found is False:
             return None
-        self._note(digest, found, _in_place(missing) if found is not None else [])
-        return Glimpse(found, hint is not None, len(missing) + (found is not None))
+        self._note(digest, found, _in_place(missing))
+        return Glimpse(found, hint is not None, len(missing) + 1)
 
     def _glance(self, digest: Digest, hint: str | None, missing: list[Bulkhead]) -> Replica | Literal[False] | None:
         path = digest.path.encode()
