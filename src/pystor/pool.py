@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from pystor import placement
 from pystor.auditing import Audit
@@ -19,6 +18,7 @@ from pystor.company import Company
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
+from pystor.glances import Glances
 from pystor.hints import Hints
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
@@ -82,8 +82,7 @@ class Pool:
         `verify_bytes_per_second` at most to verify what was read in part. If the pool is `mirrored`, each blob that
         is stored is put on the mirror's queue before that is acknowledged. `watch` is that of the storages.
         """
-        self._watch: Final = watch
-        self._settled: int | None = None
+        self._glances: Final = Glances(sets, watch)
         self.mirrored: Final = mirrored
         self._sweep_period: Final = sweep_period
         self._hints: Final = hints
@@ -98,10 +97,6 @@ class Pool:
         }
         self._companies: Final = {replica_set: Company(replica_set.members) for replica_set in self.sets}
         self._weights = [1 for _ in self.sets]
-        self._others: Final = {
-            each: tuple(member for other in self.sets if other is not each for member in other.members)
-            for each in self.sets
-        }
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
         self._background: Final[set[asyncio.Task[None]]] = set()
@@ -190,13 +185,6 @@ class Pool:
             if replica_set is not hinted:
                 yield from replica_set.in_turn()
 
-    def _likeliest_first(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
-        """Go through all storages, those of one set first; the order of the others matters only if a disk is asked."""
-        if len(self.sets) == 1:
-            return iter(self.sets[0].in_turn())
-        likeliest = self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights)]
-        return chain(likeliest.in_turn(), self._others[likeliest])
-
     async def find(
         self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
     ) -> Replica:
@@ -276,40 +264,17 @@ class Pool:
     def find_now(self, digest: Digest) -> Glimpse | None:
         """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
         hint = self._hints.get_now(digest)
-        missing: list[Bulkhead] = []
-        found = self._glance(digest, hint, missing)
-        if found is None:
-            if not self._is_all_in_place():
-                return None
-            if hint is not None:
-                self._hints.drop(digest)
-            return Glimpse(None, hint is not None, len(missing))
-        if found is False:
+        seen = self._glances.look(digest, self._hinted(digest, hint) or self._likeliest(digest))
+        if seen is None:
             return None
-        self._note(digest, found, _in_place(missing))
-        return Glimpse(found, hint is not None, len(missing) + 1)
+        self._note(digest, seen.replica, seen.missing)
+        return Glimpse(seen.replica, hint is not None, seen.attempts)
 
-    def _glance(self, digest: Digest, hint: str | None, missing: list[Bulkhead]) -> Replica | Literal[False] | None:
-        path = digest.path.encode()
-        for member in self._likeliest_first(digest, hint):
-            found = member.storage.glance(path)
-            if found is not None:
-                return found
-            missing.append(member)
-        return None
+    def _likeliest(self, digest: Digest) -> ReplicaSet:
+        index = placement.best(digest, self._seeds, self._weights) if len(self.sets) > 1 else 0
+        return self.sets[index]
 
-    def _is_all_in_place(self) -> bool:
-        """Tell whether every storage is where it was; at once if nothing has changed since that was looked at."""
-        changes = None if self._watch is None else self._watch.changes()
-        if changes is not None and changes == self._settled:
-            return True
-        storages = [member.storage for member in self.members()]
-        if not all(storage.is_in_place() for storage in storages):
-            return False
-        self._settled = changes if all(storage.watched for storage in storages) else None
-        return True
-
-    def _note(self, digest: Digest, found: Replica | None, missing: list[Bulkhead]) -> None:
+    def _note(self, digest: Digest, found: Replica | None, missing: Iterable[Bulkhead]) -> None:
         """Take note of where a blob was found, and of the storages of the same set where it is missing."""
         if found is None:
             self._hints.drop(digest)
@@ -399,8 +364,3 @@ class Pool:
         )
         self._weights = [max(replica_set.left, 1) for replica_set in self.sets]
         self._measured_at = time.monotonic()
-
-
-def _in_place(members: Iterable[Bulkhead]) -> list[Bulkhead]:
-    """Leave out those that may have no blob only because they are not there."""
-    return [member for member in members if member.storage.is_in_place()]
