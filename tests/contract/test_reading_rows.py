@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.contract.disk import OLD, fresh, place_on, sha
+from tests.contract.disk import OLD, fresh, place_on, replica, sha
 from tests.contract.house import House
 from tests.contract.wire import Wire, request
 
@@ -78,6 +78,8 @@ BY_CLAIM: Final = pytest.mark.parametrize("row", ROWS, ids=[row.claim for row in
 @pytest.fixture(autouse=True, scope="module")
 def _known_blobs(stor: House) -> Iterator[None]:
     place_on(stor.pairs[0], KNOWN)
+    for storage in stor.storages:  # other tests may have stored it, at another time
+        replica(storage, EMPTY).unlink(missing_ok=True)
     placed = place_on(stor.pairs[1], b"")
     yield
     for path in placed:
