@@ -74,12 +74,17 @@ def end(mine: Company) -> None:
         member.stop()
 
 
-def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
-    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def commit_together(pair: list[Directory]) -> None:
+    """Let the storages leave their syncs to those of the whole filesystem, whatever that is here."""
     for storage in pair:
         storage.attach()
         storage._commits = True
+
+
+def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
 
     async def scenario() -> None:
         mine = in_company(pair)
@@ -95,9 +100,7 @@ def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
 
 
 def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
-    for storage in pair:
-        storage.attach()
-        storage._commits = True
+    commit_together(pair)
 
     async def scenario() -> None:
         mine = in_company(pair)
