@@ -144,6 +144,7 @@ class _Commands:
     def _stor(self, words: Sequence[str], given: str, count: int) -> Sample:
         login = base64.b64decode(self.peer.headers["Authorization"].removeprefix("Basic ")).decode()
         environment = {**os.environ, "STOR_URL": self.peer.url.replace("://", f"://{login}@")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation compiles its modules once, not at each start
         return _run([sys.executable, "-m", "pystor", *words], environment, given, count)
 
 

@@ -1,0 +1,163 @@
+"""What the commands of the server do: each takes its parsed command line and returns the exit status.
+
+What cannot be done as it was asked is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pystor import config
+from pystor.errors import ConfigError, StorageError
+
+DATA: Final = Path("stor-data")
+"""Where the embedded default keeps everything, below the current directory."""
+
+
+def _tell(*lines: str) -> None:
+    """Write lines to standard error, each beginning with `stor: `."""
+    for line in lines:
+        print(f"stor: {line}", file=sys.stderr, flush=True)
+
+
+def _tell_warnings(lines: Sequence[str]) -> None:
+    _tell(*(f"warning: {line}" for line in lines))
+
+
+def _config_file(given: argparse.Namespace) -> Path | None:
+    named: Path | None = given.config
+    inherited = os.environ.get("CONFIG_FILE")
+    return named or (Path(inherited) if inherited else None)
+
+
+def _overrides(given: argparse.Namespace) -> dict[str, str]:
+    values = {name: getattr(given, name) for name in given.overrides}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_config(given: argparse.Namespace) -> int:
+    """Print what is in force."""
+    file = _config_file(given)
+    if file is None:
+        settings = config.override(config.preview(DATA), _overrides(given))
+        _tell("no configuration is named (--config FILE or CONFIG_FILE); this is the embedded default")
+    else:
+        settings, warnings = config.load(file, _overrides(given))
+        _tell_warnings(warnings)
+    print(json.dumps(config.plain(settings), indent=2))
+    return 0
+
+
+def serve(given: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    file = _config_file(given)
+    if file is None:
+        config.override(config.preview(DATA), _overrides(given))  # nothing is made when the command line is wrong
+        found = config.embedded(DATA)
+        return _listen(config.override(found.settings, _overrides(given)), partial(_trial, found))
+    settings, warnings = config.load(file, _overrides(given))
+    _tell_warnings(warnings)
+    return _listen(settings, lambda _url: [])
+
+
+def _settings(given: argparse.Namespace) -> config.Settings:
+    """Read the configuration for a command that works beside a server, or the embedded default if none is named."""
+    file = _config_file(given)
+    return config.preview(DATA) if file is None else config.load(file)[0]
+
+
+def repair(given: argparse.Namespace) -> int:
+    """Work off the repair queue."""
+    import asyncio
+
+    from pystor import main as composition
+
+    left = asyncio.run(composition.repair(_settings(given), print, everything=given.all))
+    if left:
+        _tell(f"{left} could not be repaired; they stay on the queue")
+    return 1 if left else 0
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Ask each storage and each neighbour how it is."""
+    import asyncio
+
+    from pystor import main as composition
+
+    return 1 if asyncio.run(composition.examine(_settings(given), print)) else 0
+
+
+def adopt(given: argparse.Namespace) -> int:
+    """Take an empty disk in the place of one that is gone."""
+    from pystor import main as composition
+
+    try:
+        composition.adopt(_settings(given), given.path.absolute())
+    except StorageError as error:
+        raise ConfigError([error.describe()]) from None
+    print(f"{given.path} is adopted; the server finds it by itself, and `stor repair --all` fills it")
+    return 0
+
+
+def _listen(settings: config.Settings, introduction: Callable[[str], list[str]]) -> int:
+    from pystor.adapters.prometheus import directory
+    from pystor.http.server import serve
+    from pystor.main import build, limits, log_of, prepare, problems
+
+    if found := problems(settings):
+        raise ConfigError(found)
+    log_of(settings)
+
+    def announce(url: str) -> None:
+        print(*introduction(url), f"listening on {url}", sep="\n", flush=True)
+
+    _tell_warnings(prepare(settings))
+    try:
+        with directory() as shared:
+            return serve(
+                partial(build, settings, str(shared)),
+                host=settings.host,
+                port=settings.port,
+                workers=settings.workers,
+                limits=limits(settings),
+                shutdown_timeout=settings.shutdown_timeout,
+                announce=announce,
+            )
+    except OSError as error:
+        place = f"[{settings.host}]" if ":" in settings.host else settings.host
+        raise ConfigError(
+            [f"{place}:{settings.port}: cannot listen there: {error.strerror}; choose another host or port"]
+        ) from None
+
+
+def _trial(found: config.Embedded, url: str) -> list[str]:
+    """Tell someone who is trying Stor out what to type."""
+    name = f"{url}/$(sha256sum < $f | cut -c1-64)"
+    return [
+        f"no configuration is named, so blobs are kept below {found.credentials_file.parent}",
+        f"the password for uploads is kept in {found.credentials_file}",
+        "store a file, fetch it back, look at its two replicas:",
+        f"  f={_sample()}; curl -u {_user(found)} --data-binary @$f {name}",
+        f"  f={_sample()}; curl -s {name} | cmp - $f && echo the same",
+        f"  find {shlex.quote(str(found.credentials_file.parent))} -name '*.dat'",
+    ]
+
+
+def _user(found: config.Embedded) -> str:
+    """Tell the password once, when it is made; later only where it is."""
+    writer = found.settings.basic_auth
+    if found.new and writer is not None:
+        return f"{writer.user}:{writer.password}"
+    return f'"$(cat {shlex.quote(str(found.credentials_file))})"'
+
+
+def _sample() -> str:
+    return "README.md" if Path("README.md").is_file() else "/etc/hosts"
