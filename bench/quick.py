@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from bench.load import Requests
 from bench.peers import Peer
 from bench.samples import MIB, Comparison, Target
 from bench.sections.uploads import scripts_in, targets_on
-from bench.setting import Setting, clean_up_when_ended, filesystem_of, pair_in
+from bench.setting import Setting, clean_up_when_ended, pair_in
 from bench.table import lines
 from tests.support import needs
 
@@ -65,7 +65,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _compared(setting: Setting, only: str) -> Iterator[Comparison]:
-    room = setting.directory
+    with setting.fresh() as (room, kind):
+        yield from _beside_nginx(setting, only, room, kind)
+
+
+def _beside_nginx(setting: Setting, only: str, room: Path, kind: str) -> Iterator[Comparison]:
     pair = pair_in(room)
     with peers.stor(room, [pair], setting.workers) as stor, peers.nginx(room, pair[0], setting.workers) as nginx:
 
@@ -81,10 +85,10 @@ def _compared(setting: Setting, only: str) -> Iterator[Comparison]:
             nowhere = [f"{number:064x}" for number in range(1000)]
             yield compare("miss, 2 storages", partial(reads, digests=nowhere, missing=True), 0.7)
         if only in "POST 4 KiB, durable":
-            yield _posts(setting, stor, nginx)
+            yield _posts(setting, room, kind, [stor, nginx])
 
 
-def _posts(setting: Setting, stor: Peer, nginx: Peer) -> Comparison:
+def _posts(setting: Setting, room: Path, kind: str, taking_part: Sequence[Peer]) -> Comparison:
     bodies = Bodies(4096)
 
     def requests(peer: Peer) -> Requests:
@@ -93,11 +97,11 @@ def _posts(setting: Setting, stor: Peer, nginx: Peer) -> Comparison:
 
     return setting.compare(
         "POST 4 KiB, durable",
-        [stor, nginx],
+        taking_part,
         requests,
         connections=32,
-        targets=targets_on(filesystem_of(setting.directory)),
-        beside=scripts_in(setting.directory, bodies.size),
+        targets=targets_on(kind),
+        beside=scripts_in(room, bodies.size),
     )
 
 

@@ -21,6 +21,8 @@ from bench.peers import Peer, Weed, find
 from bench.samples import Comparison, Target
 from tests.support import needs
 
+_EXT4 = ("mkfs.ext4", "-q", "-i", "8192", "-E", "lazy_itable_init=0")
+
 PEERS: tuple[str, ...] = ("nginx", "caddy", "rclone", "weed")
 
 
@@ -104,6 +106,21 @@ class Setting:
         return comparison
 
     @contextlib.contextmanager
+    def fresh(self, *, journal: bool = False, megabytes: int = 6000) -> Iterator[tuple[Path, str]]:
+        """Make an ext4 on which nothing was ever removed, and name it; without root, a directory as any other.
+
+        Whenever ext4 without a journal makes a file, it looks at all inodes that were freed in the last minutes
+        (`recently_deleted` in Linux' fs/ext4/ialloc.c): what earlier runs removed would be measured.
+        """
+        words = () if journal else ("-O", "^has_journal")
+        with self.image(*_EXT4, *words, megabytes=megabytes) as point:
+            if point is not None:
+                yield point, "ext4" if journal else "ext4 without a journal"
+            else:
+                with self.room() as room:
+                    yield room, filesystem_of(room)
+
+    @contextlib.contextmanager
     def image(self, *mkfs: str, megabytes: int = 6000) -> Iterator[Path | None]:
         """Mount a filesystem of its own from an image; None, and a line, where that is not possible."""
         program = needs.find(mkfs[0])
@@ -137,6 +154,14 @@ def pair_in(room: Path, name: str = "pair") -> list[Path]:
 
 
 def filesystem_of(directory: Path) -> str:
-    """Name the filesystem that a directory is on, as `ext4`."""
+    """Name the filesystem that a directory is on, as `xfs` or `ext4 without a journal`."""
     done = subprocess.run(["stat", "-f", "-c", "%T", directory], check=True, capture_output=True, text=True)
-    return done.stdout.strip().replace("ext2/ext3", "ext4")
+    name = done.stdout.strip().replace("ext2/ext3", "ext4")
+    device = Path(f"/sys/dev/block/{_device(directory)}").resolve().name
+    journal = any(Path("/proc/fs/jbd2").glob(f"{device}-*")) or not Path("/proc/fs/ext4", device).is_dir()
+    return name if name != "ext4" or journal else "ext4 without a journal"
+
+
+def _device(directory: Path) -> str:
+    number = directory.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"

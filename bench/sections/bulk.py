@@ -26,7 +26,7 @@ from bench.samples import MIB, Check, Comparison, Sample, Target
 from bench.setting import Setting, pair_in
 
 _FILES = 20_000
-_UPLOADS = 5000
+_UPLOADS = 20_000
 _SIZE = 4096
 _MEMORY = Path("/dev/shm")
 _DOWN = 16  # at once
@@ -37,7 +37,7 @@ _CURL = ("curl", "-s", "--no-progress-meter", "--parallel", "--parallel-max", st
 
 def bulk(setting: Setting) -> Iterator[Comparison | Check]:
     """Compare the commands. Their files are in memory: no disk is measured twice."""
-    with setting.room() as room, setting.room(_MEMORY if _MEMORY.is_dir() else None) as files:
+    with setting.fresh() as (room, _), setting.room(_MEMORY if _MEMORY.is_dir() else None) as files:
         pair = pair_in(room)
         digests = blobs.lay(pair, _FILES, _SIZE)
         with peers.stor(room, [pair], setting.workers) as stor:

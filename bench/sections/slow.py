@@ -27,9 +27,9 @@ _COLD = 4000
 
 def slow(setting: Setting) -> Iterator[Check]:
     """Measure 99th percentiles of Stor alone, with and without what disturbs."""
-    with setting.room() as room:
+    with setting.fresh() as (room, _):
         yield _beside_uploads(setting, room)
-    with setting.room() as room:
+    with setting.fresh(megabytes=20_000) as (room, _):
         yield _small_beside_large(setting, room)
     with setting.image("mkfs.ext4", "-q", megabytes=1000) as point, setting.room() as room:
         if point is not None and _BLKIO.is_dir():

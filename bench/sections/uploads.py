@@ -16,27 +16,24 @@ from bench.comparing import Run, costed, reads
 from bench.load import Requests
 from bench.peers import Peer
 from bench.samples import MIB, Comparison, Sample, Target
-from bench.setting import Setting, filesystem_of, pair_in
+from bench.setting import Setting, pair_in
 
-_SIZES = (("4 KiB", 4096, 20_000), ("64 KiB", 65536, 5000), ("1 MiB", MIB, 1000))
+_SIZES = (("4 KiB", 4096, 60_000), ("64 KiB", 65536, 30_000), ("1 MiB", MIB, 4000))
 """Names, sizes, and uploads in a second that are named in advance: more than anybody makes."""
 _SCRIPTED = 3200
+_ROOM = 30_000  # MiB that all rounds of one size fit into
 
 
 def uploads(setting: Setting) -> Iterator[Comparison]:
     """Compare storing with everybody, then reading and storing at once."""
-    kind = filesystem_of(setting.directory)
     for label, size, most in _SIZES:
-        with setting.room() as room:
+        with setting.fresh(megabytes=_ROOM) as (room, kind):
             yield from _small(setting, room, label, Bodies(size), most, kind)
-    with setting.room() as room:
+    with setting.fresh(megabytes=_ROOM) as (room, kind):
         yield from _large(setting, room, kind)
-    other = ("mkfs.ext4", "-q", "-i", "8192", "-E", "lazy_itable_init=0")
-    with setting.image(*other, *(("-O", "^has_journal") if kind == "ext4" else ())) as point:
-        if point is not None:
-            name = "ext4 without a journal" if kind == "ext4" else "ext4"
-            yield from itertools.islice(_small(setting, point, "4 KiB", Bodies(4096), _SIZES[0][2], name), 1)
-    with setting.room() as room:
+    with setting.fresh(journal=True) as (room, kind):
+        yield from itertools.islice(_small(setting, room, "4 KiB", Bodies(4096), _SIZES[0][2], kind), 1)
+    with setting.fresh() as (room, _):
         yield from _mixed(setting, room)
 
 
@@ -167,7 +164,7 @@ def _mixed(setting: Setting, room: Path) -> Iterator[Comparison]:
         takers = [peer for peer in others if peer.name in {"nginx", "weed filer"}]
 
         def requests(peer: Peer) -> Requests:
-            stored = peer.uploads(bodies, 5000 * setting.seconds, every=10)
+            stored = peer.uploads(bodies, 20_000 * setting.seconds, every=10)
             return replace(reads(peer, digests), uploads=stored)
 
         yield setting.compare(
