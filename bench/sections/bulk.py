@@ -1,5 +1,7 @@
 """Bulk transfers of the client: `stor get` beside curl, `stor put` beside wrk, and one large blob.
 
+Downloads go into memory, so that no disk is measured; uploads come from the disk that the server stores them on.
+
 Here the processor time and the memory are those of the command, not of the server; both share the machine.
 """
 
@@ -12,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +39,12 @@ _CURL = ("curl", "-s", "--no-progress-meter", "--parallel", "--parallel-max", st
 
 
 def bulk(setting: Setting) -> Iterator[Comparison | Check]:
-    """Compare the commands. Their files are in memory: no disk is measured twice."""
+    """Compare the commands."""
     with setting.fresh() as (room, _), setting.room(_MEMORY if _MEMORY.is_dir() else None) as files:
         pair = pair_in(room)
         digests = blobs.lay(pair, _FILES, _SIZE)
         with peers.stor(room, [pair], setting.workers) as stor:
-            commands = _Commands(files, stor)
+            commands = _Commands(files, room, stor)
             yield from _down(setting, commands, digests)
             yield from _large(setting, commands, _lay_large(pair))
             yield from _up(setting, commands)
@@ -85,6 +88,7 @@ def _up(setting: Setting, commands: _Commands) -> Iterator[Comparison]:
     bodies = Bodies(_SIZE)
 
     def wrk() -> Sample:
+        os.sync()
         uploads = commands.peer.uploads(bodies, 20_000 * setting.seconds)
         asked = Requests(uploads=uploads)
         return load.run(
@@ -109,9 +113,10 @@ def _large(setting: Setting, commands: _Commands, digest: str) -> Iterator[Check
 
 @dataclass(slots=True)
 class _Commands:
-    """What is run, for one server; each run begins with an empty directory for its results."""
+    """What is run, for one server; each download begins with an empty directory."""
 
     directory: Path
+    sources: Path
     peer: Peer
 
     def get(self, digests: Sequence[str]) -> Sample:
@@ -124,9 +129,10 @@ class _Commands:
 
     def put(self) -> Sample:
         """Upload files that are new."""
-        source = self._out()
+        source = Path(tempfile.mkdtemp(dir=self.sources))
         for number in range(_UPLOADS):
             (source / str(number)).write_bytes(os.urandom(_SIZE))
+        os.sync()
         return self._stor(["put", "--max", str(_UP), str(source)], "", _UPLOADS)
 
     def curl(self, digests: Sequence[str]) -> Sample:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from pystor.client import AsyncClient, Client, NotFound
+from pystor.client import AsyncClient, Client, Digest, NotFound, Unauthorized
 from pystor.client.express import SMALL, USUAL, Express, Small, Unusual, read
 from pystor.client.servers import Server as Address
 from tests.client.conftest import QUICK, lay, sha
@@ -24,7 +27,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nLast-Modified: Tue, 24 Nov 2026
 @pytest.fixture
 def warm(server: Server, proxy: Proxy) -> Iterator[Client]:
     """A client that has had so many small blobs in a row that it expects the next one to be small."""
-    with Client(proxy.endpoint, user="u", password="p", retry=QUICK, timeout=0.5) as client:
+    with Client(proxy.endpoint, user=server.user, password=server.password, retry=QUICK, timeout=0.5) as client:
         for name in lay(server, *(noise(10 + n) for n in range(USUAL))):
             client.get(name)
         assert proxy.connections == 1
@@ -40,7 +43,7 @@ def warm(server: Server, proxy: Proxy) -> Iterator[Client]:
 @pytest.mark.parametrize("spelling", [bytes, bytes.lower, lambda head: head.replace(b": ", b":   ")])
 def test_an_answer_is_read_however_its_head_is_spelt(spelling: type[bytes]) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + spelling(HEAD.partition(b"\r\n")[2])
-    assert read(head + b"\r\nblob") == Small(b"blob", 1795522849.0)
+    assert read(head + b"\r\nblob") == Small(200, b"blob", 1795522849.0)
 
 
 @pytest.mark.parametrize("end", range(len(HEAD) + 5))
@@ -50,7 +53,9 @@ def test_an_answer_that_has_not_all_come_is_none_yet(end: int) -> None:
 
 @pytest.mark.parametrize("date", [b"", b"yesterday", b"\xff", b"Tue, 99 Nov 2026 12:20:49 GMT"])
 def test_a_date_that_is_none_is_not_told(date: bytes) -> None:
-    assert read(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLast-Modified: " + date + b"\r\n\r\nx") == Small(b"x", None)
+    assert read(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLast-Modified: " + date + b"\r\n\r\nx") == Small(
+        200, b"x", None
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,9 +159,69 @@ def test_trouble_on_the_way_is_overcome(warm: Client, server: Server, proxy: Pro
     assert left_in(tmp_path) == ["blob"]
 
 
-def test_the_credentials_go_along(warm: Client, proxy: Proxy) -> None:
+def test_small_uploads_share_a_connection(warm: Client, server: Server, proxy: Proxy) -> None:
+    for size in (100, 4096, SMALL):
+        content = noise(size)
+        first, second = warm.put(content), warm.put(content)
+        assert (first.new, second.new) == (True, False)
+        assert [Path(path).read_bytes() for path in first.paths] == [content] * len(server.pairs[0])
+        assert (first.digest, first.size, first.server) == (Digest.of(content), size, proxy.endpoint)
+    assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("kind", ["cut", "reset", "hang", "garbage", "refuse"])
+def test_trouble_on_the_way_of_an_upload_is_overcome(warm: Client, proxy: Proxy, kind: str) -> None:
+    content = noise(4096)
+    match kind:
+        case "cut":
+            proxy.cut = 2000
+            proxy.reset()
+        case "reset":
+            proxy.reset()
+        case "hang":
+            proxy.hang = True
+        case "garbage":
+            proxy.garbage, proxy.trigger = b"HTTP/1.1 503 Go Away\r\nContent-Length: 0\r\n\r\n", b"POST /"
+        case "refuse":
+            proxy.refuse()
+    threading.Timer(0.1 if kind != "hang" else 0.7, lambda: heal(proxy)).start()
+    stored = warm.put(content)
+    assert warm.get(stored.digest) == content
+
+
+def test_an_upload_that_does_not_fit_into_the_socket_goes_on(
+    warm: Client, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, narrowed = socket.create_connection, []
+
+    def narrow(address: tuple[str, int], *given: Any, **named: Any) -> socket.socket:
+        end = connect(address, *given, **named)
+        if address[1] == urlsplit(proxy.endpoint).port:  # the proxy connects, too
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            narrowed.append(end)
+        return end
+
+    monkeypatch.setattr(socket, "create_connection", narrow)
+    proxy.reset()  # the next connection is a narrow one
+    for name in lay(server, *(noise(10 + n) for n in range(USUAL + 1))):
+        warm.get(name)
+    content, connections = noise(SMALL), proxy.connections
+    stored = warm.put(content)
+    assert (stored.new, proxy.connections, len(narrowed)) == (True, connections, 1)  # it was not sent the long way
+    assert warm.get(stored.digest) == content
+
+
+def test_a_writer_who_is_none_is_told_so(server: Server, proxy: Proxy) -> None:
+    with Client(proxy.endpoint, user="u", password="another", retry=QUICK) as client:
+        for name in lay(server, *(noise(10 + n) for n in range(USUAL + 1))):
+            client.get(name)
+        with pytest.raises(Unauthorized):
+            client.put(noise(10))
+
+
+def test_the_credentials_go_along(warm: Client, server: Server, proxy: Proxy) -> None:
     content = noise(30)
-    proxy.trigger = b"Authorization: Basic dTpw\r\n"  # u:p
+    proxy.trigger = f"Authorization: {server.authorization()['Authorization']}\r\n".encode()
     proxy.garbage = b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + content
     assert warm.get(sha(content)) == content
     assert proxy.connections == 2

@@ -1,8 +1,9 @@
 """Small blobs by plain HTTP over sockets of our own: for half of the processor time that libcurl needs.
 
-It does the one thing that a bulk download consists of: GET, 200, Content-Length, a few kilobytes, the connection kept.
-Anything else is None, and the long way (`transport`) does it with all that libcurl knows: another status, an answer
-that is large or late, a connection that breaks. The parser can be simple, since the digest tells whether it was right.
+It does the two things that bulk transfers consist of: GET, 200, Content-Length, a few kilobytes, the connection kept;
+and POST, 200 or 201, the same. Anything else is None, and the long way (`transport`) does it with all that libcurl
+knows: another status, an answer that is large or late, a connection that breaks. The parser can be simple: of a
+download the digest tells whether it was right, and an upload may always be made once more.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ _MOST: Final = 64 << 10  # bytes that are received at once
 _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _PROMPT: Final = 3.0  # seconds in which a connection is made, or not at all
 _LOOKS: Final = 4  # in the time that an answer may take
+_POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
+_GOOD: Final = (b"http/1.1 200 ", b"http/1.1 201 ")
 _FIELD: Final = re.compile(
     rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
 )
 
 
 class Small(NamedTuple):
-    """A blob as it came. `modified` is seconds since 1970, if it was told."""
+    """An answer: a blob, or what is said of an upload. `modified` is seconds since 1970, if it was told."""
 
+    status: int
     content: bytes
     modified: float | None
 
@@ -61,11 +65,11 @@ def read(data: bytes) -> Small | None:
         return None
     if missing < 0:
         raise Unusual
-    return Small(data[end + 4 :], _seconds(fields.get(b"last-modified")))
+    return Small(int(data[9:12]), data[end + 4 :], _seconds(fields.get(b"last-modified")))
 
 
 def _fields(head: bytes) -> dict[bytes, bytes]:
-    if not head.startswith(b"http/1.1 200 "):
+    if not head.startswith(_GOOD):
         raise Unusual
     found = _FIELD.findall(head)
     fields = dict(found)
@@ -102,12 +106,23 @@ class _Connection:
         """Send a request; the answer is None when it is none for here, and then the connection is closed."""
         answer = self._answer = self._loop.create_future()
         self.asked = self._loop.time()
+        self._send(request)
+        return answer
+
+    def _send(self, rest: bytes) -> None:
         try:
-            if self._socket.send(request) < len(request):
-                self.close()
+            sent = self._socket.send(rest)
+        except BlockingIOError:
+            sent = 0
         except OSError:
             self.close()
-        return answer
+            return
+        if sent < len(rest):
+            self._loop.add_writer(self._socket.fileno(), self._go_on, rest[sent:])
+
+    def _go_on(self, rest: bytes) -> None:
+        self._loop.remove_writer(self._socket.fileno())
+        self._send(rest)
 
     def _receive(self) -> None:
         try:
@@ -135,6 +150,7 @@ class _Connection:
         if not self.closed:
             self.closed = True
             self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
             self._settle(None)
 
@@ -151,13 +167,13 @@ class Express:
         self._patience = patience
         self._idle: dict[Server, list[_Connection]] = {}
         self._all: set[_Connection] = set()
-        self._ends: dict[Server, tuple[bytes, bytes]] = {}
+        self._heads: dict[Server, tuple[bytes, bytes]] = {}
         self._in_a_row = 0
         self._clock: asyncio.TimerHandle | None = None
         self._direct = not any(map(os.environ.get, _PROXIES))  # libcurl knows how to talk to one
 
     def note(self, size: int) -> None:
-        """Learn from a blob that came the long way."""
+        """Learn from a blob that came or went the long way."""
         self._in_a_row = self._in_a_row + 1 if size <= SMALL else 0
 
     def serves(self, server: Server) -> bool:
@@ -166,12 +182,22 @@ class Express:
 
     async def get(self, server: Server, digest: Digest) -> Small | None:
         """Ask for a blob; None when it is to be asked for the long way, as the next ones are then."""
+        before, after = self._around(server)
+        return await self._ask(server, b"GET %b%b%b\r\n" % (before, digest.hex.encode(), after))
+
+    async def post(self, server: Server, digest: Digest, content: bytes) -> Small | None:
+        """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
+        before, after = self._around(server)
+        length = len(content)
+        return await self._ask(server, _POST % (before, digest.hex.encode(), after, length, content))
+
+    async def _ask(self, server: Server, request: bytes) -> Small | None:
         connection = self._spare(server) or await self._connect(server)
         if connection is None:
             self._in_a_row = 0
             return None
         try:
-            small = await connection.ask(self._request(server, digest))
+            small = await connection.ask(request)
         except BaseException:
             connection.close()  # whoever comes next would get this answer
             raise
@@ -203,10 +229,10 @@ class Express:
         self._wind()
         return connection
 
-    def _request(self, server: Server, digest: Digest) -> bytes:
-        if (ends := self._ends.get(server)) is None:
-            ends = self._ends[server] = _ends(server)
-        return ends[0] + digest.hex.encode() + ends[1]
+    def _around(self, server: Server) -> tuple[bytes, bytes]:
+        if (around := self._heads.get(server)) is None:
+            around = self._heads[server] = _head(server)
+        return around
 
     def _wind(self) -> None:
         if self._clock is None:
@@ -234,11 +260,11 @@ class Express:
         self._idle.clear()
 
 
-def _ends(server: Server) -> tuple[bytes, bytes]:
-    """Write what comes before and after the digest in a request, as libcurl would."""
+def _head(server: Server) -> tuple[bytes, bytes]:
+    """Write what comes between the method and the digest in a request, and what comes after, as libcurl would."""
     parts = urlsplit(server.url)
     lines = [" HTTP/1.1", f"Host: {parts.netloc}", f"User-Agent: stor/{__version__}", "Accept: */*"]
     if server.user is not None:
         login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
         lines.append(f"Authorization: Basic {login}")
-    return f"GET {parts.path}/".encode(), "\r\n".join([*lines, "", ""]).encode()
+    return f"{parts.path}/".encode(), "\r\n".join([*lines, ""]).encode()

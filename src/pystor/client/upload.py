@@ -32,6 +32,8 @@ LARGE: Final = 1 << 20
 SMALL: Final = 128 << 10
 """Bytes up to which a body is read into memory, without a thread if the memory of the system has it."""
 
+_THERE: Final = 200
+_CREATED: Final = 201
 _NOT_AT_HAND: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 _OCTETS: Final = "Content-Type: application/octet-stream"
 _AT_ONCE: Final = ("Expect:", _OCTETS)
@@ -50,6 +52,10 @@ class Parcel:
     digest: Digest
     content: bytes | None = None
     """The body in memory, when it is small."""
+
+    def stored(self, server: Server, status: int, answer: bytes = b"") -> Stored:
+        """Tell what a server made of it that answered 200, as it had it already, or 201."""
+        return Stored(self.digest, self.size, status == _CREATED, server.url, _paths(answer))
 
 
 async def small(content: Content) -> Parcel | None:
@@ -152,7 +158,7 @@ class Upload:
         while True:
             try:
                 if self._parcel.size >= LARGE and await self._is_there():
-                    return self._stored(new=False, paths=())
+                    return self._parcel.stored(self._tries.target, _THERE)
                 return await self._post()
             except BadContent as error:
                 await self._check_again(error)
@@ -162,17 +168,17 @@ class Upload:
 
     async def _is_there(self) -> bool:
         async with self._transport.exchange(self._head()) as answer:
-            return answer.status == 200
+            return answer.status == _THERE
 
     async def _post(self) -> Stored:
         parcel = self._parcel
         parcel.body.seek(parcel.start)
         async with self._transport.exchange(self._body()) as answer:
-            if answer.status not in {200, 201}:
+            if answer.status not in {_THERE, _CREATED}:
                 raise await answer.error()
-            new, paths = answer.status == 201, _paths(await answer.body())
+            stored = parcel.stored(self._tries.target, answer.status, await answer.body())
             self._observe(parcel.size)
-            return self._stored(new=new, paths=paths)
+            return stored
 
     def _head(self) -> Ask:
         return Ask("HEAD", self._url, self._tries.target)
@@ -188,9 +194,6 @@ class Upload:
     @property
     def _url(self) -> str:
         return f"{self._tries.target.url}/{self._parcel.digest.hex}"
-
-    def _stored(self, *, new: bool, paths: tuple[str, ...]) -> Stored:
-        return Stored(self._parcel.digest, self._parcel.size, new, self._tries.target.url, paths)
 
     async def _check_again(self, error: BadContent) -> None:
         """Tell a file that was changed meanwhile, which stays another, from a body that was garbled on its way."""
