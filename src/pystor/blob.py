@@ -176,7 +176,7 @@ class Entrance(Protocol):
         """Tell whether something stands under the name of a blob, be it the blob or not."""
         ...
 
-    def stage(self, size: int) -> Staged:
+    def stage(self, size: int, *, shared: bool = False) -> Staged:
         """Begin a replica of `size` bytes."""
         ...
 

@@ -194,7 +194,7 @@ def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
 def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
     if parcel.unseen is not None and entrance.has(parcel.unseen):
         raise Seen
-    staged = entrance.stage(len(parcel.content))
+    staged = entrance.stage(len(parcel.content), shared=not parcel.alone)
     try:
         staged.write(parcel.content)
         if parcel.alone or staged.filesystem is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
-from pystor import commit, marker, posix, staging
+from pystor import commit, marker, posix, staging, temporary
 from pystor.blob import Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
 from pystor.entrance import Entrance, measure
@@ -287,7 +287,7 @@ class Directory:
         """Remove the temporaries of dead processes; returns how many there were."""
         try:
             self._guard()
-            return staging.sweep(self.root)
+            return temporary.sweep(self.root)
         except OSError as error:
             raise StorageError.from_os(self.root, "sweep", error) from error
 

@@ -37,11 +37,14 @@ class Entrance:
             raise StorageError.from_os(self._storage, "look", error) from error
         return True
 
-    def stage(self, size: int) -> StagedFile:
-        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
+    def stage(self, size: int, *, shared: bool = False) -> StagedFile:
+        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written.
+
+        `shared` is whether a sync of the whole filesystem makes its name durable, if anything does.
+        """
         if size <= _AT_ONCE:
             self._take_room(size)
-            return self._begin()
+            return self._begin(shared=shared)
         # One at a time, in all workers: what one upload is promised, no other is.
         with staging.alone(self._root.fd):
             if self._measure() < size:
@@ -54,8 +57,9 @@ class Entrance:
                 raise
             return staged
 
-    def _begin(self) -> StagedFile:
-        return StagedFile(self._storage, self._root.join(), durable=self._durable)
+    def _begin(self, *, shared: bool = False) -> StagedFile:
+        unnamed = shared and (self._root.filesystem is not None or not self._durable)
+        return StagedFile(self._storage, self._root.join(), durable=self._durable, unnamed=unnamed)
 
     def _take_room(self, size: int) -> None:
         """Count what is written as used: the room is measured once for all that comes in one go."""

@@ -19,8 +19,8 @@ from pystor import marker, posix
 from pystor.blob import Filesystem, QueueName
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
+from pystor.temporary import TEMPORARIES, Temporary
 
-TEMPORARIES: Final = f"{marker.HOME}/tmp"
 QUARANTINE: Final = f"{marker.HOME}/quarantine"
 QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
 
@@ -33,9 +33,6 @@ _AHEAD: Final = 2 << 20  # bytes that may be on their way to the disk
 
 _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
-
-_FOREIGN_AGE: Final = 7 * 86400.0
-"""Seconds after which a temporary goes on a filesystem that cannot tell by a lock whether its writer lives."""
 
 
 class Root:
@@ -70,15 +67,18 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(self, storage: str, root: Root, *, durable: bool) -> None:
-        """Make the temporary; takes over one use of the root."""
+    def __init__(self, storage: str, root: Root, *, durable: bool, unnamed: bool = False) -> None:
+        """Make the temporary; takes over one use of the root.
+
+        `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but what made its bytes
+        durable has to be done once more when it has its name, since it is only then that the file is to stay.
+        """
         self.filesystem: Final = root.filesystem
         self._storage: Final = storage
         self._root: Root | None = root
         self._root_fd = root.fd
         self._durable: Final = durable
-        self._fd = -1
-        self._name: str | None = None
+        self._temporary: Temporary | None = None
         self._published = False
         self._written = 0
         self._sent = 0
@@ -86,30 +86,14 @@ class StagedFile:
         self._step: Final = threading.Lock()
         try:
             with self._translated("create a temporary file"):
-                self._create()
+                self._temporary = Temporary(root.fd, unnamed=unnamed)
         except StorageError:
             self.discard()
             raise
 
-    def _create(self) -> None:
-        # The lock tells the sweep that the writer lives. A sweep between the creation and the lock has removed the
-        # file, which its link count tells, or is about to, which the refused lock tells.
-        while self._fd < 0:
-            name = f"{TEMPORARIES}/{secrets.token_hex(16)}"
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = self._open_new(name, flags)
-            if _lock(fd) and os.fstat(fd).st_nlink:
-                self._fd, self._name = fd, name
-            else:
-                os.close(fd)
-
-    def _open_new(self, name: str, flags: int) -> int:
-        try:
-            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
-        except FileNotFoundError:
-            # Somebody has tidied up; the marker was there a moment ago, so this is the right place.
-            os.mkdir(TEMPORARIES, 0o700, dir_fd=self._root_fd)
-            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
+    @property
+    def _fd(self) -> int:
+        return -1 if self._temporary is None else self._temporary.fd
 
     @property
     def patience(self) -> float:
@@ -182,21 +166,15 @@ class StagedFile:
             self._close()
 
     def _take_name(self, digest: Digest) -> set[str]:
-        if self._name is None:
+        if self._temporary is None:
             raise OSError(errno.ECANCELED, "the upload was given up")
-        made = self._rename(self._name, digest.path)
-        self._name, self._published = None, True
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-        return made
-
-    def _rename(self, source: str, target: str) -> set[str]:
         made: set[str] = set()
         try:
-            os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+            self._temporary.keep(digest.path)
         except FileNotFoundError:
-            self._make(os.path.dirname(target), made)
-            os.rename(source, target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+            self._make(os.path.dirname(digest.path), made)
+            self._temporary.keep(digest.path)
+        self._temporary, self._published = None, True
         return made
 
     def _make(self, directory: str, made: set[str]) -> None:
@@ -240,20 +218,15 @@ class StagedFile:
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""
         with self._step:
-            if self._name is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._name, dir_fd=self._root_fd)
-            self._name = None
+            if self._temporary is not None:
+                self._temporary.discard()
             self._close()
 
     close = discard
 
     def _close(self) -> None:
-        fd, root = self._fd, self._root
-        self._fd, self._root, self._root_fd = -1, None, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        root = self._root
+        self._temporary, self._root, self._root_fd = None, None, -1
         if root is not None:
             root.leave()
 
@@ -285,16 +258,6 @@ def alone(root_fd: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(root_fd, fcntl.LOCK_UN)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a filesystem without locks: the sweep goes by age there
-    return True
 
 
 def confirm(root: str, digest: Digest) -> None:
@@ -348,38 +311,3 @@ def prepare(root: str) -> None:
         os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
     if missing:
         _sync_directory(os.path.join(root, marker.HOME))
-
-
-def sweep(root: str) -> int:
-    """Remove the temporaries whose writers are dead, however old; returns how many. Raises `OSError`.
-
-    A living writer holds a lock, so neither the clock nor the process's number can mislead.
-    """
-    directory = os.path.join(root, TEMPORARIES)
-    return sum(_sweep_one(os.path.join(directory, name)) for name in os.listdir(directory))
-
-
-def _sweep_one(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False  # just published or discarded, or nothing that Stor has made
-    try:
-        if not _is_abandoned(fd):
-            return False
-        os.unlink(path)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def _is_abandoned(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return time.time() - os.fstat(fd).st_mtime > _FOREIGN_AGE
-    return True

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from pystor import posix, staging
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
 from pystor.staging import Root, StagedFile
+from pystor.temporary import TEMPORARIES
 from tests.rooms.tools import (
     adopted,
     beside,
@@ -74,7 +76,7 @@ def test_a_temporary_is_made_and_never_found(storage: Directory, monkeypatch: py
     real = os.open
 
     def spy(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
-        if str(path).startswith(staging.TEMPORARIES):
+        if str(path).startswith(TEMPORARIES):
             opened.append(flags)
         return real(path, flags, *arguments, **named)
 
@@ -482,7 +484,7 @@ def test_a_filesystem_that_cannot_reserve_is_written_to_without(
 
 
 def test_a_lost_directory_of_temporaries_is_made_again(storage: Directory) -> None:
-    Path(storage.root, staging.TEMPORARIES).rmdir()
+    Path(storage.root, TEMPORARIES).rmdir()
     publish(storage, CONTENT)
 
     assert blobs(storage) == [CONTENT]
@@ -501,6 +503,7 @@ def test_a_file_in_the_way_of_a_directory_is_a_failure_that_leaves_nothing(stora
 WRITER = """
 import sys
 from pystor.directory import Directory
+from pystor.entrance import Entrance
 storage = Directory(sys.argv[1], reserve=0)
 storage.attach()
 staged = storage.stage(6)
@@ -552,13 +555,13 @@ def test_temporaries_of_the_dead_are_swept_and_never_those_of_the_living(storage
 
 
 def test_a_sweep_of_a_storage_that_is_gone_is_a_failure(storage: Directory) -> None:
-    Path(storage.root, staging.TEMPORARIES).rmdir()
+    Path(storage.root, TEMPORARIES).rmdir()
     with pytest.raises(StorageError, match="A storage failed"):
         storage.sweep()
 
 
 def test_odd_things_among_the_temporaries_do_not_keep_the_others_from_being_swept(storage: Directory) -> None:
-    directory = Path(storage.root, staging.TEMPORARIES)
+    directory = Path(storage.root, TEMPORARIES)
     (directory / "directory").mkdir()
     (directory / "link").symlink_to("nowhere")
     os.mkfifo(directory / "fifo")
@@ -574,7 +577,7 @@ def test_where_locks_are_unknown_only_age_tells(storage: Directory, monkeypatch:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", unknown)
-    directory = Path(storage.root, staging.TEMPORARIES)
+    directory = Path(storage.root, TEMPORARIES)
     (directory / "young").write_bytes(b"")
     (directory / "old").write_bytes(b"")
     os.utime(directory / "old", (time.time() - 8 * 86400,) * 2)
@@ -586,7 +589,7 @@ def test_where_locks_are_unknown_only_age_tells(storage: Directory, monkeypatch:
 
 
 def test_what_vanishes_during_a_sweep_is_no_failure(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = Path(storage.root, staging.TEMPORARIES)
+    directory = Path(storage.root, TEMPORARIES)
     (directory / "left").write_bytes(b"")
     monkeypatch.setattr(os, "listdir", lambda _: ["gone", "left"])
     real = os.unlink
@@ -661,8 +664,112 @@ def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) 
         storage.enqueue("repair", BLOB)
 
 
+# Without a name
+
+
+@pytest.fixture
+def shared(storage: Directory) -> Iterator[Entrance]:
+    """A way into the storage whose uploads leave their syncs to those of the whole filesystem."""
+    storage.attach()
+    storage._commits = True
+    with storage.enter() as entrance:
+        yield entrance
+
+
+def test_what_is_synced_with_the_whole_filesystem_has_no_name_before_its_final_one(
+    storage: Directory, shared: Entrance
+) -> None:
+    with shared.stage(6, shared=True) as staged:
+        staged.write(CONTENT)
+        staged.seal()
+        assert temporaries(storage) == []
+        staged.name(BLOB)
+    assert blobs(storage) == [CONTENT]
+    assert stat.S_IMODE(where(storage, BLOB).stat().st_mode) == 0o644
+
+
+def test_what_is_synced_alone_has_a_temporary_name(storage: Directory, shared: Entrance) -> None:
+    """An fsync of the directory is all that follows; that the file is to stay must be on the disk by then."""
+    with shared.stage(6):
+        assert len(temporaries(storage)) == 1
+    storage._commits = False
+    with storage.enter() as entrance, entrance.stage(6, shared=True):
+        assert len(temporaries(storage)) == 1
+
+
+def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Directory, shared: Entrance) -> None:
+    place(storage, b"bad", BLOB)
+    with shared.stage(6, shared=True) as staged:
+        staged.write(CONTENT)
+        staged.seal()
+        staged.name(BLOB)
+    assert blobs(storage) == [CONTENT]
+    assert temporaries(storage) == []
+
+
+def test_what_is_about_to_replace_is_not_swept(
+    storage: Directory, shared: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def late(*given: Any, **named: Any) -> None:
+        assert storage.sweep() == 0
+        real(*given, **named)
+
+    place(storage, b"bad", BLOB)
+    monkeypatch.setattr(os, "rename", late)
+    with shared.stage(6, shared=True) as staged:
+        staged.write(CONTENT)
+        staged.name(BLOB)
+    assert blobs(storage) == [CONTENT]
+
+
+def test_what_has_no_name_and_cannot_replace_leaves_nothing(storage: Directory, shared: Entrance) -> None:
+    (where(storage, BLOB) / "a directory").mkdir(parents=True)
+    with shared.stage(6, shared=True) as staged, pytest.raises(StorageError):
+        staged.name(BLOB)
+    assert temporaries(storage) == []
+
+
+def test_what_has_no_name_and_was_given_up_gets_none(storage: Directory, shared: Entrance) -> None:
+    staged = shared.stage(6, shared=True)
+    staged.discard()
+    with pytest.raises(StorageError):
+        staged.name(BLOB)
+    assert blobs(storage) == []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_a_filesystem_without_unnamed_files_gets_named_ones(
+    storage: Directory, shared: Entrance, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.open
+
+    def refused(path: str, flags: int, *arguments: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refused)
+    with shared.stage(6, shared=True) as staged:
+        assert len(temporaries(storage)) == 1
+        staged.write(CONTENT)
+        staged.seal()
+        staged.name(BLOB)
+    assert blobs(storage) == [CONTENT]
+
+
+def test_a_disk_that_fails_to_make_an_unnamed_file_is_told(shared: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(StorageError):
+        shared.stage(6, shared=True)
+
+
 def test_a_staged_replica_that_cannot_be_made_gives_its_descriptors_back(storage: Directory, tmp_path: Path) -> None:
-    in_the_way(storage, staging.TEMPORARIES)
+    in_the_way(storage, TEMPORARIES)
     root_fd = os.open(storage.root, os.O_RDONLY)
     with pytest.raises(StorageError):
         StagedFile(storage.root, Root(root_fd), durable=True)

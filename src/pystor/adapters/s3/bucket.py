@@ -146,7 +146,7 @@ class Bucket:
         """Write several blobs in one go: each is one for itself."""
         return nullcontext(self)
 
-    def stage(self, size: int) -> StagedObject:
+    def stage(self, size: int, *, shared: bool = False) -> StagedObject:  # noqa: ARG002  nothing is to be synced
         """Begin a replica of `size` bytes, as far as known."""
         return StagedObject(self._client, self._prefix, size, self._spool)
 

@@ -1,0 +1,147 @@
+"""A file on its way into a storage: how it is made, how it gets its name, and how those of the dead are swept."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from typing import Final
+
+from pystor import marker
+
+TEMPORARIES: Final = f"{marker.HOME}/tmp"
+
+_UNNAMED: Final = getattr(os, "O_TMPFILE", None) if os.path.isdir("/proc/self/fd") else None
+_NONE_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+"""What a filesystem without unnamed files says, or one whose directory for temporaries has gone."""
+
+_FOREIGN_AGE: Final = 7 * 86400.0
+"""Seconds after which a temporary goes on a filesystem that cannot tell by a lock whether its writer lives."""
+
+
+class Temporary:
+    """A file that is not to stay yet. Its methods raise `OSError`, but for `discard`."""
+
+    def __init__(self, root_fd: int, *, unnamed: bool) -> None:
+        """Make it below a storage's root, which stays the caller's; without a name if that is wanted and possible."""
+        self._root_fd: Final = root_fd
+        self._name: str | None = None
+        self.fd = -1
+        if not (unnamed and self._make_unnamed()):
+            self._make_named()
+
+    def _make_unnamed(self) -> bool:
+        if _UNNAMED is None:
+            return False
+        try:
+            self.fd = os.open(TEMPORARIES, _UNNAMED | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._root_fd)
+        except OSError as error:
+            if error.errno not in _NONE_UNNAMED:
+                raise
+        return self.fd >= 0
+
+    def _make_named(self) -> None:
+        # The lock tells the sweep that the writer lives. A sweep between the creation and the lock has removed the
+        # file, which its link count tells, or is about to, which the refused lock tells.
+        while self.fd < 0:
+            name = _random_name()
+            fd = self._open_new(name)
+            if _lock(fd) and os.fstat(fd).st_nlink:
+                self.fd, self._name = fd, name
+            else:
+                os.close(fd)
+
+    def _open_new(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
+        except FileNotFoundError:
+            # Somebody has tidied up; the marker was there a moment ago, so this is the right place.
+            os.mkdir(TEMPORARIES, 0o700, dir_fd=self._root_fd)
+            return os.open(name, flags, 0o600, dir_fd=self._root_fd)
+
+    def keep(self, target: str) -> None:
+        """Give it its final name, below the root, in the place of what has that now, and close it."""
+        if self._name is not None or not self._link(target):
+            os.rename(self._name or self._name_it(), target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
+        self._name = None
+        self._close()
+
+    def _name_it(self) -> str:
+        """Give it a name that can be renamed: a link replaces nothing."""
+        name = _random_name()
+        _lock(self.fd)  # before there is something to sweep
+        self._link(name)
+        self._name = name
+        return name
+
+    def _link(self, target: str) -> bool:
+        try:
+            os.link(f"/proc/self/fd/{self.fd}", target, dst_dir_fd=self._root_fd)
+        except FileExistsError:
+            return False
+        return True
+
+    def discard(self) -> None:
+        """Remove it."""
+        with contextlib.suppress(OSError):
+            if self._name is not None:
+                os.unlink(self._name, dir_fd=self._root_fd)
+        with contextlib.suppress(OSError):
+            self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+
+def _random_name() -> str:
+    return f"{TEMPORARIES}/{secrets.token_hex(16)}"
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a filesystem without locks: the sweep goes by age there
+    return True
+
+
+def sweep(root: str) -> int:
+    """Remove the temporaries whose writers are dead, however old; returns how many. Raises `OSError`.
+
+    A living writer holds a lock, so neither the clock nor the process's number can mislead.
+    """
+    directory = os.path.join(root, TEMPORARIES)
+    return sum(_sweep_one(os.path.join(directory, name)) for name in os.listdir(directory))
+
+
+def _sweep_one(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False  # just published or discarded, or nothing that Stor has made
+    try:
+        if not _is_abandoned(fd):
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _is_abandoned(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(fd).st_mtime > _FOREIGN_AGE
+    return True
