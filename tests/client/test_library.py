@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import random
@@ -29,8 +30,10 @@ from pystor.client import (
     TooLarge,
     Unauthorized,
     Unavailable,
+    saving,
 )
 from pystor.client.retry import Tries
+from pystor.client.saving import Draft
 from pystor.errors import MalformedDigest
 from tests.client.conftest import QUICK, lay, sha
 from tests.neighbours.servers.proxy import Proxy
@@ -441,6 +444,59 @@ def test_one_client_serves_many_threads(server: Server, client: Client) -> None:
     assert sorted(came) == [1000 + n for n in range(40)]
 
 
+@pytest.fixture(params=["unnamed", "named", "refused"])
+def drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads go into files without a name, or with one: where there are no others, or a filesystem has none."""
+    real = os.open
+
+    def refused(path: str, flags: int, *arguments: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+        return real(path, flags, *arguments)
+
+    if request.param == "named":
+        monkeypatch.setattr(saving, "_UNNAMED", None)
+    if request.param == "refused":
+        monkeypatch.setattr(os, "open", refused)
+
+
+@pytest.mark.usefixtures("drafts")
+def test_a_file_appears_whole_in_the_place_of_what_was_there(tmp_path: Path) -> None:
+    for content in (b"first", b"second"):
+        with Draft(str(tmp_path / "file")) as draft:
+            draft.write(content)
+            assert (tmp_path / "file").exists() == (content == b"second")
+            draft.keep(1_000_000_000.0)
+        assert (tmp_path / "file").read_bytes() == content
+    assert (tmp_path / "file").stat().st_mtime == 1_000_000_000
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask()
+    assert left_in(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_file_that_cannot_be_kept_leaves_nothing(tmp_path: Path, kept: bool) -> None:
+    (tmp_path / "file" / "below").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory" if kept else "none"), Draft(str(tmp_path / "file")) as draft:  # noqa: PT012
+        draft.write(b"content")
+        if not kept:
+            raise OSError("none")
+        draft.keep(None)
+    assert left_in(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("drafts")
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"), Draft(str(tmp_path / "missing" / "file")):
+        pass
+
+
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
 def test_a_download_that_is_cancelled_leaves_nothing(server: Server, proxy: Proxy, tmp_path: Path) -> None:
     (name,) = lay(server, noise(LARGE))
     proxy.rate = 1 << 20
@@ -448,7 +504,7 @@ def test_a_download_that_is_cancelled_leaves_nothing(server: Server, proxy: Prox
     async def interrupted() -> None:
         async with AsyncClient(proxy.endpoint) as client:
             work = asyncio.create_task(client.get(name, tmp_path / "blob"))
-            await asyncio.to_thread(eventually, lambda: left_in(tmp_path) != [])
+            await asyncio.to_thread(eventually, lambda: proxy.received > 100_000)
             work.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await work

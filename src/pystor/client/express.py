@@ -160,14 +160,38 @@ class _Connection:
         return self._answer is not None
 
 
+class _Line:
+    """What is to be known of a server: where it is, its idle connections, and what stands in requests to it.
+
+    `before` comes between the method and the digest, `after` behind that, as libcurl would write it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        parts = urlsplit(server.url)
+        lines = [" HTTP/1.1", f"Host: {parts.netloc}", f"User-Agent: stor/{__version__}", "Accept: */*"]
+        if server.user is not None:
+            login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
+            lines.append(f"Authorization: Basic {login}")
+        self.address: Final = parts.hostname or "", parts.port or 80
+        self.before: Final = f"{parts.path}/".encode()
+        self.after: Final = "\r\n".join([*lines, ""]).encode()
+        self.idle: Final[list[_Connection]] = []
+
+    def spare(self) -> _Connection | None:
+        """Take a connection that is not used."""
+        while self.idle:
+            if not (connection := self.idle.pop()).closed:
+                return connection
+        return None
+
+
 class Express:
     """The connections, and whether they are worth asking. No answer is waited for longer than `patience` seconds."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._idle: dict[Server, list[_Connection]] = {}
+        self._lines: dict[str, _Line] = {}
         self._all: set[_Connection] = set()
-        self._heads: dict[Server, tuple[bytes, bytes]] = {}
         self._in_a_row = 0
         self._clock: asyncio.TimerHandle | None = None
         self._direct = not any(map(os.environ.get, _PROXIES))  # libcurl knows how to talk to one
@@ -182,17 +206,22 @@ class Express:
 
     async def get(self, server: Server, digest: Digest) -> Small | None:
         """Ask for a blob; None when it is to be asked for the long way, as the next ones are then."""
-        before, after = self._around(server)
-        return await self._ask(server, b"GET %b%b%b\r\n" % (before, digest.hex.encode(), after))
+        line = self._line(server)
+        return await self._ask(line, b"GET %b%b%b\r\n" % (line.before, digest.hex.encode(), line.after))
 
     async def post(self, server: Server, digest: Digest, content: bytes) -> Small | None:
         """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
-        before, after = self._around(server)
-        length = len(content)
-        return await self._ask(server, _POST % (before, digest.hex.encode(), after, length, content))
+        line = self._line(server)
+        parts = (line.before, digest.hex.encode(), line.after, len(content), content)
+        return await self._ask(line, _POST % parts)
 
-    async def _ask(self, server: Server, request: bytes) -> Small | None:
-        connection = self._spare(server) or await self._connect(server)
+    def _line(self, server: Server) -> _Line:
+        if (line := self._lines.get(server.url)) is None:
+            line = self._lines[server.url] = _Line(server)
+        return line
+
+    async def _ask(self, line: _Line, request: bytes) -> Small | None:
+        connection = line.spare() or await self._connect(line.address)
         if connection is None:
             self._in_a_row = 0
             return None
@@ -205,21 +234,12 @@ class Express:
             self._all.discard(connection)
             self._in_a_row = 0
             return None
-        self._idle[server].append(connection)
+        line.idle.append(connection)
         return small
 
-    def _spare(self, server: Server) -> _Connection | None:
-        idle = self._idle.setdefault(server, [])
-        while idle:
-            if not (connection := idle.pop()).closed:
-                return connection
-        return None
-
-    async def _connect(self, server: Server) -> _Connection | None:
-        parts = urlsplit(server.url)
-        place = parts.hostname or "", parts.port or 80
+    async def _connect(self, address: tuple[str, int]) -> _Connection | None:
         try:
-            end = await asyncio.to_thread(socket.create_connection, place, min(self._patience, _PROMPT))
+            end = await asyncio.to_thread(socket.create_connection, address, min(self._patience, _PROMPT))
         except OSError:
             return None
         end.setblocking(False)
@@ -228,11 +248,6 @@ class Express:
         self._all.add(connection)
         self._wind()
         return connection
-
-    def _around(self, server: Server) -> tuple[bytes, bytes]:
-        if (around := self._heads.get(server)) is None:
-            around = self._heads[server] = _head(server)
-        return around
 
     def _wind(self) -> None:
         if self._clock is None:
@@ -257,14 +272,4 @@ class Express:
         for connection in self._all:
             connection.close()
         self._all.clear()
-        self._idle.clear()
-
-
-def _head(server: Server) -> tuple[bytes, bytes]:
-    """Write what comes between the method and the digest in a request, and what comes after, as libcurl would."""
-    parts = urlsplit(server.url)
-    lines = [" HTTP/1.1", f"Host: {parts.netloc}", f"User-Agent: stor/{__version__}", "Accept: */*"]
-    if server.user is not None:
-        login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
-        lines.append(f"Authorization: Basic {login}")
-    return f"{parts.path}/".encode(), "\r\n".join([*lines, ""]).encode()
+        self._lines.clear()

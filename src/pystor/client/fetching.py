@@ -82,7 +82,8 @@ class Naming:
 
     def path(self, digest: Digest) -> str:
         """Where a blob goes."""
-        return os.path.join(self.directory, (digest.hex.upper() if self.upper else digest.hex) + self.suffix)
+        slash = "" if self.directory.endswith("/") or not self.directory else "/"
+        return f"{self.directory}{slash}{digest.hex.upper() if self.upper else digest.hex}{self.suffix}"
 
 
 class Fetching:

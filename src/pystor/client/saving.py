@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -11,24 +12,42 @@ from typing import BinaryIO, Final, Self
 
 _OURS: Final = os.urandom(8).hex()  # drafts of other processes, on other machines even, have other names
 _numbers: Final = itertools.count()
+_UNNAMED: Final = getattr(os, "O_TMPFILE", None) if os.path.isdir("/proc/self/fd") else None
+_NONE_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+"""What a filesystem without unnamed files says; a directory that is not there is told by the next attempt."""
 
 
 class Draft:
-    """A file with a temporary name beside its final one; it vanishes at the end of the `with` unless it was kept."""
+    """A file without a name, or with a temporary one beside its final one; it vanishes unless it was kept."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        directory, slash, _ = path.rpartition("/")
-        self._draft = f"{directory}{slash}.stor-{_OURS}-{next(_numbers)}.part"
+        self._directory = path[: path.rfind("/") + 1]
+        self._name: str | None = None
 
     def __enter__(self) -> Self:
-        self._file = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._file = self._open()
         return self
+
+    def _open(self) -> int:
+        if _UNNAMED is not None:
+            try:
+                return os.open(self._directory or ".", _UNNAMED | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                if error.errno not in _NONE_UNNAMED:
+                    raise
+        name = self._random_name()
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._name = name
+        return file
+
+    def _random_name(self) -> str:
+        return f"{self._directory}.stor-{_OURS}-{next(_numbers)}.part"
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        if self._draft != self._path:
-            os.unlink(self._draft)
+        if self._name is not None:
+            os.unlink(self._name)
 
     def write(self, piece: bytes) -> None:
         """Append, however many calls it takes."""
@@ -42,11 +61,26 @@ class Draft:
         os.lseek(self._file, 0, os.SEEK_SET)
 
     def keep(self, modified: float | None) -> None:
-        """Give it its final name, and its time if that is known."""
+        """Give it its final name, in the place of what has that now, and its time if that is known."""
         if modified is not None:
             os.utime(self._file, (modified, modified))
-        os.rename(self._draft, self._path)
-        self._draft = self._path
+        if self._name is not None or not self._link(self._path):
+            os.rename(self._name or self._name_it(), self._path)
+        self._name = None
+
+    def _link(self, path: str) -> bool:
+        try:
+            os.link(f"/proc/self/fd/{self._file}", path, src_dir_fd=self._file)  # of an absolute path it is ignored
+        except FileExistsError:
+            return False
+        return True
+
+    def _name_it(self) -> str:
+        """Give it a name that can be renamed: a link replaces nothing."""
+        name = self._random_name()
+        self._link(name)
+        self._name = name
+        return name
 
 
 class Given:
