@@ -28,6 +28,20 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield House(server)
 
 
+# Quick
+
+
+def test_the_answer_to_an_upload_is_one_segment(stor: House) -> None:
+    """Each one more would cost as much as all the rest of it."""
+    content = fresh(100)
+    with stor.wire() as wire:
+        for _ in range(2):
+            before = wire.segments
+            wire.send(stor.head_of_upload(sha(content), len(content)) + content)
+            assert wire.answer().status in {200, 201}
+            assert wire.segments - before == 1
+
+
 # Slow
 
 

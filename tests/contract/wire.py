@@ -6,6 +6,7 @@ import io
 import select
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -52,6 +53,12 @@ class Wire:
             raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming: io.BufferedReader = self.socket.makefile("rb")
+
+    @property
+    def segments(self) -> int:
+        """How many segments with data have come (`tcpi_data_segs_in` of Linux' tcp(7))."""
+        told = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+        return int.from_bytes(told[152:156], sys.byteorder)
 
     def __enter__(self) -> Self:
         return self

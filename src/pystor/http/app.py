@@ -185,9 +185,9 @@ async def _send(request: Request, response: Response, outcome: _Outcome, receive
     """Send a response: the one place that does. Tells whether all of it was sent."""
     start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
     if isinstance(response.body, bytes | memoryview):
-        await send(start)
-        await send({"type": "http.response.body", "body": response.body})
         outcome.sent = 0 if request.method == "HEAD" else len(response.body)
+        await send({**start, "whole": outcome.sent > 0})
+        await send({"type": "http.response.body", "body": response.body})
         return True
     async with aclosing(response.body) as pieces:
         await send(start)

@@ -139,16 +139,31 @@ class Door:
     """The transport as a response sees it: closing it goes through the connection, which may have to linger."""
 
     def __init__(self, transport: asyncio.Transport, leave: Callable[[], None]) -> None:
-        self.write = transport.write
+        self._write = transport.write
+        self._held = b""
+        self._holds = False
         self.is_closing = transport.is_closing
         self.abort = transport.abort
         self.close = leave
+
+    def hold(self) -> None:
+        """Write what comes next together with what comes after that: two packets cost twice as much as one."""
+        self._holds = True
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold."""
+        if self._holds:
+            self._held, self._holds = data, False
+            return
+        data, self._held = self._held + data, b""
+        self._write(data)
 
 
 class Cycle(RequestResponseCycle):
     """One request on the long way."""
 
     body: bytes | bytearray  # type: ignore[assignment]  # uvicorn hands on bytes(body), which copies no bytes
+    transport: Door  # type: ignore[assignment]  # the part of a transport that a cycle uses
 
     async def run_asgi(self, app: Any) -> None:
         """Run `app`; when the time to shut down is over it is cancelled, and a client still waiting gets a 503."""
@@ -172,12 +187,14 @@ class Cycle(RequestResponseCycle):
         await self.send({"type": "http.response.body", "body": bytes_of(response), "more_body": False})
 
     async def send(self, message: Any) -> None:
-        """Send an ASGI event.
+        """Send an ASGI event. A start that is `whole` is followed by all of its body at once, which is not empty.
 
         A client that was never told to go on (100) may send its body or not, so nothing can follow on its connection.
         """
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False
+        if message.get("whole"):
+            self.transport.hold()
         await super().send(message)
 
 
