@@ -21,7 +21,7 @@ _LINKS = 60_000
 
 def growth(setting: Setting) -> Iterator[Comparison]:
     """Compare Stor with itself."""
-    with setting.room() as room:
+    with setting.fresh(megabytes=20_000) as (room, _):
         small, large = pair_in(room, "small"), pair_in(room, "large")
         few, same = blobs.lay(small, _FEW, 4096), blobs.lay(large, _FEW, 4096)
         for storage in large:
@@ -32,7 +32,7 @@ def growth(setting: Setting) -> Iterator[Comparison]:
             peers.stor(room, [small], setting.workers, names[1]) as few_blobs,
         ):
             yield _compare(setting, many_blobs, same, few_blobs, few)
-    with setting.room() as room:
+    with setting.fresh() as (room, _):
         two, many = [pair_in(room, "two")], [pair_in(room, f"pair{number}") for number in range(32)]
         with (
             peers.stor(room, many, setting.workers, "64 storages", durability="none") as over_many,
