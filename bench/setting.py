@@ -133,11 +133,23 @@ class Setting:
             point.mkdir()
             subprocess.run(["fallocate", "-l", f"{megabytes}M", image], check=True)  # its blocks are its own already
             subprocess.run([program, *mkfs[1:], image], check=True, capture_output=True)
-            subprocess.run(["mount", "-o", "loop", image, point], check=True)
-            try:
-                yield point
-            finally:
-                subprocess.run(["umount", "-l", point], check=True)
+            with _loop(image) as device:
+                subprocess.run(["mount", device, point], check=True)
+                try:
+                    yield point
+                finally:
+                    subprocess.run(["umount", "-l", point], check=True)
+
+
+@contextlib.contextmanager
+def _loop(image: Path) -> Iterator[str]:
+    """Make a disk of a file; what is written goes to the file's disk, and not into the page cache once more."""
+    words = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
+    device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)  # when nobody uses it any more
 
 
 def clean_up_when_ended() -> None:

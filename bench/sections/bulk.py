@@ -40,7 +40,7 @@ _CURL = ("curl", "-s", "--no-progress-meter", "--parallel", "--parallel-max", st
 
 def bulk(setting: Setting) -> Iterator[Comparison | Check]:
     """Compare the commands."""
-    with setting.fresh() as (room, _), setting.room(_MEMORY if _MEMORY.is_dir() else None) as files:
+    with setting.fresh(megabytes=20_000) as (room, _), setting.room(_MEMORY if _MEMORY.is_dir() else None) as files:
         pair = pair_in(room)
         digests = blobs.lay(pair, _FILES, _SIZE)
         with peers.stor(room, [pair], setting.workers) as stor:

@@ -16,7 +16,7 @@ from bench.comparing import Run, costed, reads
 from bench.load import Requests
 from bench.peers import Peer
 from bench.samples import MIB, Comparison, Sample, Target
-from bench.setting import Setting, pair_in
+from bench.setting import Setting, filesystem_of, pair_in
 
 _SIZES = (("4 KiB", 4096, 60_000), ("64 KiB", 65536, 30_000), ("1 MiB", MIB, 4000))
 """Names, sizes, and uploads in a second that are named in advance: more than anybody makes."""
@@ -29,8 +29,8 @@ def uploads(setting: Setting) -> Iterator[Comparison]:
     for label, size, most in _SIZES:
         with setting.fresh(megabytes=_ROOM) as (room, kind):
             yield from _small(setting, room, label, Bodies(size), most, kind)
-    with setting.fresh(megabytes=_ROOM) as (room, kind):
-        yield from _large(setting, room, kind)
+    with setting.room() as room:  # the disk itself, since few files are made
+        yield from _large(setting, room, filesystem_of(room))
     with setting.fresh(journal=True) as (room, kind):
         yield from itertools.islice(_small(setting, room, "4 KiB", Bodies(4096), _SIZES[0][2], kind), 1)
     with setting.fresh() as (room, _):

@@ -1,4 +1,4 @@
-"""Replicas on their way: written under a temporary name, made durable, then published, or gone without a trace.
+"""Replicas on their way: written where nobody looks, made durable, then published, or gone without a trace.
 
 The rules of a write are upheld here, for one storage; their order over all storages of a set is `pystor.uploads`'.
 """
