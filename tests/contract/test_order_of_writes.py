@@ -47,7 +47,9 @@ CALLS: Final = ",".join(
 _LINE: Final = re.compile(r"^(?P<pid>\d+) +(?P<rest>.*)$")
 _BEGUN: Final = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*?)(?P<unfinished> <unfinished \.\.\.>)?$")
 _RESUMED: Final = re.compile(r"^<\.\.\. (?P<name>\w+) resumed>(?P<arguments>.*)$")
-_RESULT: Final = re.compile(r"^(?P<arguments>.*)\) += (?P<result>-?\d+|\?)(?:<(?P<path>[^>]*)>)?(?P<error> E\w+.*)?$")
+_RESULT: Final = re.compile(
+    r"^(?P<arguments>.*)\) += (?P<result>-?\d+|\?)(?:<(?P<path>[^>]*)>(?:\(deleted\))?)?(?P<error> E\w+.*)?$"
+)
 
 
 @dataclass
@@ -157,13 +159,22 @@ class Upload:
 
     def temporaries(self) -> dict[Path, Call]:
         """The creation of the temporary on each storage: of the file that got the final name."""
-        named = {_places(call)[0] for call in self.names()}
+        named = {self._source(call) for call in self.names()}
         return {
             storage: call
             for storage in self.pair
             for call in self.calls
             if call.name.startswith("open") and call.path in named and _is_below(call.path, storage)
         }
+
+    def _source(self, call: Call) -> str:
+        """What got a final name: a path, or what strace calls the file without one that a descriptor stands for."""
+        place = _places(call)[0]
+        if not place.startswith("/proc/self/fd/"):
+            return place
+        fd = int(os.path.basename(place))
+        made = [each for each in self._named("openat") if "O_TMPFILE" in each.arguments and each.ended < call.began]
+        return max((each for each in made if each.result == fd), key=lambda each: each.ended).path
 
     def names(self) -> list[Call]:
         """The calls that gave a replica its final name."""
@@ -235,7 +246,7 @@ def test_an_upload_is_written_to_a_temporary_in_a_dot_directory_of_each_storage(
     assert set(temporaries) == set(upload.pair)
     for storage, call in temporaries.items():
         assert Path(call.path).relative_to(storage).parts[0].startswith(".")
-        assert "O_EXCL" in call.arguments
+        assert ("O_TMPFILE" if upload.is_together() else "O_EXCL") in call.arguments
         assert ", 0600" in call.arguments
 
 
