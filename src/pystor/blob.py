@@ -177,7 +177,7 @@ class Entrance(Protocol):
         ...
 
     def stage(self, size: int, *, shared: bool = False) -> Staged:
-        """Begin a replica of `size` bytes."""
+        """Begin a replica of `size` bytes; `shared` if a sync of the whole filesystem is to make its name durable."""
         ...
 
 

@@ -166,15 +166,17 @@ class StagedFile:
             self._close()
 
     def _take_name(self, digest: Digest) -> set[str]:
-        if self._temporary is None:
+        temporary = self._temporary
+        if temporary is None:
             raise OSError(errno.ECANCELED, "the upload was given up")
         made: set[str] = set()
         try:
-            self._temporary.keep(digest.path)
+            temporary.keep(digest.path)
         except FileNotFoundError:
             self._make(os.path.dirname(digest.path), made)
-            self._temporary.keep(digest.path)
+            temporary.keep(digest.path)
         self._temporary, self._published = None, True
+        temporary.close()
         return made
 
     def _make(self, directory: str, made: set[str]) -> None:

@@ -64,11 +64,10 @@ class Temporary:
             return os.open(name, flags, 0o600, dir_fd=self._root_fd)
 
     def keep(self, target: str) -> None:
-        """Give it its final name, below the root, in the place of what has that now, and close it."""
+        """Give it its final name, below the root, in the place of what has that now."""
         if self._name is not None or not self._link(target):
             os.rename(self._name or self._name_it(), target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
         self._name = None
-        self._close()
 
     def _name_it(self) -> str:
         """Give it a name that can be renamed: a link replaces nothing."""
@@ -91,9 +90,10 @@ class Temporary:
             if self._name is not None:
                 os.unlink(self._name, dir_fd=self._root_fd)
         with contextlib.suppress(OSError):
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close it; without a name it is gone then."""
         fd, self.fd = self.fd, -1
         os.close(fd)
 

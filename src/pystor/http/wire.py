@@ -155,7 +155,8 @@ class Door:
         if self._holds:
             self._held, self._holds = data, False
             return
-        data, self._held = self._held + data, b""
+        if self._held:
+            data, self._held = self._held + data, b""
         self._write(data)
 
 
