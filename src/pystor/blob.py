@@ -125,8 +125,8 @@ class Staged(Protocol):
         """What may be synced as a whole instead of this replica alone; None where that would not do."""
         ...
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append all of `data`."""
+    def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
+        """Append all of `data`, with no more than `piece` bytes on their way to the disk at once, if others wait."""
         ...
 
     @property

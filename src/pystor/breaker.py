@@ -1,6 +1,8 @@
 """A circuit breaker: a storage that hangs or fails as a whole is left alone until a probe of it succeeds.
 
 One that fails to write is left alone by writes; what it gives is as good as ever, since it is verified.
+
+Beside that, all who have the same storage tell each other here whether somebody waits for its disk.
 """
 
 from __future__ import annotations
@@ -8,7 +10,12 @@ from __future__ import annotations
 import enum
 import mmap
 import os
+import struct
+import time
 from typing import Final, Protocol
+
+_LATELY: Final = 0.25
+"""Seconds for which somebody counts as waiting for the disk who said so."""
 
 
 class State(enum.IntEnum):
@@ -20,7 +27,7 @@ class State(enum.IntEnum):
 
 
 class Switch(Protocol):
-    """How far a storage is out, as all who share the switch have found out."""
+    """How far a storage is out, as all who share the switch have found out, and whether somebody waits for its disk."""
 
     def get(self) -> int:
         """Tell the state."""
@@ -30,12 +37,22 @@ class Switch(Protocol):
         """Tell all others."""
         ...
 
+    def hurry(self) -> None:
+        """Tell all others that somebody waits for the disk: who has much for it should give it little at a time."""
+        ...
+
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody said so just now."""
+        ...
+
 
 class OwnSwitch:
     """A switch of one process."""
 
     def __init__(self) -> None:
         self._state = State.IN
+        self._hurry = 0.0
 
     def get(self) -> int:
         """Tell the state."""
@@ -45,31 +62,54 @@ class OwnSwitch:
         """Take note."""
         self._state = state
 
+    def hurry(self) -> None:
+        """Take note."""
+        self._hurry = time.monotonic()
+
+    @property
+    def hurried(self) -> bool:
+        """Whether that was just now."""
+        return time.monotonic() - self._hurry < _LATELY
+
 
 class SharedSwitches:
-    """A file of one byte a storage, which all workers have in memory."""
+    """A file with a record for each storage, which all workers have in memory."""
 
     def __init__(self, path: str, count: int) -> None:
         """Make the file, or join those who have. Raises `OSError`."""
+        size = max(count, 1) * _RECORD.size
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, max(count, 1))
-            self.memory: Final = mmap.mmap(fd, max(count, 1))
+            os.ftruncate(fd, size)
+            self.memory: Final = mmap.mmap(fd, size)
         finally:
             os.close(fd)
 
     def switch(self, index: int) -> Switch:
         """Give the switch of one storage."""
-        return _SharedSwitch(self.memory, index)
+        return _SharedSwitch(self.memory, index * _RECORD.size)
+
+
+_HURRY: Final = struct.Struct("d")  # seconds of the clock that all processes share
+_RECORD: Final = struct.Struct("dB7x")
 
 
 class _SharedSwitch:
-    def __init__(self, memory: mmap.mmap, index: int) -> None:
+    def __init__(self, memory: mmap.mmap, start: int) -> None:
         self._memory: Final = memory
-        self._index: Final = index
+        self._hurry: Final = start
+        self._state: Final = start + _HURRY.size
 
     def get(self) -> int:
-        return self._memory[self._index]
+        return self._memory[self._state]
 
     def set(self, state: State) -> None:
-        self._memory[self._index] = state
+        self._memory[self._state] = state
+
+    def hurry(self) -> None:
+        _HURRY.pack_into(self._memory, self._hurry, time.monotonic())
+
+    @property
+    def hurried(self) -> bool:
+        since: float = _HURRY.unpack_from(self._memory, self._hurry)[0]
+        return time.monotonic() - since < _LATELY

@@ -131,6 +131,15 @@ class Bulkhead:
             self._switch.set(State.UNWRITABLE)
         return error
 
+    def hurry(self) -> None:
+        """Tell all workers that small uploads wait for the disk: large ones give it little at a time then."""
+        self._switch.hurry()
+
+    @property
+    def hurried(self) -> bool:
+        """Whether small uploads wait for the disk, in whatever worker."""
+        return self._switch.hurried
+
     @property
     def state(self) -> int:
         """How far the storage is out."""

@@ -105,6 +105,8 @@ class Company:
                 _settle(parcel, None)
 
     async def _do(self, work: Work, batch: Sequence[Parcel], through: Callable[[], None]) -> None:
+        for member in self.members:
+            member.hurry()
         try:
             done = await asyncio.gather(*(_on(member, work, batch) for member in self.members))
             for member, outcomes_there in zip(self.members, done, strict=True):

@@ -106,16 +106,28 @@ class StagedFile:
             with self._translated("reserve space"):
                 posix.reserve(self._fd, size)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append all of `data`."""
+    def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
+        """Append all of `data`.
+
+        If others wait for the same disk, what is large goes to it in pieces of `piece` bytes, one at a time.
+        """
         view = memoryview(data)
         with self._translated("write"):
-            while view:
-                count = os.write(self._fd, view)
-                self._written += count
-                view = view[count:]
-            if self.filesystem is not None and len(data) >= _AT_ONCE:
+            if self.filesystem is None or len(view) < _AT_ONCE:
+                self._append(view)
+            elif piece:
+                for start in range(0, len(view), piece):
+                    self._append(view[start : start + piece])
+                    self._write_out()
+            else:
+                self._append(view)
                 self._write_back()
+
+    def _append(self, view: memoryview) -> None:
+        while view:
+            count = os.write(self._fd, view)
+            self._written += count
+            view = view[count:]
 
     def _write_back(self) -> None:
         """Send the bytes of a large blob to the disk as they come, and do not run far ahead of it.
@@ -126,6 +138,12 @@ class StagedFile:
         self._sent = self._written
         if self._written > _AHEAD:
             posix.write_back(self._fd, 0, self._written - _AHEAD, wait=True)
+
+    def _write_out(self) -> None:
+        """Send the bytes to the disk and wait until they are there, one upload after the other, in all workers."""
+        with alone(self._root_fd):
+            posix.write_back(self._fd, self._sent, self._written - self._sent, wait=True)
+        self._sent = self._written
 
     def read_back(self, size: int) -> bytes:
         """Read what was written, from its beginning."""

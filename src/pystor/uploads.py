@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +12,9 @@ from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
 from pystor.company import Company, Parcel, discard
 from pystor.digest import Digest
 from pystor.errors import StorageError
+
+_GENTLY: Final = 256 << 10
+"""Bytes of a large upload that are on their way to a disk for which small ones wait; they wait for those, too."""
 
 
 class Upload:
@@ -53,12 +56,17 @@ class Upload:
         return cls(staged)
 
     async def write(self, data: bytes | bytearray) -> None:
-        """Append to every replica at once."""
-        await self._each("write", data)
+        """Append to every replica at once; where small uploads are under way, which wait for the same disk, gently."""
+        await _all(
+            {
+                member: self._begin(member, staged.write, data, _GENTLY if member.hurried else 0)
+                for member, staged in self._staged.items()
+            }
+        )
 
     async def sync(self) -> None:
         """Put every replica on stable storage, before the first one gets its name."""
-        await self._each("sync")
+        await _all({member: self._begin(member, staged.sync) for member, staged in self._staged.items()})
 
     async def publish(self, digest: Digest, *, keep: Iterable[Bulkhead] = ()) -> None:
         """Give every replica its final name; what stood there on the members in `keep` goes to quarantine.
@@ -78,10 +86,7 @@ class Upload:
 
     async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
         """Give every replica its final name, durably; tells where that failed."""
-        steps = [
-            member.begin(staged.publish, digest, deadline=staged.patience, waits=True)
-            for member, staged in self._staged.items()
-        ]
+        steps = [self._begin(member, staged.publish, digest) for member, staged in self._staged.items()]
         results = zip(self._staged, await outcomes(steps), strict=True)
         return {member: result for member, result in results if isinstance(result, Exception)}
 
@@ -94,12 +99,8 @@ class Upload:
             }
         )
 
-    async def _each(self, operation: str, *arguments: object) -> None:
-        steps = {
-            member: member.begin(getattr(staged, operation), *arguments, deadline=staged.patience, waits=True)
-            for member, staged in self._staged.items()
-        }
-        await _all(steps)
+    def _begin(self, member: Bulkhead, step: Callable[..., None], *arguments: object) -> Step[None]:
+        return member.begin(step, *arguments, deadline=self._staged[member].patience, waits=True)
 
     async def __aenter__(self) -> Upload:
         return self

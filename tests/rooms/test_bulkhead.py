@@ -402,6 +402,24 @@ def test_a_storage_that_hangs_is_out_for_all_who_share_its_switch_until_a_probe_
     run(scenario())
 
 
+def test_all_who_share_a_switch_know_for_a_moment_that_somebody_waits_for_the_disk(
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Bulkhead(storage, switch=SharedSwitches(str(tmp_path / "s"), 2).switch(1)) for _ in range(2))
+    unconcerned = Bulkhead(storage, switch=SharedSwitches(str(tmp_path / "s"), 2).switch(0))
+    alone = Bulkhead(storage)
+    assert not other.hurried
+    one.hurry()
+    unconcerned.note(StorageError("there", "write", "hangs", dead=True))
+    assert (one.hurried, other.hurried, unconcerned.hurried, alone.hurried) == (True, True, False, False)
+    assert (is_out(one), is_out(other), is_out(unconcerned)) == (False, False, True)
+    alone.hurry()
+    assert alone.hurried
+    later = time.monotonic() + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert not any(each.hurried for each in (one, other, alone))
+
+
 def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_succeeds(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pystor import ingest, pool
+from pystor import ingest, pool, posix
 from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -875,6 +875,25 @@ def test_leftovers_are_swept_at_the_start_and_every_so_often(memory: Path, event
 
 
 # Batches
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_large_upload_runs_far_ahead_of_the_disk_unless_small_ones_wait_for_it(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(posix, "write_back", lambda _, __, size, *, wait=False: waited.append(size) if wait else None)
+    for storage in pair:
+        storage._commits = True
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            if hurried:
+                await put(pool, SMALL)
+            await put(pool, LARGE)
+
+    run(scenario())
+    assert waited == [256 << 10] * (2 * (BATCH >> 18) if hurried else 0)
 
 
 def test_a_body_is_given_in_batches_of_a_bounded_size() -> None:

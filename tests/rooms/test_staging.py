@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -341,14 +343,54 @@ def test_a_large_blob_is_on_its_way_to_the_disk_as_it_comes_and_never_runs_far_a
     ]
 
 
-def test_bytes_that_are_lost_on_their_way_are_told(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_blob_that_others_wait_for_is_never_further_ahead_of_the_disk_than_a_piece(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int, bool]] = []
+    monkeypatch.setattr(posix, "write_back", lambda _, offset, size, *, wait=False: sent.append((offset, size, wait)))
+    storage._commits = True
+    batch, piece = 1 << 20, 384 << 10
+    with storage.stage(2 * batch) as staged:
+        staged.write(bytes(batch), piece)
+        staged.write(b"the end", piece)
+        assert staged.read_back(2 * batch) == bytes(batch) + b"the end"
+
+    assert sent == [(0, piece, True), (piece, piece, True), (2 * piece, batch - 2 * piece, True)]
+
+
+def test_one_upload_at_a_time_sends_its_piece_to_the_disk_that_others_wait_for(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = threading.Lock()
+    met: list[bool] = []
+
+    def watched(*_: object, **__: object) -> None:
+        met.append(not alone.acquire(blocking=False))
+        time.sleep(0.002)
+        if not met[-1]:
+            alone.release()
+
+    monkeypatch.setattr(posix, "write_back", watched)
+    storage._commits = True
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        uploads = [stack.enter_context(storage.stage(1 << 20)) for _ in range(3)]
+        list(pool.map(lambda staged: staged.write(bytes(1 << 20), 256 << 10), uploads))
+
+    assert len(met) == 3 * 4
+    assert not any(met)
+
+
+@pytest.mark.parametrize("piece", [0, 256 << 10], ids=["far ahead", "piece by piece"])
+def test_bytes_that_are_lost_on_their_way_are_told(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
     def lost(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(posix, "_check", lost)
     storage._commits = True
     with storage.stage(1 << 20) as staged, pytest.raises(StorageError) as failure:
-        staged.write(bytes(1 << 20))
+        staged.write(bytes(1 << 20), piece)
 
     assert failure.value.unwritable
 

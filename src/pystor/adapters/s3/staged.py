@@ -43,7 +43,7 @@ class StagedObject:
         """Seconds that `publish` may take: it sends everything."""
         return _A_STEP + self._size / _SLOWEST
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:  # noqa: ARG002  no disk of others
         """Append all of `data`."""
         view = memoryview(data)
         self._size += len(view)
