@@ -1,6 +1,6 @@
 """System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
 
-Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2), inotify(7).
+Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ _BEGIN_AND_WAIT: Final = 7
 _syncfs = _slow.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
 _syncfs.restype = ctypes.c_int
+
+_linkat = _slow.linkat
+_linkat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_linkat.restype = ctypes.c_int
+_EMPTY_PATH: Final = 0x1000
 
 _inotify_init1 = _slow.inotify_init1
 _inotify_add_watch = _slow.inotify_add_watch
@@ -92,6 +97,19 @@ def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
     written before, which an fsync does not tell again.
     """
     _check(_sync_file_range(fd, offset, size, _BEGIN_AND_WAIT if wait else _BEGIN))
+
+
+def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
+    """Give the file of a descriptor a name. Raises `OSError`, `FileExistsError` if something has that name.
+
+    False if there is no such directory, or the kernel does not let us: it says the same of both.
+    """
+    if _linkat(fd, b"", _AT_FDCWD if dir_fd is None else dir_fd, os.fsencode(path), _EMPTY_PATH) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code != errno.ENOENT:
+        raise OSError(code, os.strerror(code), path)
+    return False
 
 
 def notifier() -> int:

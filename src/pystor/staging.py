@@ -86,7 +86,7 @@ class StagedFile:
         self._step: Final = threading.Lock()
         try:
             with self._translated("create a temporary file"):
-                self._temporary = Temporary(root.fd, unnamed=unnamed)
+                self._temporary = Temporary(root.fd, nameless=unnamed)
         except StorageError:
             self.discard()
             raise

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
 import time
 from typing import Final
 
-from pystor import marker
+from pystor import marker, unnamed
 
 TEMPORARIES: Final = f"{marker.HOME}/tmp"
-
-_UNNAMED: Final = getattr(os, "O_TMPFILE", None) if os.path.isdir("/proc/self/fd") else None
-_NONE_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
-"""What a filesystem without unnamed files says, or one whose directory for temporaries has gone."""
 
 _FOREIGN_AGE: Final = 7 * 86400.0
 """Seconds after which a temporary goes on a filesystem that cannot tell by a lock whether its writer lives."""
@@ -25,34 +20,23 @@ _FOREIGN_AGE: Final = 7 * 86400.0
 class Temporary:
     """A file that is not to stay yet. Its methods raise `OSError`, but for `discard`."""
 
-    def __init__(self, root_fd: int, *, unnamed: bool) -> None:
+    def __init__(self, root_fd: int, *, nameless: bool) -> None:
         """Make it below a storage's root, which stays the caller's; without a name if that is wanted and possible."""
         self._root_fd: Final = root_fd
         self._name: str | None = None
-        self.fd = -1
-        if not (unnamed and self._make_unnamed()):
-            self._make_named()
+        fd = unnamed.make(TEMPORARIES, 0o600, root_fd) if nameless else None
+        self.fd = self._make_named() if fd is None else fd
 
-    def _make_unnamed(self) -> bool:
-        if _UNNAMED is None:
-            return False
-        try:
-            self.fd = os.open(TEMPORARIES, _UNNAMED | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._root_fd)
-        except OSError as error:
-            if error.errno not in _NONE_UNNAMED:
-                raise
-        return self.fd >= 0
-
-    def _make_named(self) -> None:
+    def _make_named(self) -> int:
         # The lock tells the sweep that the writer lives. A sweep between the creation and the lock has removed the
         # file, which its link count tells, or is about to, which the refused lock tells.
-        while self.fd < 0:
+        while True:
             name = _random_name()
             fd = self._open_new(name)
             if _lock(fd) and os.fstat(fd).st_nlink:
-                self.fd, self._name = fd, name
-            else:
-                os.close(fd)
+                self._name = name
+                return fd
+            os.close(fd)
 
     def _open_new(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -65,7 +49,7 @@ class Temporary:
 
     def keep(self, target: str) -> None:
         """Give it its final name, below the root, in the place of what has that now."""
-        if self._name is not None or not self._link(target):
+        if self._name is not None or not unnamed.link(self.fd, target, self._root_fd):
             os.rename(self._name or self._name_it(), target, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
         self._name = None
 
@@ -73,16 +57,9 @@ class Temporary:
         """Give it a name that can be renamed: a link replaces nothing."""
         name = _random_name()
         _lock(self.fd)  # before there is something to sweep
-        self._link(name)
+        unnamed.link(self.fd, name, self._root_fd)
         self._name = name
         return name
-
-    def _link(self, target: str) -> bool:
-        try:
-            os.link(f"/proc/self/fd/{self.fd}", target, dst_dir_fd=self._root_fd)
-        except FileExistsError:
-            return False
-        return True
 
     def discard(self) -> None:
         """Remove it."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pystor import posix, unnamed
 from pystor.client import (
     AsyncClient,
     BadContent,
@@ -30,7 +31,6 @@ from pystor.client import (
     TooLarge,
     Unauthorized,
     Unavailable,
-    saving,
 )
 from pystor.client.retry import Tries
 from pystor.client.saving import Draft
@@ -444,18 +444,20 @@ def test_one_client_serves_many_threads(server: Server, client: Client) -> None:
     assert sorted(came) == [1000 + n for n in range(40)]
 
 
-@pytest.fixture(params=["unnamed", "named", "refused"])
+@pytest.fixture(params=["unnamed", "by its path", "named", "refused"])
 def drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads go into files without a name, or with one: where there are no others, or a filesystem has none."""
     real = os.open
 
-    def refused(path: str, flags: int, *arguments: Any) -> int:
+    def refused(path: str, flags: int, *arguments: Any, **named: Any) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
-        return real(path, flags, *arguments)
+        return real(path, flags, *arguments, **named)
 
     if request.param == "named":
-        monkeypatch.setattr(saving, "_UNNAMED", None)
+        monkeypatch.setattr(unnamed, "_FLAG", None)
+    if request.param == "by its path":
+        monkeypatch.setattr(posix, "link", lambda *_: False)
     if request.param == "refused":
         monkeypatch.setattr(os, "open", refused)
 

@@ -168,7 +168,10 @@ class Upload:
         }
 
     def _source(self, call: Call) -> str:
-        """What got a final name: a path, or what strace calls the file without one that a descriptor stands for."""
+        """What got a final name: a path, or what strace calls the file without one that a descriptor stands for.
+
+        Where the kernel lets nobody name a descriptor, it is the path to it that is named.
+        """
         place = _places(call)[0]
         if not place.startswith("/proc/self/fd/"):
             return place
@@ -281,10 +284,10 @@ def _makes_entry_in(call: Call, directory: str) -> bool:
 
 def _places(call: Call) -> list[str]:
     """The paths that a call names, which may be relative to a descriptor."""
-    places = re.findall(r'<([^>]*)>, "([^"]*)"', call.arguments) or [
+    places = re.findall(r'<([^>]*)>(?:\(deleted\))?, "([^"]*)"', call.arguments) or [
         ("", name) for name in re.findall(r'"([^"]*)"', call.arguments)
     ]
-    return [os.path.join(base, name) for base, name in places]
+    return [os.path.join(base, name).rstrip("/") for base, name in places]
 
 
 def test_the_leaf_is_synced_after_the_final_name_is_in_it(upload: Upload) -> None:

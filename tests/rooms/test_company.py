@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, company, posix, together
+from pystor import batches, company, posix, together, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import Company, Parcel, Seen
@@ -43,7 +43,13 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.of: Counter[str] = Counter()
-        for place_, name in ((os, "statvfs"), (posix, "syncfs"), (os, "fsync"), (os, "link"), (Directory, "enter")):
+        for place_, name in (
+            (os, "statvfs"),
+            (posix, "syncfs"),
+            (os, "fsync"),
+            (unnamed, "link"),
+            (Directory, "enter"),
+        ):
             monkeypatch.setattr(place_, name, self.counted(name, getattr(place_, name)))
 
     def counted(self, name: str, real: Any) -> Any:

@@ -112,12 +112,16 @@ async def each(items: AsyncGenerator[T, None], at_once: int, work: Callable[[T],
 
     async def read() -> None:
         async for item in items:
-            await queue.put(item)
+            if queue.full():
+                await queue.put(item)
+            else:
+                queue.put_nowait(item)
         for _ in range(at_once):
             await queue.put(None)
 
     async def worker() -> None:
-        while (item := await queue.get()) is not None:
+        # What is there already is taken without waiting: for small files a coroutine more can be felt.
+        while (item := await queue.get() if queue.empty() else queue.get_nowait()) is not None:
             await work(item)
 
     async with asyncio.TaskGroup() as group:

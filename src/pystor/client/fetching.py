@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import re
 import time
@@ -19,6 +21,7 @@ from pystor.errors import StorError
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 _CARRY: Final = 63
 _PIECE: Final = 64 << 10
+_MOST_LISTED: Final = 50_000  # names of files that are kept in memory, 10 MiB of it
 
 
 class Finder:
@@ -80,10 +83,47 @@ class Naming:
     suffix: str = ""
     upper: bool = False
 
+    def name(self, digest: Digest) -> str:
+        """What a blob is called."""
+        return f"{digest.hex.upper() if self.upper else digest.hex}{self.suffix}"
+
     def path(self, digest: Digest) -> str:
         """Where a blob goes."""
         slash = "" if self.directory.endswith("/") or not self.directory else "/"
-        return f"{self.directory}{slash}{digest.hex.upper() if self.upper else digest.hex}{self.suffix}"
+        return f"{self.directory}{slash}{self.name(digest)}"
+
+
+class Names:
+    """What may be in a directory: it was there when this was made, or has come by way of us.
+
+    To ask for each file whether it is there is a tenth of the time that a small one takes.
+    """
+
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
+        self._listed = None if "/" in naming.suffix else _listed(naming.directory or ".")
+
+    def add(self, digest: Digest) -> None:
+        """Take note that a blob has come."""
+        if self._listed is not None:
+            self._listed.add(self._naming.name(digest))
+            if len(self._listed) > _MOST_LISTED:
+                self._listed = None
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether a blob is there; what others put there meanwhile may be overlooked."""
+        if self._listed is not None and self._naming.name(digest) not in self._listed:
+            return False
+        # Without the exception that lexists costs.
+        return os.access(self._naming.path(digest), os.F_OK, follow_symlinks=False)
+
+
+def _listed(directory: str) -> set[str] | None:
+    """List a directory; None if that cannot be done, or is more than is kept in memory."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        names = {entry.name for entry in itertools.islice(entries, _MOST_LISTED + 1)}
+        return names if len(names) <= _MOST_LISTED else None
+    return None
 
 
 class Fetching:
@@ -93,7 +133,7 @@ class Fetching:
         self._client = client
         self._naming = naming
         self._observe: Final = observe
-        self._keep = keep
+        self._there = Names(naming) if keep else None
         self._running: set[str] = set()
 
     async def fetch(self, digest: Digest) -> None:
@@ -101,7 +141,7 @@ class Fetching:
         path = self._naming.path(digest)
         if digest.hex in self._running:
             self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
-        elif self._keep and _exists(path):
+        elif self._there is not None and self._there.has(digest):
             self._observe(Skipped(digest.hex, path, "it exists"))
         else:
             self._running.add(digest.hex)
@@ -114,15 +154,12 @@ class Fetching:
         began = time.monotonic()
         meter = Meter(self._observe, sized=False)
         try:
-            if self._keep:
-                blob = await self._client.get(digest, path, observe=meter)
-            else:
+            if self._there is None:
                 blob = await self._client.drop(digest, Nowhere(), observe=meter)
+            else:
+                blob = await self._client.get(digest, path, observe=meter)
+                self._there.add(digest)
         except (StorError, OSError) as error:
             self._observe(Failed(digest.hex, describe(error)))
         else:
-            self._observe(Done(digest.hex, path if self._keep else "", blob.size, time.monotonic() - began))
-
-
-def _exists(path: str) -> bool:
-    return os.access(path, os.F_OK, follow_symlinks=False)  # without the exception that lexists costs
+            self._observe(Done(digest.hex, "" if self._there is None else path, blob.size, time.monotonic() - began))

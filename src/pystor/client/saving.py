@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import itertools
 import os
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Self
 
+from pystor import unnamed
+
 _OURS: Final = os.urandom(8).hex()  # drafts of other processes, on other machines even, have other names
 _numbers: Final = itertools.count()
-_UNNAMED: Final = getattr(os, "O_TMPFILE", None) if os.path.isdir("/proc/self/fd") else None
-_NONE_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
-"""What a filesystem without unnamed files says; a directory that is not there is told by the next attempt."""
 
 
 class Draft:
@@ -30,12 +28,8 @@ class Draft:
         return self
 
     def _open(self) -> int:
-        if _UNNAMED is not None:
-            try:
-                return os.open(self._directory or ".", _UNNAMED | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-            except OSError as error:
-                if error.errno not in _NONE_UNNAMED:
-                    raise
+        if (file := unnamed.make(self._directory or ".", 0o666)) is not None:
+            return file
         name = self._random_name()
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._name = name
@@ -51,9 +45,9 @@ class Draft:
 
     def write(self, piece: bytes) -> None:
         """Append, however many calls it takes."""
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        written = os.write(self._file, piece)
+        while written < len(piece):
+            written += os.write(self._file, memoryview(piece)[written:])
 
     def restart(self) -> None:
         """Begin anew."""
@@ -64,21 +58,14 @@ class Draft:
         """Give it its final name, in the place of what has that now, and its time if that is known."""
         if modified is not None:
             os.utime(self._file, (modified, modified))
-        if self._name is not None or not self._link(self._path):
+        if self._name is not None or not unnamed.link(self._file, self._path):
             os.rename(self._name or self._name_it(), self._path)
         self._name = None
-
-    def _link(self, path: str) -> bool:
-        try:
-            os.link(f"/proc/self/fd/{self._file}", path, src_dir_fd=self._file)  # of an absolute path it is ignored
-        except FileExistsError:
-            return False
-        return True
 
     def _name_it(self) -> str:
         """Give it a name that can be renamed: a link replaces nothing."""
         name = self._random_name()
-        self._link(name)
+        unnamed.link(self._file, name)
         self._name = name
         return name
 

@@ -17,6 +17,7 @@ from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
 
 _PERIOD: Final = 0.1  # seconds between two drawings
+_UNTOLD: Final = (Moved, Expected)
 
 
 class NobodyListens(Exception):
@@ -63,7 +64,7 @@ class Screen:
     def __call__(self, event: Event) -> None:
         """Take an event."""
         self.totals.add(event)
-        if isinstance(event, Moved | Expected):
+        if isinstance(event, _UNTOLD):
             return
         if self._json:
             self._print(json.dumps(_plain(event)).encode())
