@@ -208,11 +208,12 @@ class Directory:
         if not self.local:
             return False
         fd = posix.open_cached(self._prefix + path)
-        if fd >= 0:
-            with suppress(OSError, StorageError):  # whoever asks again, patiently, gets the reason
-                return FileReplica(self.root, f"{self.root}/{path.decode()}", fd)
+        if fd < 0:
+            return None if -fd in _NO_SUCH_FILE else False
+        try:
+            return FileReplica(self.root, f"{self.root}/{path.decode()}", fd)
+        except (OSError, StorageError):  # whoever asks again, patiently, gets the reason
             return False
-        return None if -fd in _NO_SUCH_FILE else False
 
     def is_in_place(self) -> bool:
         """Tell without waiting whether the storage is where it was attached; at once if nothing has changed since."""

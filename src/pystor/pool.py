@@ -264,15 +264,17 @@ class Pool:
     def find_now(self, digest: Digest) -> Glimpse | None:
         """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
         hint = self._hints.get_now(digest)
-        seen = self._glances.look(digest, self._hinted(digest, hint) or self._likeliest(digest))
+        seen = self._glances.look(digest, self._begin_at(digest, hint))
         if seen is None:
             return None
         self._note(digest, seen.replica, seen.missing)
         return Glimpse(seen.replica, hint is not None, seen.attempts)
 
-    def _likeliest(self, digest: Digest) -> ReplicaSet:
-        index = placement.best(digest, self._seeds, self._weights) if len(self.sets) > 1 else 0
-        return self.sets[index]
+    def _begin_at(self, digest: Digest, hint: str | None) -> ReplicaSet:
+        """Choose the set that has a blob most likely."""
+        if len(self.sets) == 1:
+            return self.sets[0]
+        return self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights)]
 
     def _note(self, digest: Digest, found: Replica | None, missing: Iterable[Bulkhead]) -> None:
         """Take note of where a blob was found, and of the storages of the same set where it is missing."""

@@ -19,7 +19,7 @@ from pystor.events import AnsweredAtOnce, Observer
 from pystor.http import statuses
 from pystor.http.conditions import is_conditional
 from pystor.http.messages import Field, Origin, Response, bytes_of, encode_fields, gather_fields
-from pystor.http.representation import headers_of, past_the_end, select_of
+from pystor.http.representation import head_of, headers_of, past_the_end, select_of
 from pystor.pool import Glimpse
 from pystor.shortcuts import Shortcut
 from pystor.tiers import Tiers
@@ -28,8 +28,7 @@ _LARGEST: Final = 64 << 10
 """Bytes of a blob that are answered without a task of their own."""
 
 _KNOWN: Final = 8192
-"""Blobs of which is remembered how they were answered; 3 KiB each."""
-
+"""Blobs of which is remembered how they were answered; 2 KiB each."""
 
 _ADMITTED: Final = 1 / 16
 """The part of the newcomers that takes the place of others: a wider circle of blobs must not push out all in turn."""
@@ -45,8 +44,8 @@ class _Known(NamedTuple):
 
     digest: Digest
     tier: str
-    shortcut: Shortcut[tuple[tuple[Field, ...], bytes]]
-    """With the header fields for each replica, and the same as bytes."""
+    shortcut: Shortcut[bytes]
+    """With the header fields for each replica, as they are written."""
 
 
 class _Answer(NamedTuple):
@@ -74,17 +73,18 @@ class Hot:
         The body may be memory that the next answer uses.
         """
         began = time.perf_counter()
-        known = self._known.get(path)
-        if known is not None and not is_conditional(fields):
+        plain = not is_conditional(fields)
+        known = self._known.get(path) if plain else None
+        if known is not None:
             found = known.shortcut.follow(self._room if method == "GET" else None)
             if found is not None:
-                root, content, (headers, encoded) = found
+                root, content, encoded = found
                 size, seconds = len(content), time.perf_counter() - began
                 self._observe(
                     AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
                 )
-                return Response(200, headers, content, None, encoded)
-        answer = self._answer_anew(method, path, fields)
+                return Response(200, (), content, None, encoded)
+        answer = self._answer_anew(method, path, None if plain else fields)
         if answer is None:
             return None
         self._tell(method, path, answer, client, began)
@@ -110,7 +110,7 @@ class Hot:
             )
         )
 
-    def _answer_anew(self, method: str, path: str, fields: list[Field]) -> _Answer | None:
+    def _answer_anew(self, method: str, path: str, conditions: list[Field] | None) -> _Answer | None:
         try:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
@@ -121,26 +121,43 @@ class Hot:
         if glimpse.replica is None:
             return _Answer(_missing(path[1:]), digest, glimpse)
         with glimpse.replica as replica:
-            response = self._answer_from(replica, path, method, digest, gather_fields(fields))
+            response = (
+                self._answer_whole(replica, path, method, digest)
+                if conditions is None
+                else self._answer_part(replica, method, digest, gather_fields(conditions))
+            )
         return None if response is None else _Answer(response, digest, glimpse)
 
-    def _answer_from(
-        self, replica: Replica, path: str, method: str, digest: Digest, headers: Mapping[bytes, bytes]
-    ) -> Response | None:
-        """Answer from a replica, if it is known to be good or can be hashed now, and if the answer is small."""
-        selection = select_of(replica, digest, method, headers)
+    def _answer_whole(self, replica: Replica, path: str, method: str, digest: Digest) -> Response | None:
+        """Answer from a replica, if it is known to be good or can be hashed now, and if it is small."""
         known = self._tiers.knows(replica, digest)
-        start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
-        content = self._read(replica, start, stop) if known else self._verified(replica, digest, start, stop)
+        content = self._content(replica, digest, 0, replica.size if method == "GET" else 0, known=known)
         if content is None:
             return None
-        origin = Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
+        encoded = head_of(replica, digest)
+        if known and 0 < replica.size <= _LARGEST:
+            self._learn(path, digest, replica, encoded)
+        return Response(200, (), content, self._origin(replica, digest), encoded)
+
+    def _answer_part(
+        self, replica: Replica, method: str, digest: Digest, headers: Mapping[bytes, bytes]
+    ) -> Response | None:
+        """Do the same when the header fields may ask for less than the whole."""
+        selection = select_of(replica, digest, method, headers)
+        start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
+        content = self._content(replica, digest, start, stop, known=self._tiers.knows(replica, digest))
+        if content is None:
+            return None
+        origin = self._origin(replica, digest)
         if selection.status == 416:
             return past_the_end(replica.size, origin)
-        fields = headers_of(replica, digest, selection)
-        if known and selection.status == 200 and 0 < replica.size <= _LARGEST:
-            self._learn(path, digest, replica, fields)
-        return Response(selection.status, fields, content, origin)
+        return Response(selection.status, headers_of(replica, digest, selection), content, origin)
+
+    def _origin(self, replica: Replica, digest: Digest) -> Origin:
+        return Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
+
+    def _content(self, replica: Replica, digest: Digest, start: int, stop: int, *, known: bool) -> bytes | None:
+        return self._read(replica, start, stop) if known else self._verified(replica, digest, start, stop)
 
     def _read(self, replica: Replica, start: int, stop: int) -> bytes | None:
         return replica.read_cached(start, stop - start) if stop - start <= _LARGEST else None
@@ -150,7 +167,7 @@ class Hot:
         whole = self._read(replica, 0, replica.size)
         return whole[start:stop] if whole is not None and self._tiers.vouch(replica, whole, digest) else None
 
-    def _learn(self, path: str, digest: Digest, replica: Replica, headers: tuple[Field, ...]) -> None:
+    def _learn(self, path: str, digest: Digest, replica: Replica, encoded: bytes) -> None:
         """Take note of how a whole blob is answered that was asked for before: most are asked for once."""
         known = self._known.get(path)
         if known is None:
@@ -160,7 +177,7 @@ class Hot:
                 self._known.popitem(last=False)
             known = _Known(digest, self._tiers.tier_of(replica).name, self._tiers.shortcut(replica))
             self._known[path] = known
-        known.shortcut.learn(replica, (headers, encode_fields(headers)))
+        known.shortcut.learn(replica, encoded)
 
 
 def _missing(name: str) -> Response:

@@ -66,7 +66,7 @@ class Response(NamedTuple):
     body: bytes | memoryview | Stream = b""
     origin: Origin | None = None
     encoded: bytes | None = None
-    """The headers as they are written, for what is answered again and again."""
+    """The headers as they are written, in the place of `headers`, for what is answered often."""
 
 
 def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
