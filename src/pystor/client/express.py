@@ -13,6 +13,7 @@ import base64
 import os
 import re
 import socket
+from collections.abc import Coroutine
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -204,16 +205,16 @@ class Express:
         """Tell whether the next blob of a server is expected to be one for here."""
         return self._in_a_row >= USUAL and self._direct and server.url.startswith("http://")
 
-    async def get(self, server: Server, digest: Digest) -> Small | None:
+    def get(self, server: Server, digest: Digest) -> Coroutine[None, None, Small | None]:
         """Ask for a blob; None when it is to be asked for the long way, as the next ones are then."""
         line = self._line(server)
-        return await self._ask(line, b"GET %b%b%b\r\n" % (line.before, digest.hex.encode(), line.after))
+        return self._ask(line, b"GET %b%b%b\r\n" % (line.before, digest.hex.encode(), line.after))
 
-    async def post(self, server: Server, digest: Digest, content: bytes) -> Small | None:
+    def post(self, server: Server, digest: Digest, content: bytes) -> Coroutine[None, None, Small | None]:
         """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
         line = self._line(server)
         parts = (line.before, digest.hex.encode(), line.after, len(content), content)
-        return await self._ask(line, _POST % parts)
+        return self._ask(line, _POST % parts)
 
     def _line(self, server: Server) -> _Line:
         if (line := self._lines.get(server.url)) is None:

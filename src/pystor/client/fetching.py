@@ -100,22 +100,20 @@ class Names:
     """
 
     def __init__(self, naming: Naming) -> None:
-        self._naming = naming
         self._listed = None if "/" in naming.suffix else _listed(naming.directory or ".")
 
-    def add(self, digest: Digest) -> None:
-        """Take note that a blob has come."""
+    def add(self, name: str) -> None:
+        """Take note that a file has come."""
         if self._listed is not None:
-            self._listed.add(self._naming.name(digest))
+            self._listed.add(name)
             if len(self._listed) > _MOST_LISTED:
                 self._listed = None
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether a blob is there; what others put there meanwhile may be overlooked."""
-        if self._listed is not None and self._naming.name(digest) not in self._listed:
+    def has(self, name: str, path: str) -> bool:
+        """Tell whether a file is there, whose path is known too; what others put there meanwhile may be overlooked."""
+        if self._listed is not None and name not in self._listed:
             return False
-        # Without the exception that lexists costs.
-        return os.access(self._naming.path(digest), os.F_OK, follow_symlinks=False)
+        return os.access(path, os.F_OK, follow_symlinks=False)  # without the exception that lexists costs
 
 
 def _listed(directory: str) -> set[str] | None:
@@ -138,19 +136,19 @@ class Fetching:
 
     async def fetch(self, digest: Digest) -> None:
         """Download one; every outcome is an event, and none is raised but a cancellation."""
-        path = self._naming.path(digest)
+        name, path = self._naming.name(digest), self._naming.path(digest)
         if digest.hex in self._running:
             self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
-        elif self._there is not None and self._there.has(digest):
+        elif self._there is not None and self._there.has(name, path):
             self._observe(Skipped(digest.hex, path, "it exists"))
         else:
             self._running.add(digest.hex)
             try:
-                await self._fetch(digest, path)
+                await self._fetch(digest, name, path)
             finally:
                 self._running.discard(digest.hex)
 
-    async def _fetch(self, digest: Digest, path: str) -> None:
+    async def _fetch(self, digest: Digest, name: str, path: str) -> None:
         began = time.monotonic()
         meter = Meter(self._observe, sized=False)
         try:
@@ -158,7 +156,7 @@ class Fetching:
                 blob = await self._client.drop(digest, Nowhere(), observe=meter)
             else:
                 blob = await self._client.get(digest, path, observe=meter)
-                self._there.add(digest)
+                self._there.add(name)
         except (StorError, OSError) as error:
             self._observe(Failed(digest.hex, describe(error)))
         else:

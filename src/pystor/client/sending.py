@@ -113,7 +113,7 @@ class Manifest:
 
     def note(self, digest: str, path: str) -> None:
         """Add a line."""
-        self._file.write(sums.line(digest, path) + b"\n")
+        self._file.write(os.fsencode(f"{sums.line(digest, path)}\n"))
         self._file.flush()
 
 

@@ -10,17 +10,18 @@ from pystor.digest import Digest
 
 _LINE: Final = re.compile(rb"(\\?)([0-9A-Fa-f]{64}) [ *](.+)", re.DOTALL)
 _ESCAPED: Final = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
-_SPECIAL: Final = re.compile(rb"[\\\n\r]")
 
 
-def line(digest: str, path: str) -> bytes:
-    """Write a line, without its end; a path with a backslash or a line break in it is escaped as `sha256sum` does."""
-    raw = os.fsencode(path)
-    if _SPECIAL.search(raw) is None:
-        return digest.encode() + b"  " + raw
+def line(digest: str, path: str) -> str:
+    """Write a line, without its end; a path with a backslash or a line break in it is escaped as `sha256sum` does.
+
+    What is no text in a path is kept as `os.fsdecode` has it.
+    """
+    if not ("\\" in path or "\n" in path or "\r" in path):
+        return f"{digest}  {path}"
     for escaped, plain in _ESCAPED.items():
-        raw = raw.replace(plain, escaped)
-    return b"\\" + digest.encode() + b"  " + raw
+        path = path.replace(plain.decode(), escaped.decode())
+    return f"\\{digest}  {path}"
 
 
 def parse(text: bytes) -> tuple[Digest, str] | None:

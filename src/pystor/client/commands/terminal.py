@@ -51,7 +51,7 @@ class Screen:
         self._bar = sys.stderr.isatty() and not as_json
         self._together = self._bar and sys.stdout.isatty()
         """Whether the terminal shows results where the line that moves is."""
-        self._held: list[bytes] = []
+        self._held: list[str] = []
         """Results that are shown at the next drawing, all in one go."""
         self._deaf = False
         self._drawn = False
@@ -67,17 +67,17 @@ class Screen:
         if isinstance(event, _UNTOLD):
             return
         if self._json:
-            self._print(json.dumps(_plain(event)).encode())
+            self._print(json.dumps(_plain(event)))
         else:
             self._tell(event)
 
     def _tell(self, event: Done | Skipped | Failed) -> None:
         match event:
+            case Done() if self._lines and event.path:
+                self._print(sums.line(event.name, event.path))
             case Failed():
                 self._complain(f"stor: {event.what}: {event.why}")
-            case Skipped(name="") | Done(path=""):
-                self._mention(event)
-            case _ if self._lines and not (isinstance(event, Skipped) and self._verb == "downloaded"):
+            case Skipped() if self._lines and event.name and self._verb != "downloaded":
                 self._print(sums.line(event.name, event.path))
             case _:
                 self._mention(event)
@@ -88,10 +88,10 @@ class Screen:
             size = progress.size(event.size)
             self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
-    def _print(self, line: bytes) -> None:
+    def _print(self, line: str) -> None:
         if self._deaf:
             raise NobodyListens
-        self._held.append(line + b"\n")
+        self._held.append(line)
 
     def _flush(self) -> None:
         """Show the results so far; raises `BrokenPipeError` when nobody reads them, and so does what comes after."""
@@ -99,7 +99,7 @@ class Screen:
             return
         if self._together:
             self._erase()
-        rest, self._held = memoryview(b"".join(self._held)), []
+        rest, self._held = memoryview(os.fsencode("\n".join([*self._held, ""]))), []
         try:
             while rest:  # without a buffer, as PYTHONUNBUFFERED has it, a write may be short
                 rest = rest[sys.stdout.buffer.write(rest) :]
@@ -152,7 +152,7 @@ class Screen:
         totals = self.totals
         if self._json:
             facts = {"done": totals.done, "skipped": totals.skipped, "failed": totals.failed, "size": totals.size}
-            self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}).encode())
+            self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}))
             with _hearing():
                 self._flush()
         else:
