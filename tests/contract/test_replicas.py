@@ -248,7 +248,7 @@ def test_a_bad_replica_found_by_reading_is_not_deleted(stor: House, damage: Dama
     for _ in range(8):
         assert stor.get(content).body == content
 
-    assert kept(stor.pairs[0][0], spoilt)
+    assert settles(lambda: kept(stor.pairs[0][0], spoilt))  # a walk may miss what is moved to quarantine meanwhile
 
 
 def test_reads_are_spread_over_the_members_of_a_pair(stor: House) -> None:
