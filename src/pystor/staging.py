@@ -30,6 +30,7 @@ _FRESH: Final = 600.0
 
 _AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
 _AHEAD: Final = 2 << 20  # bytes that may be on their way to the disk
+_GENTLE: Final = 0.1  # seconds in which a write makes way for others; what is left then goes to the disk at once
 
 _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
@@ -109,19 +110,29 @@ class StagedFile:
     def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
         """Append all of `data`.
 
-        If others wait for the same disk, what is large goes to it in pieces of `piece` bytes, one at a time.
+        For others who wait for the disk, what is large goes to it for a while in pieces of `piece` bytes, one by one.
         """
         view = memoryview(data)
         with self._translated("write"):
             if self.filesystem is None or len(view) < _AT_ONCE:
                 self._append(view)
-            elif piece:
-                for start in range(0, len(view), piece):
-                    self._append(view[start : start + piece])
-                    self._write_out()
             else:
-                self._append(view)
-                self._write_back()
+                rest = self._write_gently(view, piece) if piece else view
+                if rest:
+                    self._append(rest)
+                    self._write_back()
+
+    def _write_gently(self, view: memoryview, piece: int) -> memoryview:
+        """Write piece by piece, for as long as that may take; returns what is left.
+
+        On a slow disk with many uploads a step would else outlast its deadline, and a healthy disk be taken for dead.
+        """
+        until = time.monotonic() + _GENTLE
+        while view and time.monotonic() < until:
+            self._append(view[:piece])
+            self._write_out()
+            view = view[piece:]
+        return view
 
     def _append(self, view: memoryview) -> None:
         while view:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pystor import ingest, pool, posix
+from pystor import breaker, ingest, pool, posix, staging
 from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -883,6 +883,8 @@ def test_a_large_upload_runs_far_ahead_of_the_disk_unless_small_ones_wait_for_it
 ) -> None:
     waited: list[int] = []
     monkeypatch.setattr(posix, "write_back", lambda _, __, size, *, wait=False: waited.append(size) if wait else None)
+    monkeypatch.setattr(breaker, "_LATELY", 30.0)  # however busy the machine is
+    monkeypatch.setattr(staging, "_GENTLE", 30.0)
     for storage in pair:
         storage._commits = True
 

@@ -348,6 +348,7 @@ def test_a_large_blob_that_others_wait_for_is_never_further_ahead_of_the_disk_th
 ) -> None:
     sent: list[tuple[int, int, bool]] = []
     monkeypatch.setattr(posix, "write_back", lambda _, offset, size, *, wait=False: sent.append((offset, size, wait)))
+    monkeypatch.setattr(staging, "_GENTLE", 30.0)
     storage._commits = True
     batch, piece = 1 << 20, 384 << 10
     with storage.stage(2 * batch) as staged:
@@ -356,6 +357,29 @@ def test_a_large_blob_that_others_wait_for_is_never_further_ahead_of_the_disk_th
         assert staged.read_back(2 * batch) == bytes(batch) + b"the end"
 
     assert sent == [(0, piece, True), (piece, piece, True), (2 * piece, batch - 2 * piece, True)]
+
+
+def test_a_slow_disk_is_not_made_way_for_until_the_upload_s_deadline(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int, bool]] = []
+
+    now = time.monotonic()
+
+    def slow(_: int, offset: int, size: int, *, wait: bool = False) -> None:
+        nonlocal now
+        sent.append((offset, size, wait))
+        now += 0.06
+
+    monkeypatch.setattr(posix, "write_back", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    storage._commits = True
+    batch, piece = 1 << 20, 128 << 10
+    with storage.stage(batch) as staged:
+        staged.write(bytes(batch), piece)
+        assert staged.read_back(batch) == bytes(batch)
+
+    assert sent == [(0, piece, True), (piece, piece, True), (2 * piece, batch - 2 * piece, False)]
 
 
 def test_one_upload_at_a_time_sends_its_piece_to_the_disk_that_others_wait_for(
@@ -371,6 +395,7 @@ def test_one_upload_at_a_time_sends_its_piece_to_the_disk_that_others_wait_for(
             alone.release()
 
     monkeypatch.setattr(posix, "write_back", watched)
+    monkeypatch.setattr(staging, "_GENTLE", 30.0)
     storage._commits = True
     with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
         uploads = [stack.enter_context(storage.stage(1 << 20)) for _ in range(3)]
