@@ -2,7 +2,8 @@
 
 One that fails to write is left alone by writes; what it gives is as good as ever, since it is verified.
 
-Beside that, all who have the same storage tell each other here whether somebody waits for its disk.
+Beside that, all who have the same storage tell each other here what it failed with, and whether somebody waits for
+its disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import os
 import struct
 import time
+import zlib
 from typing import Final, Protocol
 
 _LATELY: Final = 0.25
@@ -27,7 +29,7 @@ class State(enum.IntEnum):
 
 
 class Switch(Protocol):
-    """How far a storage is out, as all who share the switch have found out, and whether somebody waits for its disk."""
+    """How far a storage is out and why, as all who share it have found out, and whether somebody waits for its disk."""
 
     def get(self) -> int:
         """Tell the state."""
@@ -35,6 +37,15 @@ class Switch(Protocol):
 
     def set(self, state: State) -> None:
         """Tell all others."""
+        ...
+
+    def blame(self, reason: str) -> None:
+        """Tell all others what the storage failed with."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """What it failed with last, whoever saw that; None if it never did."""
         ...
 
     def hurry(self) -> None:
@@ -51,6 +62,7 @@ class OwnSwitch:
     """A switch of one process."""
 
     def __init__(self) -> None:
+        self.reason: str | None = None
         self._state = State.IN
         self._hurry = 0.0
 
@@ -61,6 +73,10 @@ class OwnSwitch:
     def set(self, state: State) -> None:
         """Take note."""
         self._state = state
+
+    def blame(self, reason: str) -> None:
+        """Take note."""
+        self.reason = reason
 
     def hurry(self) -> None:
         """Take note."""
@@ -91,7 +107,9 @@ class SharedSwitches:
 
 
 _HURRY: Final = struct.Struct("d")  # seconds of the clock that all processes share
-_RECORD: Final = struct.Struct("dB7x")
+_LONGEST: Final = 1020  # bytes of a reason
+_REASON: Final = struct.Struct(f"I{_LONGEST}s")  # its checksum, since two may write at once; and the text
+_RECORD: Final = struct.Struct(f"{_HURRY.size}sB7x{_REASON.size}s")
 
 
 class _SharedSwitch:
@@ -99,12 +117,23 @@ class _SharedSwitch:
         self._memory: Final = memory
         self._hurry: Final = start
         self._state: Final = start + _HURRY.size
+        self._reason: Final = self._state + 8
 
     def get(self) -> int:
         return self._memory[self._state]
 
     def set(self, state: State) -> None:
         self._memory[self._state] = state
+
+    def blame(self, reason: str) -> None:
+        text = reason.encode("utf-8", "replace")[:_LONGEST]
+        _REASON.pack_into(self._memory, self._reason, zlib.crc32(text), text)
+
+    @property
+    def reason(self) -> str | None:
+        checksum, padded = _REASON.unpack_from(self._memory, self._reason)
+        text: bytes = padded.rstrip(b"\0")
+        return str(text, "utf-8", "replace") if text and checksum == zlib.crc32(text) else None
 
     def hurry(self) -> None:
         _HURRY.pack_into(self._memory, self._hurry, time.monotonic())

@@ -49,8 +49,6 @@ class Bulkhead:
         self._committers: Final = Committers() if committers is None else committers
         self._switch: Final = switch or OwnSwitch()
         self._pace = 0.0
-        self.last_error: str | None = None
-        """What the storage last failed with, for operators."""
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
@@ -124,7 +122,7 @@ class Bulkhead:
 
     def note(self, error: StorageError) -> StorageError:
         """Take note of a failure: the storage may be left alone because of it. Returns it."""
-        self.last_error = error.describe()
+        self._switch.blame(error.describe())
         if error.dead:
             self._switch.set(State.OUT)
         elif error.unwritable and self._switch.get() == State.IN:
@@ -139,6 +137,11 @@ class Bulkhead:
     def hurried(self) -> bool:
         """Whether small uploads wait for the disk, in whatever worker."""
         return self._switch.hurried
+
+    @property
+    def last_error(self) -> str | None:
+        """What the storage last failed with, in whatever worker; for operators."""
+        return self._switch.reason
 
     @property
     def state(self) -> int:

@@ -358,8 +358,11 @@ def test_a_blob_is_served_though_a_storage_fails(ailing: House, failing: tuple[i
 
 
 def test_a_file_where_a_directory_should_be_is_a_blob_that_is_not_there(ailing: House) -> None:
-    unknown = sha(fresh())
-    branch = replica(ailing.pairs[0][0], unknown).parents[2]
+    unknown, branch = next(
+        (name, branch)
+        for name in iter(lambda: sha(fresh()), None)
+        if not (branch := replica(ailing.pairs[0][0], name).parents[2]).exists()
+    )
     branch.write_bytes(b"no directory")
     try:
         assert ailing.ask("GET", f"/{unknown}").status == 404

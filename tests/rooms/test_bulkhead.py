@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor.breaker import SharedSwitches
+from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -400,6 +400,33 @@ def test_a_storage_that_hangs_is_out_for_all_who_share_its_switch_until_a_probe_
             bulkhead.stop()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("root", ["/a", "/ä\udcff" + "x" * 300, "/" + "y" * 4000], ids=["short", "bytes", "long"])
+def test_all_who_share_a_switch_know_what_the_storage_failed_with_last(tmp_path: Path, root: str) -> None:
+    switches = [SharedSwitches(str(tmp_path / "s"), 3) for _ in range(2)]
+    before, one, after = (switches[0].switch(index) for index in range(3))
+    other = switches[1].switch(1)
+    for state in State:
+        one.set(state)
+    one.hurry()
+    assert [each.reason for each in (one, other)] == [None, None]
+
+    for reason in ("another that is much longer than what comes then", "Input/output error"):
+        one.blame(f"{root}: {reason}")
+        shown = f"{root}: {reason}".encode(errors="replace")[:1020].decode()
+        assert [each.reason for each in (one, other, before, after)] == [shown, shown, None, None]
+    assert (one.get(), before.get(), after.get()) == (State.OUT, State.IN, State.IN)
+    assert (one.hurried, before.hurried, after.hurried) == (True, False, False)
+
+
+def test_a_reason_that_two_wrote_at_once_is_not_shown(tmp_path: Path) -> None:
+    switches = SharedSwitches(str(tmp_path / "s"), 1)
+    switch = switches.switch(0)
+    switch.blame("/a: fsync: broken")
+    at = switches.memory.find(b"fsync")
+    switches.memory[at : at + 5] = b"write"
+    assert switch.reason is None
 
 
 def test_all_who_share_a_switch_know_for_a_moment_that_somebody_waits_for_the_disk(

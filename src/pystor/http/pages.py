@@ -69,7 +69,7 @@ async def _check(member: Bulkhead) -> Space | StorageError:
         async with asyncio.timeout(_PATIENCE):
             space = await member.check()
             if member.unwritable:
-                return StorageError(member.storage.root, "write", member.last_error or "it failed in another worker")
+                return StorageError(member.storage.root, "write", member.last_error or "it failed")
             return space
     except TimeoutError:
         return StorageError(member.storage.root, "check", f"no answer within {_PATIENCE:g} s")
