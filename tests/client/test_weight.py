@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from tests.support.server import Server
 
 MOST = 100 << 20
 COUNT = 10_000
+ROUNDS = 3
+"""The least of several times is what the work takes; the others tell who else was at work."""
 ONE_GIB = 1 << 30
 FIVE_GIB = 5 << 30
 ZEROS = {  # and what they are called
@@ -108,13 +111,15 @@ def test_five_gibibytes_come_in_little_memory_and_only_the_rest_of_them_twice(
 def test_a_large_blob_costs_little_more_than_its_hash(shell: Shell, server: Server) -> None:
     """About twice was measured: it is received, hashed and thrown away."""
     lay_zeros(server, ONE_GIB, ZEROS[ONE_GIB])
-    began, digest, zeros = time.process_time(), hashlib.sha256(), bytes(1 << 20)
-    for _ in range(ONE_GIB >> 20):
-        digest.update(zeros)
-    hashing = time.process_time() - began
-    with charged() as spent:
-        assert shell.run("stor", "get", "--devnull", digest.hexdigest()).returncode == 0
-    assert spent[0] < 3 * hashing
+    hashing, spent = list[float](), list[float]()
+    for _ in range(ROUNDS):
+        began, digest, zeros = time.process_time(), hashlib.sha256(), bytes(1 << 20)
+        for _ in range(ONE_GIB >> 20):
+            digest.update(zeros)
+        hashing.append(time.process_time() - began)
+        with charged(spent):
+            assert shell.run("stor", "get", "--devnull", digest.hexdigest()).returncode == 0
+    assert min(spent) < 3 * min(hashing)
 
 
 def lay_zeros(server: Server, size: int, name: str) -> None:
@@ -127,29 +132,40 @@ def lay_zeros(server: Server, size: int, name: str) -> None:
 
 
 def test_a_small_blob_costs_at_most_one_and_a_half_times_the_processor_time_that_curl_needs(
-    shell: Shell, server: Server, tmp_path: Path
+    shell: Shell, server: Server, in_memory: Path
 ) -> None:
     """It is hashed, noted and told, which curl does not do; about the same is what it was. Processor time, since the
     time on a clock depends on who else is at work."""
     needs.tool("curl")
     names = lay(server, *(os.urandom(4096) for _ in range(COUNT)))
-    lines = [f'url = "{server.url}/{name}"\noutput = "{tmp_path}/curl/{name}"' for name in names]
-    (tmp_path / "config").write_text("\n".join(lines))
-    (tmp_path / "curl").mkdir()
     curl = ("curl", "-s", "--no-progress-meter", "--parallel", "--parallel-max", "16", "-R", "-K", "config")
-    with charged() as theirs:
-        subprocess.run(curl, cwd=tmp_path, check=True)
-    with charged() as mine:
-        assert shell.run("stor", "get", "--max", "16", "out", given="\n".join(names)).returncode == 0
-    assert left_in(tmp_path / "curl") == left_in(shell.out) == sorted(names)
-    assert mine[0] < 1.5 * theirs[0]
+    mine, theirs = list[float](), list[float]()
+    for number in range(ROUNDS):
+        ours, curls = in_memory / f"stor{number}", in_memory / f"curl{number}"
+        ours.mkdir()
+        curls.mkdir()
+        lines = [f'url = "{server.url}/{name}"\noutput = "{curls}/{name}"' for name in names]
+        (shell.directory / "config").write_text("\n".join(lines))
+        with charged(theirs):
+            subprocess.run(curl, cwd=shell.directory, check=True)
+        with charged(mine):
+            assert shell.run("stor", "get", "--max", "16", str(ours), given="\n".join(names)).returncode == 0
+        assert left_in(curls) == left_in(ours) == sorted(names)
+    assert min(mine) < 1.5 * min(theirs)
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory on no disk: ext4 without a journal makes files slowly for minutes after others were removed."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as made:
+        yield Path(made)
 
 
 @contextmanager
-def charged() -> Iterator[list[float]]:
+def charged(spent: list[float]) -> Iterator[None]:
     """Note the processor time of the processes that were started and ended in the block."""
-    spent: list[float] = []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    yield spent
+    yield
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

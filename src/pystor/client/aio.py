@@ -12,10 +12,10 @@ from typing import BinaryIO, Self, TypeAlias, overload
 
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, NotFound
-from pystor.client.express import SMALL, Express
+from pystor.client.express import SMALL, Express, Small
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
-from pystor.client.saving import Draft, Memory, given
+from pystor.client.saving import Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.upload import Content, Parcel, Upload, parcel, small
@@ -104,31 +104,62 @@ class AsyncClient:
             return await self.drop(name, sink, observe=observe)
 
     async def _save(self, name: Name, path: str, observe: Callable[[int, int | None], None]) -> Blob:
+        digest = _digest(name)
+        if (quick := await self._quickly(digest, observe)) is not None:
+            content, blob = quick
+            save(path, content, blob.modified)
+            return blob
         with Draft(path) as draft:
-            blob = await self.drop(name, draft, observe=observe)
+            blob = await self._slowly(digest, draft, observe)
             draft.keep(blob.modified)
             return blob
 
     async def drop(self, name: Name, sink: Sink, *, observe: Callable[[int, int | None], None] = ignore) -> Blob:
         """Download a blob into anything that takes pieces and can begin anew."""
         digest = _digest(name)
-        if (blob := await self._quickly(digest, sink, observe)) is None:
-            blob = await self._download(digest, observe).into(sink)
-            self._express.note(blob.size)
+        if (quick := await self._quickly(digest, observe)) is not None:
+            content, blob = quick
+            sink.write(content)
+            return blob
+        return await self._slowly(digest, sink, observe)
+
+    async def _slowly(self, digest: Digest, sink: Sink, observe: Callable[[int, int | None], None]) -> Blob:
+        blob = await self._download(digest, observe).into(sink)
+        self._express.note(blob.size)
         return blob
 
-    async def _quickly(self, digest: Digest, sink: Sink, observe: Callable[[int, int | None], None]) -> Blob | None:
+    async def _quickly(self, digest: Digest, observe: Callable[[int, int | None], None]) -> tuple[bytes, Blob] | None:
         """Bring a blob that is expected to be small, as those before it were; None when it has to come the long way."""
+        came: list[tuple[bytes, Blob]] = []
+
+        def keep(content: bytes, blob: Blob) -> None:
+            observe(blob.size, blob.size)
+            came.append((content, blob))
+
+        await self.get_in_turn(digest, keep)
+        return came[0] if came else None
+
+    async def get_in_turn(self, digest: Digest, keep: Callable[[bytes, Blob], Digest | None]) -> Digest | None:
+        """Download small blobs one after the other, with nothing between them that would take time.
+
+        `keep` takes each that came and is right, and names the one to follow, if there is one. Returns the first that
+        did not come, since it is not expected to be small, or was not, or failed: `get` it.
+        """
+        wanted: Digest | None = digest
         server = self._first(digest)
         if self._bucket is not None or not self._express.serves(server):
-            return None
-        small = await self._express.get(server, digest)
-        if small is None or sha256(small.content).hexdigest() != digest.hex:
-            return None
-        size = len(small.content)
-        observe(size, size)
-        sink.write(small.content)
-        return Blob(digest, size, small.modified, server.url)
+            return digest
+
+        def take(small: Small) -> Digest | None:
+            nonlocal wanted
+            content = small.content
+            if wanted is None or sha256(content).hexdigest() != wanted.hex:
+                return None
+            wanted = keep(content, Blob(wanted, len(content), small.modified, server.url))
+            return wanted if wanted is not None and self._first(wanted) is server else None
+
+        await self._express.get(server, digest, take)
+        return wanted
 
     def _first(self, digest: Digest) -> Server:
         return self.servers[0] if len(self.servers) == 1 else ranked(self.servers, digest)[0]

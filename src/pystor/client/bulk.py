@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
@@ -106,28 +107,45 @@ class Totals:
         return self.final and self.sized + self.skipped + self.failed >= self.expected
 
 
-async def each(items: AsyncGenerator[T, None], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:
-    """Do the work for each item, so many at once."""
-    queue: asyncio.Queue[T | None] = asyncio.Queue(_AHEAD)
+async def each(
+    batches: AsyncGenerator[Sequence[T], None], at_once: int, work: Callable[[Iterator[T]], Awaitable[None]]
+) -> None:
+    """Have so many at once work off the items of all batches; each takes from those that are there, one by one."""
+    ahead: deque[T] = deque()
+    changed = asyncio.Condition()
+    reading = True
 
     async def read() -> None:
-        async for item in items:
-            if queue.full():
-                await queue.put(item)
-            else:
-                queue.put_nowait(item)
-        for _ in range(at_once):
-            await queue.put(None)
+        nonlocal reading
+        async for batch in batches:
+            async with changed:
+                ahead.extend(batch)
+                changed.notify_all()
+                await changed.wait_for(lambda: len(ahead) < _AHEAD)
+        async with changed:
+            reading = False
+            changed.notify_all()
+
+    async def more() -> bool:
+        async with changed:
+            changed.notify_all()  # what was read is begun: the next may be
+            await changed.wait_for(lambda: ahead or not reading)
+            return bool(ahead)
 
     async def worker() -> None:
-        # What is there already is taken without waiting: for small files a coroutine more can be felt.
-        while (item := await queue.get() if queue.empty() else queue.get_nowait()) is not None:
-            await work(item)
+        while ahead or await more():
+            await work(_taken(ahead))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(read())
         for _ in range(at_once):
             group.create_task(worker())
+
+
+def _taken(ahead: deque[T]) -> Iterator[T]:
+    """Take from a queue from which others take, too."""
+    while ahead:
+        yield ahead.popleft()
 
 
 class Meter:

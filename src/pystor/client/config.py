@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +74,15 @@ def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], st
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = tomllib.loads(file.read_text())
+        content = file.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+    import tomllib  # only now: most have no such file, and need not wait for the parser
+
+    try:
+        found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file}: is no TOML: {error}"]) from None
     found = {**found, "servers": _listed(found.get("servers", []))}

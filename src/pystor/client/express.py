@@ -13,10 +13,10 @@ import base64
 import os
 import re
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from pystor import __version__
@@ -91,6 +91,14 @@ def _seconds(date: bytes | None) -> float | None:
         return None
 
 
+Then: TypeAlias = Callable[[Small], bytes | None]
+"""Takes an answer, and gives the request that follows over the same connection, if one does."""
+
+
+def _last(_: Small) -> None:
+    """Ask for nothing more."""
+
+
 class _Connection:
     """One socket, which carries one request at a time."""
 
@@ -99,13 +107,19 @@ class _Connection:
         self._socket = end
         self._received = b""
         self._answer: asyncio.Future[Small | None] | None = None
+        self._then: Then = _last
         self.asked = 0.0
         self.closed = False
         self._loop.add_reader(end.fileno(), self._receive)
 
-    def ask(self, request: bytes) -> asyncio.Future[Small | None]:
-        """Send a request; the answer is None when it is none for here, and then the connection is closed."""
+    def ask(self, request: bytes, then: Then) -> asyncio.Future[Small | None]:
+        """Send a request, and after each answer the one that `then` gives, until it gives none.
+
+        The last answer is None when it is none for here, and then the connection is closed. What `then` raises is
+        raised.
+        """
         answer = self._answer = self._loop.create_future()
+        self._then = then
         self.asked = self._loop.time()
         self._send(request)
         return answer
@@ -135,11 +149,25 @@ class _Connection:
         except (OSError, Unusual):
             self.close()
             return
-        if self._answer is None or (small is None and not piece):  # nobody asked, or that was the end
-            self.close()
+        if self._answer is None or self._answer.done() or (small is None and not piece):
+            self.close()  # nobody asked, or waits any more, or that was the end
         elif small is not None:
             self._received = b""
+            self._take(small)
+
+    def _take(self, small: Small) -> None:
+        try:
+            request = self._then(small)
+        except Exception as error:  # noqa: BLE001  it belongs to whoever waits
+            assert self._answer is not None
+            self._answer.set_exception(error)
+            self.close()
+            return
+        if request is None:
             self._settle(small)
+        else:
+            self.asked = self._loop.time()
+            self._send(request)
 
     def _settle(self, small: Small | None) -> None:
         answer, self._answer = self._answer, None
@@ -178,6 +206,10 @@ class _Line:
         self.after: Final = "\r\n".join([*lines, ""]).encode()
         self.idle: Final[list[_Connection]] = []
 
+    def request(self, digest: Digest) -> bytes:
+        """Ask for a blob."""
+        return b"GET %b%b%b\r\n" % (self.before, digest.hex.encode(), self.after)
+
     def spare(self) -> _Connection | None:
         """Take a connection that is not used."""
         while self.idle:
@@ -205,29 +237,39 @@ class Express:
         """Tell whether the next blob of a server is expected to be one for here."""
         return self._in_a_row >= USUAL and self._direct and server.url.startswith("http://")
 
-    def get(self, server: Server, digest: Digest) -> Coroutine[None, None, Small | None]:
-        """Ask for a blob; None when it is to be asked for the long way, as the next ones are then."""
+    def get(
+        self, server: Server, digest: Digest, take: Callable[[Small], Digest | None]
+    ) -> Coroutine[None, None, Small | None]:
+        """Ask for a blob; `take` gets it and tells which is asked for next, if any, and so on.
+
+        None when the last one is to be asked for the long way, as the next ones are then.
+        """
         line = self._line(server)
-        return self._ask(line, b"GET %b%b%b\r\n" % (line.before, digest.hex.encode(), line.after))
+
+        def then(small: Small) -> bytes | None:
+            following = take(small)
+            return None if following is None else line.request(following)
+
+        return self._ask(line, line.request(digest), then)
 
     def post(self, server: Server, digest: Digest, content: bytes) -> Coroutine[None, None, Small | None]:
         """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
         line = self._line(server)
         parts = (line.before, digest.hex.encode(), line.after, len(content), content)
-        return self._ask(line, _POST % parts)
+        return self._ask(line, _POST % parts, _last)
 
     def _line(self, server: Server) -> _Line:
         if (line := self._lines.get(server.url)) is None:
             line = self._lines[server.url] = _Line(server)
         return line
 
-    async def _ask(self, line: _Line, request: bytes) -> Small | None:
+    async def _ask(self, line: _Line, request: bytes, then: Then) -> Small | None:
         connection = line.spare() or await self._connect(line.address)
         if connection is None:
             self._in_a_row = 0
             return None
         try:
-            small = await connection.ask(request)
+            small = await connection.ask(request, then)
         except BaseException:
             connection.close()  # whoever comes next would get this answer
             raise

@@ -8,13 +8,14 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from pystor.client.aio import AsyncClient
-from pystor.client.bulk import Done, Expected, Failed, Meter, Observer, Skipped, describe
-from pystor.client.saving import Nowhere
+from pystor.client.bulk import Done, Expected, Failed, Meter, Moved, Observer, Skipped, describe
+from pystor.client.saving import Nowhere, save
+from pystor.client.values import Blob
 from pystor.digest import Digest
 from pystor.errors import StorError
 
@@ -41,22 +42,19 @@ class Finder:
         return found
 
 
-async def named(digests: Iterable[Digest], observe: Observer) -> AsyncGenerator[Digest, None]:
+async def named(digests: Sequence[Digest], observe: Observer) -> AsyncGenerator[Sequence[Digest], None]:
     """Yield digests that are known."""
-    for digest in digests:
-        observe(Expected(1))
-        yield digest
-    observe(Expected(0, final=True))
+    observe(Expected(len(digests), final=True))
+    yield digests
 
 
-async def typed(descriptor: int, observe: Observer) -> AsyncGenerator[Digest, None]:
+async def typed(descriptor: int, observe: Observer) -> AsyncGenerator[Sequence[Digest], None]:
     """Yield the digests that somebody writes into a pipe, a terminal or a file, as they come."""
     finder = Finder()
     while piece := await _read(descriptor):
         found = finder.feed(piece.decode("ascii", errors="replace"))
         observe(Expected(len(found)))
-        for digest in found:
-            yield digest
+        yield found
     observe(Expected(0, final=True))
 
 
@@ -75,22 +73,23 @@ async def _read(descriptor: int) -> bytes:
     return os.read(descriptor, _PIECE)
 
 
-@dataclass(frozen=True, slots=True)
 class Naming:
     """What downloads are called, as the original has it: the digest, in upper case if wanted, and a suffix."""
 
-    directory: str
-    suffix: str = ""
-    upper: bool = False
+    def __init__(self, directory: str, suffix: str = "", upper: bool = False) -> None:
+        """Name files in a directory; the empty text is the current one."""
+        self.directory: Final = directory
+        self.suffix: Final = suffix
+        self._upper: Final = upper
+        self._before: Final = directory if not directory or directory.endswith("/") else f"{directory}/"
 
     def name(self, digest: Digest) -> str:
         """What a blob is called."""
-        return f"{digest.hex.upper() if self.upper else digest.hex}{self.suffix}"
+        return f"{digest.hex.upper() if self._upper else digest.hex}{self.suffix}"
 
     def path(self, digest: Digest) -> str:
         """Where a blob goes."""
-        slash = "" if self.directory.endswith("/") or not self.directory else "/"
-        return f"{self.directory}{slash}{self.name(digest)}"
+        return f"{self._before}{self.name(digest)}"
 
 
 class Names:
@@ -124,6 +123,14 @@ def _listed(directory: str) -> set[str] | None:
     return None
 
 
+class _Begun(NamedTuple):
+    """A download that is under way."""
+
+    since: float
+    name: str
+    path: str
+
+
 class Fetching:
     """Downloads into a directory, or nowhere. What is there already, or on its way already, is skipped."""
 
@@ -132,32 +139,59 @@ class Fetching:
         self._naming = naming
         self._observe: Final = observe
         self._there = Names(naming) if keep else None
-        self._running: set[str] = set()
+        self._begun: dict[str, _Begun] = {}
 
-    async def fetch(self, digest: Digest) -> None:
-        """Download one; every outcome is an event, and none is raised but a cancellation."""
-        name, path = self._naming.name(digest), self._naming.path(digest)
-        if digest.hex in self._running:
-            self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
-        elif self._there is not None and self._there.has(name, path):
-            self._observe(Skipped(digest.hex, path, "it exists"))
+    async def fetch(self, digests: Iterator[Digest]) -> None:
+        """Download them, one after the other; every outcome is an event, and none is raised but a cancellation."""
+        keep = partial(self._keep, digests)
+        while (digest := self._next(digests)) is not None:
+            if (left := await self._client.get_in_turn(digest, keep)) is not None:
+                await self._fetch(left)
+
+    def _next(self, digests: Iterator[Digest]) -> Digest | None:
+        """Begin with the next one that is wanted."""
+        for digest in digests:
+            name, path = self._naming.name(digest), self._naming.path(digest)
+            if digest.hex in self._begun:
+                self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
+            elif self._there is not None and self._there.has(name, path):
+                self._observe(Skipped(digest.hex, path, "it exists"))
+            else:
+                self._begun[digest.hex] = _Begun(time.monotonic(), name, path)
+                return digest
+        return None
+
+    def _keep(self, digests: Iterator[Digest], content: bytes, blob: Blob) -> Digest | None:
+        """Save a small one, which has come, and begin with the next."""
+        self._observe(Moved(blob.size, blob.size))
+        try:
+            if self._there is not None:
+                save(self._begun[blob.digest.hex].path, content, blob.modified)
+        except OSError as error:
+            self._fail(blob.digest, error)
         else:
-            self._running.add(digest.hex)
-            try:
-                await self._fetch(digest, name, path)
-            finally:
-                self._running.discard(digest.hex)
+            self._end(blob)
+        return self._next(digests)
 
-    async def _fetch(self, digest: Digest, name: str, path: str) -> None:
-        began = time.monotonic()
+    async def _fetch(self, digest: Digest) -> None:
         meter = Meter(self._observe, sized=False)
         try:
             if self._there is None:
                 blob = await self._client.drop(digest, Nowhere(), observe=meter)
             else:
-                blob = await self._client.get(digest, path, observe=meter)
-                self._there.add(name)
+                blob = await self._client.get(digest, self._begun[digest.hex].path, observe=meter)
         except (StorError, OSError) as error:
-            self._observe(Failed(digest.hex, describe(error)))
+            self._fail(digest, error)
         else:
-            self._observe(Done(digest.hex, "" if self._there is None else path, blob.size, time.monotonic() - began))
+            self._end(blob)
+
+    def _fail(self, digest: Digest, error: Exception) -> None:
+        del self._begun[digest.hex]
+        self._observe(Failed(digest.hex, describe(error)))
+
+    def _end(self, blob: Blob) -> None:
+        begun = self._begun.pop(blob.digest.hex)
+        if self._there is not None:
+            self._there.add(begun.name)
+        path = "" if self._there is None else begun.path
+        self._observe(Done(blob.digest.hex, path, blob.size, time.monotonic() - begun.since))

@@ -24,12 +24,11 @@ class Draft:
         self._name: str | None = None
 
     def __enter__(self) -> Self:
-        self._file = self._open()
+        file = unnamed.make(self._directory or ".", 0o666)
+        self._file = self._make_named() if file is None else file
         return self
 
-    def _open(self) -> int:
-        if (file := unnamed.make(self._directory or ".", 0o666)) is not None:
-            return file
+    def _make_named(self) -> int:
         name = self._random_name()
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._name = name
@@ -68,6 +67,13 @@ class Draft:
         unnamed.link(self._file, name)
         self._name = name
         return name
+
+
+def save(path: str, content: bytes, modified: float | None) -> None:
+    """Do all of it with what is here as a whole."""
+    with Draft(path) as draft:
+        draft.write(content)
+        draft.keep(modified)
 
 
 class Given:

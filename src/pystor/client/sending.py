@@ -63,17 +63,15 @@ def _look(path: str) -> Found:
     return Found(path, found.st_size if stat.S_ISREG(found.st_mode) else None, found.st_mtime)
 
 
-async def files(paths: Sequence[str], observe: Observer) -> AsyncGenerator[Found, None]:
+async def files(paths: Sequence[str], observe: Observer) -> AsyncGenerator[Sequence[Found], None]:
     """Yield what `walk` finds, while others work."""
     found = walk(paths)
     while batch := await asyncio.to_thread(lambda: list(islice(found, _BATCH))):
         for each in batch:
+            observe(Expected(1, None if isinstance(each, Failed) else each.size))
             if isinstance(each, Failed):
-                observe(Expected(1))
                 observe(each)
-            else:
-                observe(Expected(1, each.size))
-                yield each
+        yield [each for each in batch if isinstance(each, Found)]
     observe(Expected(0, final=True))
 
 
@@ -125,8 +123,12 @@ class Sending:
         self._observe = observe
         self._manifest = manifest
 
-    async def send(self, found: Found) -> None:
-        """Upload one; every outcome is an event, but `Unauthorized` is raised: no other would fare better."""
+    async def send(self, files: Iterator[Found]) -> None:
+        """Upload them; every outcome is an event, but `Unauthorized` is raised: no other would fare better."""
+        for found in files:
+            await self._try(found)
+
+    async def _try(self, found: Found) -> None:
         try:
             if self._manifest is not None and (self._manifest.is_it(found) or self._manifest.has(found)):
                 self._observe(Skipped("", found.path, "the manifest has it", found.size or 0))
