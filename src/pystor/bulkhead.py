@@ -95,14 +95,19 @@ class Bulkhead:
             self._waited_for.add(step)
         return step
 
-    def commit(self, filesystem: Filesystem) -> Step[None]:
+    def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
         """Begin to wait until all that was written to the storage's filesystem before is on stable storage.
 
-        A failure is not tried again: the kernel marks clean what it lost.
+        So many of the `uploads` that are under way wait for it. A failure is not tried again: the kernel marks clean
+        what it lost.
         """
-        step = _Syncing(self, self._committers.join(filesystem))
+        step = _Syncing(self, self._committers.join(filesystem, self._expects), uploads)
         self._waited_for.add(step)
         return step
+
+    def _expects(self) -> bool:
+        """Tell whether there are uploads on their way that do not wait for a sync yet, or not any more."""
+        return self.uploads > sum(step.syncing for step in self._waited_for)
 
     def forget(self, step: _Awaited[Any]) -> None:
         """Take note that nobody waits for a step any more."""
@@ -281,6 +286,11 @@ class _Awaited(Step[_T]):
         self._given_up = False
         self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
 
+    @property
+    def syncing(self) -> int:
+        """How many uploads wait for a sync by it."""
+        return 0
+
     def _expire(self, deadline: float) -> None:
         if not self._future.done():
             reason = f"no answer within {deadline:g} s"
@@ -330,8 +340,13 @@ class _Running(_Awaited[_T]):
 class _Syncing(_Awaited[None]):
     """The wait for a sync that is shared."""
 
-    def __init__(self, member: Bulkhead, future: asyncio.Future[None]) -> None:
+    def __init__(self, member: Bulkhead, future: asyncio.Future[None], uploads: int) -> None:
         super().__init__(member, future, "syncfs", WRITE_DEADLINE)
+        self._uploads: Final = uploads
+
+    @property
+    def syncing(self) -> int:
+        return 0 if self._future.done() else self._uploads
 
     async def result(self) -> None:
         try:

@@ -1,7 +1,9 @@
 """Group commit: one sync of a whole filesystem makes durable what many uploads have written to it.
 
 A sync that is under way may have passed what is written now. So whoever asks waits for the first sync that begins
-after that, and all who ask while one is under way share the next: nobody waits for more than two.
+after that, and all who ask while one is under way share the next: nobody waits for more than two. The next one waits
+for a moment, never longer than the last one took, for those who are about to ask, too: with many uploads at once that
+saves nearly every other sync, and who has just missed one does not wait for two.
 
 The kernel tells of a failed write once to each descriptor that was open by then, and says "success" the next time. So
 each sync is done by a descriptor that was open before any of those who share it began to write: whatever they lost,
@@ -16,10 +18,11 @@ import errno
 import os
 import re
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import Final
@@ -38,10 +41,21 @@ def is_told(kind: str, release: str | None = None) -> bool:
     return kind in _TELLING and found is not None and (int(found[1]), int(found[2])) >= _TELLS_ALL
 
 
+_MOMENT: Final = 0.005
+"""Seconds for which a sync waits at most for those who are about to ask for one."""
+
+
+def nobody() -> bool:
+    """Expect no other upload to ask."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiter:
     filesystem: Filesystem
     future: asyncio.Future[None]
+    others: Callable[[], bool]
+    """Whether others are about to ask for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,7 @@ class _Round:
     fd: int
     filesystem: Filesystem
     waiters: list[_Waiter]
+    began: float = field(default_factory=time.monotonic)
 
 
 class Committer:
@@ -59,21 +74,21 @@ class Committer:
         self._sync: Final = sync or _sync
         self._waiting: list[_Waiter] = []
         self._running = False
+        self._took = 0.0  # seconds, the last sync
+        self._bell: asyncio.TimerHandle | None = None
         self._rounds: Final[SimpleQueue[_Round | None]] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def join(self, filesystem: Filesystem) -> asyncio.Future[None]:
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = nobody) -> asyncio.Future[None]:
         """Give a future that is done when a sync that began after this call has ended.
 
         It is an `OSError` if that sync failed, or tells that something was lost before. The descriptor stays open
-        until then.
+        until then. `others` tells whether others are about to ask, too.
         """
         loop = self._start()
-        waiter = _Waiter(filesystem, loop.create_future())
+        waiter = _Waiter(filesystem, loop.create_future(), others)
         self._waiting.append(waiter)
-        if not self._running:
-            self._running = True
-            loop.call_soon(self._begin)  # those who ask in the same moment, for another storage there, share it
+        loop.call_soon(self._gather)  # those who ask in the same moment, for another storage there, share it
         return waiter.future
 
     def _start(self) -> asyncio.AbstractEventLoop:
@@ -83,8 +98,20 @@ class Committer:
             threading.Thread(target=self._work, name="stor commit", daemon=True).start()
         return self._loop
 
+    def _gather(self) -> None:
+        """Let a sync begin when none is under way and all have come who are expected, or after a moment."""
+        if self._running or not self._waiting:
+            return
+        if not any(waiter.others() for waiter in self._waiting):
+            self._begin()
+        elif self._bell is None:
+            self._bell = asyncio.get_running_loop().call_later(min(self._took, _MOMENT), self._begin)
+
     def _begin(self) -> None:
         """Let one sync begin for all who wait now, and have not given up."""
+        if self._bell is not None:
+            self._bell.cancel()
+            self._bell = None
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if waiter.filesystem.failure is not None:
@@ -107,7 +134,8 @@ class Committer:
             filesystem.failure = error
         for waiter in waiters:
             _tell(waiter, error)
-        self._begin()
+        self._running = False
+        self._gather()
 
     def _work(self) -> None:
         while (now := self._rounds.get()) is not None:
@@ -120,6 +148,7 @@ class Committer:
                 os.close(now.fd)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 assert self._loop is not None
+                self._took = time.monotonic() - now.began
                 self._loop.call_soon_threadsafe(self._end, now.waiters, failure, now.filesystem)
 
     def stop(self) -> None:
@@ -149,9 +178,9 @@ class Committers(defaultdict[int, Committer]):
     def __init__(self) -> None:
         super().__init__(Committer)
 
-    def join(self, filesystem: Filesystem) -> asyncio.Future[None]:
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = nobody) -> asyncio.Future[None]:
         """Join those who wait for a sync of this filesystem."""
-        return self[filesystem.device].join(filesystem)
+        return self[filesystem.device].join(filesystem, others)
 
     def stop(self) -> None:
         """Let the threads end."""

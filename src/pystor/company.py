@@ -121,7 +121,11 @@ class Company:
     async def _sync(self, batch: Sequence[Parcel]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
         going = {member: _shared(member, batch) for member in self.members}
-        steps = {member: member.commit(_longest_open(member, parcels)) for member, parcels in going.items() if parcels}
+        steps = {
+            member: member.commit(_longest_open(member, parcels), len(parcels))
+            for member, parcels in going.items()
+            if parcels
+        }
         for member, outcome in zip(steps, await outcomes(steps.values()), strict=True):
             if isinstance(outcome, Exception):
                 for parcel in going[member]:

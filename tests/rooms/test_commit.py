@@ -66,8 +66,8 @@ class Disk:
         await eventually(lambda: len(self.began) >= count)
 
 
-@given(st.lists(st.sampled_from(["ask", "sync", "breathe"]), min_size=1, max_size=40))
-def test_whoever_waits_is_released_only_by_a_sync_that_began_after_he_asked(steps: list[str]) -> None:
+@given(st.lists(st.sampled_from(["ask", "sync", "breathe"]), min_size=1, max_size=40), st.booleans())
+def test_whoever_waits_is_released_only_by_a_sync_that_began_after_he_asked(steps: list[str], others: bool) -> None:
     disk = Disk()
 
     async def scenario() -> None:
@@ -76,7 +76,7 @@ def test_whoever_waits_is_released_only_by_a_sync_that_began_after_he_asked(step
 
             async def ask() -> None:
                 asked = disk.tick()
-                await committer.join(filesystem)
+                await committer.join(filesystem, lambda: others)
                 released = disk.tick()
                 spans = zip(disk.began, disk.ended, strict=False)
                 assert any(asked < began and ended < released for began, ended in spans)
@@ -127,6 +127,90 @@ def test_all_who_ask_in_the_same_moment_share_one_sync() -> None:
             await asyncio.gather(*asked)
         assert len(disk.ended) == 1
         committer.stop()
+
+    run(scenario())
+
+
+async def slowly_once(committer: Committer, disk: Disk, filesystem: Filesystem, seconds: float) -> None:
+    """Have a sync done that takes its time."""
+    first = committer.join(filesystem)
+    await disk.until_began(1)
+    await asyncio.sleep(seconds)
+    disk.go_on.release()
+    await first
+
+
+def test_a_sync_waits_for_those_who_are_about_to_ask_and_begins_when_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "_MOMENT", 60.0)
+    disk, expected = Disk(), [True]
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as filesystem:
+            await slowly_once(committer, disk, filesystem, 1.0)
+            asked = [committer.join(filesystem, lambda: expected[0]) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            assert len(disk.began) == 1
+            expected[0] = False
+            asked.append(committer.join(filesystem))
+            await asyncio.wait_for(disk.until_began(2), 0.5)
+            disk.go_on.release()
+            await asyncio.gather(*asked)
+        assert len(disk.ended) == 2
+        committer.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("took", "moment"), [(0.5, 0.005), (0.0, 60.0), (0.05, 60.0)])
+def test_those_who_do_not_come_are_waited_for_no_longer_than_a_sync_takes_nor_than_a_moment(
+    monkeypatch: pytest.MonkeyPatch, took: float, moment: float
+) -> None:
+    monkeypatch.setattr(commit, "_MOMENT", moment)
+    disk = Disk()
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as filesystem:
+            if took:
+                await slowly_once(committer, disk, filesystem, took)
+            before = len(disk.began)
+            asked = committer.join(filesystem, lambda: True)
+            began = time.monotonic()
+            await disk.until_began(before + 1)
+            assert time.monotonic() - began < max(min(took, moment) * 5, 0.25)
+            disk.go_on.release()
+            await asked
+        committer.stop()
+
+    run(scenario())
+
+
+class Asked(Committers):
+    """Keeps what a storage says of the uploads that are on their way to it."""
+
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = commit.nobody) -> asyncio.Future[None]:
+        self.others = others
+        self.future = super().join(filesystem, others)
+        return self.future
+
+
+def test_uploads_that_do_not_wait_for_a_sync_yet_or_no_more_are_expected_to(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        asked = Asked()
+        bulkhead = Bulkhead(adopted(tmp_path), committers=asked)
+        with opened(tmp_path) as filesystem:
+            bulkhead.uploads = 3
+            step = bulkhead.commit(filesystem, 2)
+            assert asked.others()
+            bulkhead.uploads = 2
+            assert not asked.others()
+            await asyncio.wait([asked.future])
+            assert asked.others()  # they are about to be named, and ask again
+            await step.result()
+            bulkhead.uploads = 0
+            assert not asked.others()
+        bulkhead.stop()
 
     run(scenario())
 

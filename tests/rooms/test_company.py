@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, company, posix, together, unnamed
+from pystor import batches, commit, company, posix, together, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import Company, Parcel, Seen
@@ -103,6 +103,31 @@ def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
     run(scenario())
     assert [sorted(blobs(storage)) for storage in pair] == [sorted(CONTENTS)] * 2
     assert clean_now(*pair)
+
+
+def test_a_batch_of_all_that_are_under_way_waits_for_no_others(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "_MOMENT", 60.0)
+    commit_together(pair)
+    syncfs, lasts = posix.syncfs, [1.0]
+
+    def slowly(fd: int) -> None:
+        time.sleep(lasts[0])
+        syncfs(fd)
+
+    monkeypatch.setattr(posix, "syncfs", slowly)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        assert await store_all(mine, CONTENTS[:8]) == [None] * 8
+        lasts[0] = 0.0
+        began = time.monotonic()
+        assert await store_all(mine, CONTENTS[8:]) == [None] * 8
+        assert time.monotonic() - began < 0.8  # a sync took one second, which is as long as the next may wait
+        end(mine)
+
+    run(scenario())
 
 
 def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:

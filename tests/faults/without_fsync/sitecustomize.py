@@ -43,11 +43,11 @@ class _Pretended(Step[None]):
         pass
 
 
-def commit_one(self: Bulkhead, filesystem: Filesystem) -> Step[None]:
+def commit_one(self: Bulkhead, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
     """Sync together with others, or pretend to."""
     which = "second" if filesystem in _begun else "first"
     _begun.symmetric_difference_update({filesystem})
-    return _Pretended() if which == _left_out else _commit(self, filesystem)
+    return _Pretended() if which == _left_out else _commit(self, filesystem, uploads)
 
 
 if _left_out in ("first", "second"):
