@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from pystor.client import fetching
-from pystor.client.fetching import Names, Naming
+from pystor.client.fetching import Paths, Naming
 from pystor.digest import Digest
 
 THERE, COMING, LATE = (Digest.of(content) for content in (b"there", b"coming", b"late"))
 
 
-def has(names: Names, calls: Naming, digest: Digest) -> bool:
-    return names.has(calls.name(digest), calls.path(digest))
+def has(there: Paths, calls: Naming, digest: Digest) -> bool:
+    return there.has(calls.path(digest))
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 1000])
@@ -31,35 +31,35 @@ def test_what_is_in_the_directory_is_there_however_much_that_is(
         path.touch()
 
     make(THERE)
-    names = Names(calls)
-    assert has(names, calls, THERE)
-    assert not has(names, calls, COMING)
+    there = Paths(calls)
+    assert has(there, calls, THERE)
+    assert not has(there, calls, COMING)
     for digest in (COMING, LATE):
         make(digest)
-        names.add(calls.name(digest))
-        assert has(names, calls, digest)
+        there.add(calls.path(digest))
+        assert has(there, calls, digest)
 
 
 def test_what_has_gone_since_is_not_there(tmp_path: Path) -> None:
     calls = Naming(str(tmp_path))
     Path(calls.path(THERE)).touch()
-    names = Names(calls)
-    names.add(calls.name(COMING))
+    there = Paths(calls)
+    there.add(calls.path(COMING))
     Path(calls.path(THERE)).unlink()
-    assert not has(names, calls, THERE)
-    assert not has(names, calls, COMING)
+    assert not has(there, calls, THERE)
+    assert not has(there, calls, COMING)
 
 
 def test_a_link_that_leads_nowhere_is_there(tmp_path: Path) -> None:
     calls = Naming(str(tmp_path))
     Path(calls.path(THERE)).symlink_to("nowhere")
-    assert has(Names(calls), calls, THERE)
+    assert has(Paths(calls), calls, THERE)
 
 
 def test_of_a_directory_that_cannot_be_listed_each_name_is_asked_for(tmp_path: Path) -> None:
     calls = Naming(str(tmp_path / "later"))
-    names = Names(calls)
+    there = Paths(calls)
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / THERE.hex).touch()
-    assert has(names, calls, THERE)
-    assert not has(names, calls, COMING)
+    assert has(there, calls, THERE)
+    assert not has(there, calls, COMING)

@@ -35,6 +35,8 @@ class Done(NamedTuple):
     path: str
     size: int
     seconds: float
+    at_once: bool = False
+    """Whether it came as a whole: none of its bytes was told of as `Moved`."""
 
 
 class Skipped(NamedTuple):
@@ -75,12 +77,13 @@ class Totals:
     def add(self, event: Event) -> None:
         """Add an event."""
         match event:
-            case Moved():
-                self.moved += event.by
-                self._announce(event.size)
             case Done():
                 self.done += 1
                 self.size += event.size
+                if event.at_once:
+                    self._move(event.size, event.size)
+            case Moved():
+                self._move(event.by, event.size)
             case Skipped():
                 self.skipped += 1
                 self.announced -= event.size
@@ -90,6 +93,10 @@ class Totals:
                 self.expected += event.files
                 self.final = self.final or event.final
                 self._announce(event.size)
+
+    def _move(self, by: int, size: int | None) -> None:
+        self.moved += by
+        self._announce(size)
 
     def _announce(self, size: int | None) -> None:
         if size is not None:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Done, Expected, Failed, Meter, Moved, Observer, Skipped, describe
@@ -19,7 +19,7 @@ from pystor.client.values import Blob
 from pystor.digest import Digest
 from pystor.errors import StorError
 
-_DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+_DIGEST: Final = re.compile(r"([0-9a-f]{64})", re.ASCII)
 _CARRY: Final = 63
 _PIECE: Final = 64 << 10
 _MOST_LISTED: Final = 50_000  # names of files that are kept in memory, 10 MiB of it
@@ -33,13 +33,9 @@ class Finder:
 
     def feed(self, text: str) -> list[Digest]:
         """Return the digests that end in this piece."""
-        text = self._rest + text
-        end, found = 0, []
-        for match in _DIGEST.finditer(text):
-            end = match.end()
-            found.append(Digest(match[0].lower()))
-        self._rest = text[max(end, len(text) - _CARRY) :]
-        return found
+        parts = _DIGEST.split(self._rest + text.lower())  # what is between them, too
+        self._rest = parts[-1][-_CARRY:]
+        return [Digest(each) for each in parts[1::2]]
 
 
 async def named(digests: Sequence[Digest], observe: Observer) -> AsyncGenerator[Sequence[Digest], None]:
@@ -81,54 +77,46 @@ class Naming:
         self.directory: Final = directory
         self.suffix: Final = suffix
         self._upper: Final = upper
-        self._before: Final = directory if not directory or directory.endswith("/") else f"{directory}/"
-
-    def name(self, digest: Digest) -> str:
-        """What a blob is called."""
-        return f"{digest.hex.upper() if self._upper else digest.hex}{self.suffix}"
+        self.before: Final = directory if not directory or directory.endswith("/") else f"{directory}/"
 
     def path(self, digest: Digest) -> str:
         """Where a blob goes."""
-        return f"{self._before}{self.name(digest)}"
+        return f"{self.before}{digest.hex.upper() if self._upper else digest.hex}{self.suffix}"
 
 
-class Names:
+class Paths:
     """What may be in a directory: it was there when this was made, or has come by way of us.
 
     To ask for each file whether it is there is a tenth of the time that a small one takes.
     """
 
     def __init__(self, naming: Naming) -> None:
-        self._listed = None if "/" in naming.suffix else _listed(naming.directory or ".")
+        self._listed = None if "/" in naming.suffix else _listed(naming)
 
-    def add(self, name: str) -> None:
+    def add(self, path: str) -> None:
         """Take note that a file has come."""
         if self._listed is not None:
-            self._listed.add(name)
+            self._listed.add(path)
             if len(self._listed) > _MOST_LISTED:
                 self._listed = None
 
-    def has(self, name: str, path: str) -> bool:
-        """Tell whether a file is there, whose path is known too; what others put there meanwhile may be overlooked."""
-        if self._listed is not None and name not in self._listed:
+    def has(self, path: str) -> bool:
+        """Tell whether a file is there; what others put there meanwhile may be overlooked."""
+        if self._listed is not None and path not in self._listed:
             return False
         return os.access(path, os.F_OK, follow_symlinks=False)  # without the exception that lexists costs
 
 
-def _listed(directory: str) -> set[str] | None:
+def _listed(naming: Naming) -> set[str] | None:
     """List a directory; None if that cannot be done, or is more than is kept in memory."""
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        names = {entry.name for entry in itertools.islice(entries, _MOST_LISTED + 1)}
-        return names if len(names) <= _MOST_LISTED else None
+    with contextlib.suppress(OSError), os.scandir(naming.directory or ".") as entries:
+        paths = {f"{naming.before}{entry.name}" for entry in itertools.islice(entries, _MOST_LISTED + 1)}
+        return paths if len(paths) <= _MOST_LISTED else None
     return None
 
 
-class _Begun(NamedTuple):
-    """A download that is under way."""
-
-    since: float
-    name: str
-    path: str
+_Begun: TypeAlias = tuple[str, float]
+"""The path of a download that is under way, and since when that is."""
 
 
 class Fetching:
@@ -138,7 +126,7 @@ class Fetching:
         self._client = client
         self._naming = naming
         self._observe: Final = observe
-        self._there = Names(naming) if keep else None
+        self._there = Paths(naming) if keep else None
         self._begun: dict[str, _Begun] = {}
 
     async def fetch(self, digests: Iterator[Digest]) -> None:
@@ -151,26 +139,26 @@ class Fetching:
     def _next(self, digests: Iterator[Digest]) -> Digest | None:
         """Begin with the next one that is wanted."""
         for digest in digests:
-            name, path = self._naming.name(digest), self._naming.path(digest)
+            path = self._naming.path(digest)
             if digest.hex in self._begun:
                 self._observe(Skipped(digest.hex, path, "it is being downloaded already"))
-            elif self._there is not None and self._there.has(name, path):
+            elif self._there is not None and self._there.has(path):
                 self._observe(Skipped(digest.hex, path, "it exists"))
             else:
-                self._begun[digest.hex] = _Begun(time.monotonic(), name, path)
+                self._begun[digest.hex] = path, time.monotonic()
                 return digest
         return None
 
     def _keep(self, digests: Iterator[Digest], content: bytes, blob: Blob) -> Digest | None:
         """Save a small one, which has come, and begin with the next."""
-        self._observe(Moved(blob.size, blob.size))
         try:
             if self._there is not None:
-                save(self._begun[blob.digest.hex].path, content, blob.modified)
+                save(self._begun[blob.digest.hex][0], content, blob.modified)
         except OSError as error:
+            self._observe(Moved(blob.size, blob.size))
             self._fail(blob.digest, error)
         else:
-            self._end(blob)
+            self._end(blob, at_once=True)
         return self._next(digests)
 
     async def _fetch(self, digest: Digest) -> None:
@@ -179,19 +167,20 @@ class Fetching:
             if self._there is None:
                 blob = await self._client.drop(digest, Nowhere(), observe=meter)
             else:
-                blob = await self._client.get(digest, self._begun[digest.hex].path, observe=meter)
+                blob = await self._client.get(digest, self._begun[digest.hex][0], observe=meter)
         except (StorError, OSError) as error:
             self._fail(digest, error)
         else:
-            self._end(blob)
+            self._end(blob, at_once=False)
 
     def _fail(self, digest: Digest, error: Exception) -> None:
         del self._begun[digest.hex]
         self._observe(Failed(digest.hex, describe(error)))
 
-    def _end(self, blob: Blob) -> None:
-        begun = self._begun.pop(blob.digest.hex)
-        if self._there is not None:
-            self._there.add(begun.name)
-        path = "" if self._there is None else begun.path
-        self._observe(Done(blob.digest.hex, path, blob.size, time.monotonic() - begun.since))
+    def _end(self, blob: Blob, *, at_once: bool) -> None:
+        path, since = self._begun.pop(blob.digest.hex)
+        if self._there is None:
+            path = ""
+        else:
+            self._there.add(path)
+        self._observe(Done(blob.digest.hex, path, blob.size, time.monotonic() - since, at_once))

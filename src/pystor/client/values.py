@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pystor.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """A blob as a server describes it, or as it was downloaded. `modified` is seconds since 1970, if it was told."""
 
     digest: Digest
@@ -19,8 +17,7 @@ class Blob:
     server: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A blob that a server has now. `new` is whether this upload brought it; `paths` are those of its copies."""
 
     digest: Digest
@@ -30,8 +27,7 @@ class Stored:
     paths: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """How a server says that it is. `storages` are the rows of its `/status`, if it tells them."""
 
     server: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -24,7 +23,7 @@ async def _show(given: argparse.Namespace) -> int:
     async with running.client(given) as client:
         found = await client.status()
     for status in found:
-        text = json.dumps(dataclasses.asdict(status)) if given.json else "\n".join(table(status))
+        text = json.dumps(status._asdict()) if given.json else "\n".join(table(status))
         print(text)
     return 0 if all(status.ok for status in found) else 1
 

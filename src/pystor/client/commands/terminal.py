@@ -178,4 +178,6 @@ def _write(file: TextIO, text: str) -> None:
 
 
 def _plain(event: Done | Skipped | Failed) -> dict[str, object]:
-    return {"event": type(event).__name__.lower(), **event._asdict()}
+    facts = event._asdict()
+    facts.pop("at_once", None)
+    return {"event": type(event).__name__.lower(), **facts}
