@@ -91,8 +91,8 @@ class Replica(AbstractContextManager["Replica"], Protocol):
         """Read exactly `size` bytes; raises `StorageError` if that cannot be done."""
         ...
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
-        """Read exactly `size` bytes if no disk and no network has to be waited for; None otherwise."""
+    def read_cached(self, offset: int, room: memoryview) -> bool:
+        """Fill the room with the bytes from `offset` on; False if that takes waiting, or the replica ends."""
         ...
 
     @property

@@ -204,8 +204,11 @@ class Bulkhead:
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
-        data = replica.read_cached(offset, size) if self.storage.local else None
-        return await self.run(replica.read, offset, size) if data is None else data
+        if self.storage.local:
+            room = bytearray(size)
+            if replica.read_cached(offset, memoryview(room)):
+                return bytes(room)
+        return await self.run(replica.read, offset, size)
 
     async def check(self) -> Space:
         """Measure the storage's room, and see that it is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import re
 from typing import Final
@@ -32,7 +32,7 @@ class Digest:
         return cls(text.lower())
 
     @classmethod
-    def of(cls, content: bytes) -> Digest:
+    def of(cls, content: bytes | memoryview) -> Digest:
         """Compute the digest of bytes that are in memory."""
         return cls(hashlib.sha256(content).hexdigest())
 
@@ -53,7 +53,7 @@ class Digest:
     @property
     def base64(self) -> str:
         """The 32 bytes in base64, as `Repr-Digest` of RFC 9530 wants them."""
-        return base64.b64encode(bytes.fromhex(self.hex)).decode("ascii")
+        return binascii.b2a_base64(bytes.fromhex(self.hex), newline=False).decode("ascii")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Digest) and self.hex == other.hex

@@ -100,9 +100,12 @@ class FileReplica:
             )
         return data
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:
-        """Read exactly `size` bytes if the page cache has them all; None if the disk would have to be asked."""
-        return _read_cached(self.fd, offset, size)
+    def read_cached(self, offset: int, room: memoryview) -> bool:
+        """Fill the room with the bytes from `offset` on; False if a disk would have to be asked, or the file ends."""
+        try:
+            return os.preadv(self.fd, (room,), offset, os.RWF_NOWAIT) == len(room)
+        except OSError:
+            return False  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
 
     @property
     def again(self) -> Again | None:
@@ -131,16 +134,6 @@ class FileReplica:
 
 def _fingerprint(info: os.stat_result) -> Fingerprint:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
-
-
-def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
-    buffer = bytearray(size)
-    try:
-        if os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == size:
-            return bytes(buffer)
-    except OSError:
-        pass  # not cached, or a filesystem that cannot tell: the patient way finds out what it is
-    return None
 
 
 def _read_again(path: bytes, fingerprint: Fingerprint, room: memoryview | None) -> memoryview | None:

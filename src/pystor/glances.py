@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from itertools import chain
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from pystor.blob import Replica
+from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
+from pystor.lookups import Choice, Lookups
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
+
+_PATH: Final = Digest.of(b"").path
+"""All have one length."""
 
 
 class Seen(NamedTuple):
@@ -34,6 +39,14 @@ class Glances:
         self._others: Final = {
             each: tuple(member for other in sets if other is not each for member in other.members) for each in sets
         }
+        self._lookups = _lookups(self._storages)
+        self._choices: Final = {} if self._lookups is None else self._choose(self._lookups)
+
+    def _choose(self, lookups: Lookups) -> dict[ReplicaSet, Choice]:
+        """Prepare to ask the other sets at once; that takes as long as to ask two storages one by one."""
+        numbers = {storage.root: number for number, storage in enumerate(self._storages)}
+        asked = {each: [numbers[member.storage.root] for member in others] for each, others in self._others.items()}
+        return {each: lookups.choose(others) for each, others in asked.items() if len(others) > 2}
 
     def look(self, digest: Digest, likeliest: ReplicaSet) -> Seen | None:
         """Open a replica, which is not verified, or learn that there is none; None if that takes waiting.
@@ -42,14 +55,30 @@ class Glances:
         """
         path = digest.path.encode()
         missing: list[Bulkhead] = []
-        for member in chain(likeliest.in_turn(), self._others[likeliest]):
-            found = member.storage.glance(path)
-            if found is False:
-                return None
-            if found is not None:
-                return Seen(found, len(missing) + 1, [each for each in missing if each.storage.is_in_place()])
-            missing.append(member)
+        for members in (likeliest.in_turn(), self._others[likeliest]):
+            if missing and self._is_nowhere_else(path, likeliest):
+                # That counts if they are in their places afterwards, and still of the kind that is asked so.
+                is_sure = self._is_all_in_place() and self._settled is not None
+                return Seen(None, len(self._storages)) if is_sure else None
+            for member in members:
+                found = member.storage.glance(path)
+                if found is False:
+                    return None
+                if found is not None:
+                    return Seen(found, len(missing) + 1, [each for each in missing if each.storage.is_in_place()])
+                missing.append(member)
         return Seen(None, len(missing)) if self._is_all_in_place() else None
+
+    def _is_nowhere_else(self, path: bytes, likeliest: ReplicaSet) -> bool:
+        """Ask all other sets at once, if they are known to be local; False if that does not tell."""
+        choice = self._choices.get(likeliest)
+        if choice is None or self._lookups is None or self._settled is None:
+            return False
+        try:
+            return self._lookups.none_has(path, choice)
+        except OSError:
+            self._lookups = None  # one by one then
+            return False
 
     def _is_all_in_place(self) -> bool:
         """Tell whether every storage is where it was; at once if nothing has changed since that was looked at."""
@@ -58,5 +87,12 @@ class Glances:
             return True
         if not all(storage.is_in_place() for storage in self._storages):
             return False
-        self._settled = changes if all(storage.watched for storage in self._storages) else None
+        self._settled = changes if all(storage.watched and storage.local for storage in self._storages) else None
         return True
+
+
+def _lookups(storages: Sequence[Storage]) -> Lookups | None:
+    """Prepare to ask them all at once; None where the kernel does not let us."""
+    with suppress(OSError):
+        return Lookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
+    return None

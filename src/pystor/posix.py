@@ -25,8 +25,8 @@ class _OpenHow(ctypes.Structure):
 _quick: Final = ctypes.PyDLL(None, use_errno=True)
 _slow: Final = ctypes.CDLL(None, use_errno=True)
 
-_openat2 = _quick.syscall  # no argtypes: what is made once below need not be converted with each call
-_openat2.restype = ctypes.c_long
+_syscall = _quick.syscall  # no argtypes: what is made once below need not be converted with each call
+_syscall.restype = ctypes.c_long
 
 _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -52,11 +52,13 @@ _inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _ATTRIB_MOVED_OR_DELETED: Final = 0x4 | 0x800 | 0x400  # IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF
 _ITSELF: Final = 0x2000000  # IN_DONT_FOLLOW
 
-_READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
+READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
+"""How a file is opened that needs no disk, for openat2(2)."""
+
 _OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
 _ANYWHERE: Final = ctypes.c_long(_AT_FDCWD)
-_HOW: Final = ctypes.byref(_READ_CACHED)
-_HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(_READ_CACHED))
+_HOW: Final = ctypes.byref(READ_CACHED)
+_HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(READ_CACHED))
 
 
 def open_cached(path: bytes) -> int:
@@ -65,8 +67,17 @@ def open_cached(path: bytes) -> int:
     Returns a descriptor, or minus the errno: `-EAGAIN` when the disk would have to be asked, `-ENOENT` when it is
     known that there is no such file. A number and no exception, since a miss is as usual as a hit.
     """
-    fd: int = _openat2(_OPENAT2, _ANYWHERE, path, _HOW, _HOW_SIZE)
+    fd: int = _syscall(_OPENAT2, _ANYWHERE, path, _HOW, _HOW_SIZE)
     return fd if fd >= 0 else -ctypes.get_errno()
+
+
+def call(number: int, *arguments: object) -> int:
+    """Make a system call that does not wait, by its number; raises `OSError`."""
+    result: int = _syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
 
 
 def reserve(fd: int, size: int) -> None:

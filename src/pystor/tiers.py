@@ -80,7 +80,7 @@ class Tiers:
         """Tell whether a replica was found good before, or need not be."""
         return self._tier_of[replica.storage].pool.verifier.knows(replica, digest)
 
-    def vouch(self, replica: Replica, content: bytes, digest: Digest) -> bool:
+    def vouch(self, replica: Replica, content: bytes | memoryview, digest: Digest) -> bool:
         """Tell whether the whole content that was just read from a replica is the blob."""
         return self._tier_of[replica.storage].pool.verifier.vouch(replica, content, digest)
 

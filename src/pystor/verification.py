@@ -9,8 +9,9 @@ from typing import Final
 from pystor.blob import Fingerprint, Replica
 from pystor.bulkhead import READ_DEADLINE, Bulkhead
 from pystor.digest import Digest
+from pystor.marks import Marks
 
-_REMEMBERED: Final = 65_536
+_MOST_BAD: Final = 65_536
 _SUSPECTED: Final = 5.0  # seconds
 _QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
 _SLOWEST_DISK: Final = 5e6  # bytes per second; a whole replica is given as long as this needs to read it
@@ -22,26 +23,24 @@ class Verifier:
     def __init__(self, *, enabled: bool = True) -> None:
         """`enabled` false: every replica is taken for good."""
         self._enabled: Final = enabled
+        self._good: Final = Marks()
         # Ordered: the first entry of a plain dict is the harder to find the more were deleted before it.
-        self._good: Final[OrderedDict[Fingerprint, Digest]] = OrderedDict()
         self._bad: Final[OrderedDict[Fingerprint, float]] = OrderedDict()
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether the replica was found good before, or need not be."""
-        return not self._enabled or self._good.get(replica.fingerprint) == digest
+        return not self._enabled or self._good.has(replica.fingerprint, digest.hex)
 
     def remember(self, replica: Replica, digest: Digest) -> None:
         """Take note that the replica's bytes have this digest."""
-        if len(self._good) >= _REMEMBERED and replica.fingerprint not in self._good:
-            self._good.popitem(last=False)
-        self._good[replica.fingerprint] = digest
+        self._good.add(replica.fingerprint, digest.hex)
         self._bad.pop(replica.fingerprint, None)
 
     def suspect(self, replica: Replica) -> None:
         """Take note that the replica was found bad: it is not looked at again for a while."""
         if self._was_just_bad(replica):
             return
-        if len(self._bad) >= _REMEMBERED and replica.fingerprint not in self._bad:
+        if len(self._bad) >= _MOST_BAD and replica.fingerprint not in self._bad:
             self._bad.popitem(last=False)
         self._bad[replica.fingerprint] = time.monotonic()
 
@@ -53,7 +52,7 @@ class Verifier:
         """Tell whether it was found bad a moment ago; later it is looked at again: it may have been the disk's wire."""
         return time.monotonic() - self._bad.get(replica.fingerprint, -_SUSPECTED) < _SUSPECTED
 
-    def vouch(self, replica: Replica, content: bytes, digest: Digest) -> bool:
+    def vouch(self, replica: Replica, content: bytes | memoryview, digest: Digest) -> bool:
         """Tell whether the whole content that was just read from a replica is the blob, and remember it if so."""
         good = self.knows(replica, digest) or Digest.of(content) == digest
         if good:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pystor.client import fetching
-from pystor.client.fetching import Paths, Naming
+from pystor.client.fetching import Naming, Paths
 from pystor.digest import Digest
 
 THERE, COMING, LATE = (Digest.of(content) for content in (b"there", b"coming", b"late"))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pystor import verification
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -31,9 +30,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("read", "read_cached"):
         real = getattr(FileReplica, name)
 
-        def counted(replica: FileReplica, offset: int, size: int, name: str = name, real: object = real) -> object:
+        def counted(replica: FileReplica, offset: int, what: object, name: str = name, real: object = real) -> object:
             seen.append(name)
-            return real(replica, offset, size)  # type: ignore[operator]
+            return real(replica, offset, what)  # type: ignore[operator]
 
         monkeypatch.setattr(FileReplica, name, counted)
     return seen
@@ -120,33 +119,6 @@ def test_content_that_was_read_already_is_vouched_for(storage: Directory, reads:
         assert verifier.vouch(replica, SMALL, digest)
         assert verifier.knows(replica, digest)
     assert not reads
-
-
-def test_memory_is_bounded_and_what_is_new_stays(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_REMEMBERED", 10)
-    verifier = Verifier()
-    digests = [Digest.of(b"%d" % number) for number in range(30)]
-    for number, digest in enumerate(digests):
-        place(storage, b"%d" % number)
-        assert verify(verifier, storage, digest)
-
-    assert len(verifier._good) == 10
-    assert list(verifier._good.values()) == digests[-10:]
-
-
-def test_remembering_the_same_again_forgets_nothing_else(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_REMEMBERED", 3)
-    verifier = Verifier()
-    digests = [Digest.of(b"%d" % number) for number in range(3)]
-    for number in range(3):
-        place(storage, b"%d" % number)
-        assert verify(verifier, storage, digests[number])
-    last = storage.open(digests[-1])
-    assert last is not None
-    with last:
-        verifier.remember(last, digests[-1])
-
-    assert list(verifier._good.values()) == digests
 
 
 def test_a_verifier_that_is_switched_off_takes_everything_for_good(storage: Directory, reads: list[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 _ONE_RANGE: Final = re.compile(rb"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
@@ -108,6 +109,7 @@ def parse_date(text: bytes) -> int | None:
         return None
 
 
+@lru_cache(maxsize=4096)  # many blobs were stored in the same second
 def format_date(moment: int) -> bytes:
     """Write seconds since the epoch as an HTTP date (RFC 9110, 5.6.7)."""
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(moment)

@@ -20,7 +20,6 @@ from pystor.http import statuses
 from pystor.http.conditions import is_conditional
 from pystor.http.messages import Field, Origin, Response, bytes_of, encode_fields, gather_fields
 from pystor.http.representation import head_of, headers_of, past_the_end, select_of
-from pystor.pool import Glimpse
 from pystor.shortcuts import Shortcut
 from pystor.tiers import Tiers
 
@@ -46,14 +45,6 @@ class _Known(NamedTuple):
     tier: str
     shortcut: Shortcut[bytes]
     """With the header fields for each replica, as they are written."""
-
-
-class _Answer(NamedTuple):
-    """An answer, and what it took to find it."""
-
-    response: Response
-    digest: Digest
-    glimpse: Glimpse
 
 
 class Hot:
@@ -84,33 +75,6 @@ class Hot:
                     AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
                 )
                 return Response(200, (), content, None, encoded)
-        answer = self._answer_anew(method, path, None if plain else fields)
-        if answer is None:
-            return None
-        self._tell(method, path, answer, client, began)
-        return answer.response
-
-    def _tell(self, method: str, path: str, answer: _Answer, client: str, began: float) -> None:
-        response, digest, glimpse = answer
-        _, storage, tier = response.origin or (digest, None, None)
-        size, seconds = 0 if method == "HEAD" else len(bytes_of(response)), time.perf_counter() - began
-        self._observe(
-            AnsweredAtOnce(
-                method,
-                path,
-                response.status,
-                digest,
-                glimpse.hinted,
-                glimpse.attempts,
-                size,
-                seconds,
-                client,
-                storage,
-                tier,
-            )
-        )
-
-    def _answer_anew(self, method: str, path: str, conditions: list[Field] | None) -> _Answer | None:
         try:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
@@ -118,15 +82,28 @@ class Hot:
         glimpse = self._tiers.find_now(digest)
         if glimpse is None:
             return None
-        if glimpse.replica is None:
-            return _Answer(_missing(path[1:]), digest, glimpse)
-        with glimpse.replica as replica:
-            response = (
-                self._answer_whole(replica, path, method, digest)
-                if conditions is None
-                else self._answer_part(replica, method, digest, gather_fields(conditions))
+        response = self._answer_anew(glimpse.replica, method, path, digest, None if plain else fields)
+        if response is None:
+            return None
+        _, storage, tier = response.origin or (digest, None, None)
+        size, seconds = 0 if method == "HEAD" else len(bytes_of(response)), time.perf_counter() - began
+        hinted, attempts = glimpse.hinted, glimpse.attempts
+        self._observe(
+            AnsweredAtOnce(
+                method, path, response.status, digest, hinted, attempts, size, seconds, client, storage, tier
             )
-        return None if response is None else _Answer(response, digest, glimpse)
+        )
+        return response
+
+    def _answer_anew(
+        self, replica: Replica | None, method: str, path: str, digest: Digest, conditions: list[Field] | None
+    ) -> Response | None:
+        if replica is None:
+            return _missing(path[1:])
+        with replica:
+            if conditions is None:
+                return self._answer_whole(replica, path, method, digest)
+            return self._answer_part(replica, method, digest, gather_fields(conditions))
 
     def _answer_whole(self, replica: Replica, path: str, method: str, digest: Digest) -> Response | None:
         """Answer from a replica, if it is known to be good or can be hashed now, and if it is small."""
@@ -156,13 +133,16 @@ class Hot:
     def _origin(self, replica: Replica, digest: Digest) -> Origin:
         return Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
 
-    def _content(self, replica: Replica, digest: Digest, start: int, stop: int, *, known: bool) -> bytes | None:
+    def _content(self, replica: Replica, digest: Digest, start: int, stop: int, *, known: bool) -> memoryview | None:
         return self._read(replica, start, stop) if known else self._verified(replica, digest, start, stop)
 
-    def _read(self, replica: Replica, start: int, stop: int) -> bytes | None:
-        return replica.read_cached(start, stop - start) if stop - start <= _LARGEST else None
+    def _read(self, replica: Replica, start: int, stop: int) -> memoryview | None:
+        if stop - start > _LARGEST:
+            return None
+        room = self._room[: stop - start]
+        return room if replica.read_cached(start, room) else None
 
-    def _verified(self, replica: Replica, digest: Digest, start: int, stop: int) -> bytes | None:
+    def _verified(self, replica: Replica, digest: Digest, start: int, stop: int) -> memoryview | None:
         """Read a part of a small replica if the whole is its blob; None also if that cannot be told now."""
         whole = self._read(replica, 0, replica.size)
         return whole[start:stop] if whole is not None and self._tiers.vouch(replica, whole, digest) else None

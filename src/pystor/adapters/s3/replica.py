@@ -118,9 +118,9 @@ class BucketReplica:
         """There is no way that does not wait."""
         return None
 
-    def read_cached(self, offset: int, size: int) -> bytes | None:  # noqa: ARG002  those of the protocol
+    def read_cached(self, offset: int, room: memoryview) -> bool:  # noqa: ARG002  those of the protocol
         """Promise nothing without the network."""
-        return None
+        return False
 
     def digest(self) -> Digest:
         """Hash the whole; takes as long as the network does."""
