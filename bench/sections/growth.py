@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import blobs, peers
@@ -15,6 +16,8 @@ from bench.samples import Comparison, Target
 from bench.setting import Setting, pair_in
 
 _FEW = 1000
+_WIDE = 50_000
+"""More blobs than Stor remembers the answers of."""
 _LINKS = 60_000
 """Names that one file may have, on any filesystem."""
 
@@ -40,6 +43,25 @@ def growth(setting: Setting) -> Iterator[Comparison]:
         ):
             # Stored by Stor, which looks first where it puts blobs itself.
             yield _compare(setting, over_many, _stored(over_many), over_two, _stored(over_two))
+    if setting.has("nginx"):
+        yield _wide(setting)
+
+
+def _wide(setting: Setting) -> Comparison:
+    """Read so many blobs that each is a surprise."""
+    with setting.fresh() as (room, _):
+        pair = pair_in(room)
+        digests = blobs.lay(pair, _WIDE, 4096)
+        with (
+            peers.stor(room, [pair], setting.workers) as stor,
+            peers.nginx(room, pair[0], setting.workers) as nginx,
+        ):
+            return setting.compare(
+                f"GET 4 KiB, {_WIDE:,} blobs in turn, 32 connections",
+                [stor, nginx],
+                partial(reads, digests=digests),
+                connections=32,
+            )
 
 
 def _stored(peer: Peer) -> list[str]:

@@ -65,16 +65,22 @@ class Ring:
 
     def _put(self, begin: int, numbers: memoryview) -> None:
         """Write into the ring of what is submitted, from a place on, and round its end."""
-        first, array = min(len(numbers), self._length - begin), self._array
-        self._words[array + begin : array + begin + first] = numbers[:first]
-        if first < len(numbers):
-            self._words[array : array + len(numbers) - first] = numbers[first:]
+        array, end = self._array, begin + len(numbers)
+        if end <= self._length:
+            self._words[array + begin : array + end] = numbers
+        else:
+            first = self._length - begin
+            self._words[array + begin : array + self._length] = numbers[:first]
+            self._words[array : array + end - self._length] = numbers[first:]
 
     def _get(self, begin: int, count: int) -> bytes:
         """Read from the ring of what is answered, in the same way."""
-        first, at, size = min(count, self._most - begin), self._answers, ANSWER.size
-        answers = self._rings[at + begin * size : at + (begin + first) * size]
-        return answers if first == count else answers + self._rings[at : at + (count - first) * size]
+        at, end, size = self._answers, begin + count, ANSWER.size
+        if end <= self._most:
+            return self._rings[at + begin * size : at + end * size]
+        return (
+            self._rings[at + begin * size : at + self._most * size] + self._rings[at : at + (end - self._most) * size]
+        )
 
     def __del__(self) -> None:
         if (fd := getattr(self, "_fd", -1)) >= 0:
