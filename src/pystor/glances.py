@@ -17,6 +17,9 @@ from pystor.watch import Watch
 _PATH: Final = Digest.of(b"").path
 """All have one length."""
 
+_MANY: Final = 3
+"""Storages that are asked in less time at once than one by one."""
+
 
 class Seen(NamedTuple):
     """An open replica, or that there is none; and how it was found."""
@@ -39,14 +42,14 @@ class Glances:
         self._others: Final = {
             each: tuple(member for other in sets if other is not each for member in other.members) for each in sets
         }
-        self._lookups = _lookups(self._storages)
+        many = any(len(others) >= _MANY for others in self._others.values())
+        self._lookups = _lookups(self._storages) if many else None
         self._choices: Final = {} if self._lookups is None else self._choose(self._lookups)
 
     def _choose(self, lookups: Lookups) -> dict[ReplicaSet, Choice]:
-        """Prepare to ask the other sets at once; that takes as long as to ask two storages one by one."""
         numbers = {storage.root: number for number, storage in enumerate(self._storages)}
         asked = {each: [numbers[member.storage.root] for member in others] for each, others in self._others.items()}
-        return {each: lookups.choose(others) for each, others in asked.items() if len(others) > 2}
+        return {each: lookups.choose(others) for each, others in asked.items() if len(others) >= _MANY}
 
     def look(self, digest: Digest, likeliest: ReplicaSet) -> Seen | None:
         """Open a replica, which is not verified, or learn that there is none; None if that takes waiting.
