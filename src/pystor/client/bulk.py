@@ -129,6 +129,7 @@ async def each(
                 ahead.extend(batch)
                 changed.notify_all()
                 await changed.wait_for(lambda: len(ahead) < _AHEAD)
+            await asyncio.sleep(0)  # what comes from a file comes without a pause: the first are begun meanwhile
         async with changed:
             reading = False
             changed.notify_all()
