@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +18,7 @@ from tests.contract.wire import Cut, Wire, request
 from tests.faults.conftest import HouseFactory
 from tests.faults.load import Load, Promise, broken, misnamed, read_all
 from tests.faults.reads import reads
+from tests.faults.workers import connect, server_of
 from tests.support.clients import Clients
 from tests.support.server import Server
 
@@ -65,7 +64,7 @@ def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_w
     stor, contents = make_stor(workers=_WORKERS), [fresh(5_000) for _ in range(5)]
     assert {stor.store(content).status for content in contents} == {201}
     with contextlib.ExitStack() as stack:
-        served = connect(stor, stack)
+        served = connect(stor, stack, workers=_WORKERS, least=_CONNECTIONS)
         victim = min(served.values())
         loads = {wire: Conversation(stor, wire, contents) for wire in served}
         with contextlib.ExitStack() as talks:
@@ -114,36 +113,9 @@ class Conversation(Clients):
         assert self._wire.answer().status == 201
 
 
-def connect(stor: House, stack: contextlib.ExitStack) -> dict[Wire, int]:
-    """Open connections until every worker has some; tells which process serves each."""
-    served: dict[Wire, int] = {}
-    while len(served) < _CONNECTIONS or len(set(served.values())) < _WORKERS:
-        wire = stack.enter_context(stor.wire())
-        wire.send(request("GET", "/live"))
-        assert wire.answer().status == 200
-        served[wire] = server_of(stor, wire)
-        assert len(served) < 1000, "all connections go to one worker"
-    return served
-
-
 def has_another(stor: House, known: set[int]) -> bool:
     """Whether a process that is not among the known ones serves a new connection."""
     with stor.wire() as wire:
         wire.send(request("GET", "/live"))
         assert wire.answer().status == 200
         return server_of(stor, wire) not in known
-
-
-def server_of(stor: House, wire: Wire) -> int:
-    """The process at the other end of a connection."""
-    there = f":{stor.address[1]:04X} {wire.socket.getsockname()[1]:04X}"
-    table = Path("/proc/net/tcp").read_text()
-    (inode,) = (line.split()[9] for line in table.splitlines() if re.search(there.replace(" ", r" \w+:"), line))
-    return next(pid for pid in stor.server.processes() if f"socket:[{inode}]" in set(links_of(pid)))
-
-
-def links_of(pid: int) -> Iterator[str]:
-    """What a process has open."""
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            yield os.readlink(link)

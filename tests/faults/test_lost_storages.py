@@ -20,6 +20,7 @@ from tests.contract.wire import request as spell
 from tests.faults.conftest import FaultyFactory, HouseFactory
 from tests.faults.load import Load
 from tests.faults.reads import reads
+from tests.faults.workers import connect
 from tests.support.mounts import Mounts
 from tests.support.power import LoopDisk
 
@@ -131,13 +132,11 @@ def test_a_filesystem_that_dies_under_load_is_left_alone_until_it_is_mounted_aga
 def test_without_free_descriptors_no_stored_blob_is_404_and_service_goes_on_when_there_are_some(
     make_stor: HouseFactory,
 ) -> None:
-    stor = make_stor()
+    stor = make_stor(workers=2)
     contents = [fresh(5_000) for _ in range(10)] + [fresh(2_000_000)]
     assert {stor.store(content).status for content in contents} == {201}
-    with stor.wires(12) as wires:
-        for wire in wires:
-            wire.send(spell("GET", "/live"))
-            assert wire.answer().status == 200
+    with contextlib.ExitStack() as stack:
+        wires = connect(stor, stack, workers=2, least=12)  # one that is still starting could not go on
         with no_more_descriptors(stor):
             found = {try_to_get(wire, content) for wire in wires for content in contents}
             new = {try_to_store(wire) for wire in wires}
