@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.lookups import Choice, Lookups
+from pystor.lookups import Lookups
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
 
@@ -42,14 +42,7 @@ class Glances:
         self._others: Final = {
             each: tuple(member for other in sets if other is not each for member in other.members) for each in sets
         }
-        many = any(len(others) >= _MANY for others in self._others.values())
-        self._lookups = _lookups(self._storages) if many else None
-        self._choices: Final = {} if self._lookups is None else self._choose(self._lookups)
-
-    def _choose(self, lookups: Lookups) -> dict[ReplicaSet, Choice]:
-        numbers = {storage.root: number for number, storage in enumerate(self._storages)}
-        asked = {each: [numbers[member.storage.root] for member in others] for each, others in self._others.items()}
-        return {each: lookups.choose(others) for each, others in asked.items() if len(others) >= _MANY}
+        self._at_once: Final = _at_once(self._storages, self._others)
 
     def look(self, digest: Digest, likeliest: ReplicaSet) -> Seen | None:
         """Open a replica, which is not verified, or learn that there is none; None if that takes waiting.
@@ -74,13 +67,13 @@ class Glances:
 
     def _is_nowhere_else(self, path: bytes, likeliest: ReplicaSet) -> bool:
         """Ask all other sets at once, if they are known to be local; False if that does not tell."""
-        choice = self._choices.get(likeliest)
-        if choice is None or self._lookups is None or self._settled is None:
+        none_has = self._at_once.get(likeliest)
+        if none_has is None or self._settled is None:
             return False
         try:
-            return self._lookups.none_has(path, choice)
+            return none_has(path)
         except OSError:
-            self._lookups = None  # one by one then
+            self._at_once.clear()  # one by one then
             return False
 
     def _is_all_in_place(self) -> bool:
@@ -94,8 +87,20 @@ class Glances:
         return True
 
 
-def _lookups(storages: Sequence[Storage]) -> Lookups | None:
-    """Prepare to ask them all at once; None where the kernel does not let us."""
-    with suppress(OSError):
-        return Lookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
-    return None
+def _at_once(
+    storages: Sequence[Storage], others: Mapping[ReplicaSet, Sequence[Bulkhead]]
+) -> dict[ReplicaSet, Callable[[bytes], bool]]:
+    """Prepare to ask all but one set at once, for each; nothing where they are few, or the kernel does not let us."""
+    asked = {each: members for each, members in others.items() if len(members) >= _MANY}
+    if not asked:
+        return {}
+    try:
+        lookups = Lookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
+    except OSError:
+        return {}
+    numbers = {storage: number for number, storage in enumerate(storages)}
+
+    def none_of(members: Sequence[Bulkhead]) -> Callable[[bytes], bool]:
+        return partial(lookups.none_has, choice=lookups.choose([numbers[member.storage] for member in members]))
+
+    return {each: none_of(members) for each, members in asked.items()}

@@ -16,7 +16,6 @@ from pystor import posix
 from pystor.uring import ANSWER, ENTRY, Ring
 
 _OPENAT2: Final = 28
-_AT_FDCWD: Final = -100
 
 
 class Choice(NamedTuple):
@@ -39,7 +38,7 @@ class Lookups:
         how, size = ctypes.addressof(posix.READ_CACHED), ctypes.sizeof(posix.READ_CACHED)
         at = ctypes.addressof(self._paths)
         for number, prefix in enumerate(prefixes):
-            entry = (_OPENAT2, 0, 0, _AT_FDCWD, how, at, size, 0, number)
+            entry = (_OPENAT2, 0, 0, posix.AT_FDCWD, how, at, size, 0, number)
             ENTRY.pack_into(self._ring.entries, number * ENTRY.size, *entry)
             at += len(prefix) + length + 1
 

@@ -12,7 +12,9 @@ from typing import Final
 
 _SYS_OPENAT2: Final = 437  # the same number on every architecture
 _RESOLVE_CACHED: Final = 0x20
-_AT_FDCWD: Final = -100
+AT_FDCWD: Final = -100
+"""In the place of a directory's descriptor: paths are taken as they are, openat(2)."""
+
 _KEEP_SIZE: Final = 0x01
 _NOT_OFFERED: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
@@ -56,7 +58,7 @@ READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RE
 """How a file is opened that needs no disk, for openat2(2)."""
 
 _OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
-_ANYWHERE: Final = ctypes.c_long(_AT_FDCWD)
+_ANYWHERE: Final = ctypes.c_long(AT_FDCWD)
 _HOW: Final = ctypes.byref(READ_CACHED)
 _HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(READ_CACHED))
 
@@ -74,9 +76,7 @@ def open_cached(path: bytes) -> int:
 def call(number: int, *arguments: object) -> int:
     """Make a system call that does not wait, by its number; raises `OSError`."""
     result: int = _syscall(number, *arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    _check(min(result, 0))
     return result
 
 
@@ -114,7 +114,7 @@ def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
 
     False if there is no such directory, or the kernel does not let us: it says the same of both.
     """
-    if _linkat(fd, b"", _AT_FDCWD if dir_fd is None else dir_fd, os.fsencode(path), _EMPTY_PATH) == 0:
+    if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, os.fsencode(path), _EMPTY_PATH) == 0:
         return True
     code = ctypes.get_errno()
     if code != errno.ENOENT:
