@@ -140,6 +140,8 @@ def test_a_body_shorter_than_declared_is_400_to_a_client_that_still_listens(stor
 @CUTS
 def test_a_chunked_body_that_is_cut_is_400_to_a_client_that_still_listens(stor: House, sent: int) -> None:
     content = fresh(200_000)
+    while sent and stor.get(content[:sent]).status != 404:
+        content = fresh(200_000)  # another test may have stored the same single byte
     with stor.nothing_left_behind(), stor.wire() as wire:
         # The empty blob may be stored already, and a duplicate is answered early.
         wire.send(stor.head_of_upload(sha(content[:sent] or content), None))
