@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Self, cast
 import pytest
 import uvicorn
 
+from pystor import outbox
 from pystor.http.messages import Response, text
 from pystor.http.protocol import Limits, StorProtocol
 from pystor.http.server import Server
@@ -194,6 +196,14 @@ class Site:
     def connections(self) -> list[StorProtocol]:
         return [each for each in list(self._server.server_state.connections) if isinstance(each, StorProtocol)]
 
+    def narrow(self, size: int) -> None:
+        """Give connections that are made from now on small buffers."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+    @property
+    def outbox(self) -> outbox.Outbox:
+        return self._server.server_state.outbox
+
     def connect(self, **options: Any) -> Client:
         return Client(self.address, **options)
 
@@ -275,15 +285,23 @@ def line(answer: bytes) -> bytes:
     return body
 
 
+@pytest.fixture(scope="module", params=["one by one", "together"], autouse=True)
+def sending(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How small answers are sent: each as it comes, or those of a turn of the event loop in one system call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "_LOOKS", 1 << 60 if request.param == "one by one" else 0)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site(sending: str) -> Iterator[Site]:  # noqa: ARG001  before the server starts
     """A server with limits that are never met."""
     with Site() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def brisk() -> Iterator[Site]:
+def brisk(sending: str) -> Iterator[Site]:  # noqa: ARG001  before the server starts
     """A server with little patience."""
     with Site(
         header_timeout=0.4, keep_alive_timeout=1.2, max_header_bytes=4096, drain_bytes=4 * MIB, drain_timeout=0.6
@@ -415,6 +433,72 @@ def test_pipelined_uploads_and_downloads_keep_their_order(site: Site) -> None:
         for body in bodies:
             assert line(client.answer()).decode() == hashlib.sha256(body).hexdigest()
             assert line(client.answer()) == b"/fast/x"
+
+
+@contextlib.contextmanager
+def at_once(site: Site) -> Iterator[None]:
+    """What is sent meanwhile comes to the server in one turn of its event loop."""
+    with site.connect() as client:
+        client.send(get("/fast/1"))
+        client.answer()
+        connection = site.connection_of(client)
+        assert connection is not None
+        go_on = threading.Event()
+        connection.loop.call_soon_threadsafe(go_on.wait, 10)
+        yield
+        go_on.set()
+
+
+def test_answers_that_are_made_in_one_turn_leave_in_one_call_if_that_is_how_they_are_sent(
+    site: Site, sending: str
+) -> None:
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(site.connect()) for _ in range(20)]
+            turn = site.outbox.turn
+            with at_once(site):
+                for number, client in enumerate(clients):
+                    client.send(get(named("fast", number)))
+            for number, client in enumerate(clients):
+                assert line(client.answer()).decode() == named("fast", number)
+            # That of the one who stopped the server, those before it had stopped, and all others.
+            assert site.outbox.turn - turn <= (3 if sending == "together" else 1)
+            assert sending != "together" or site.outbox.turn > turn
+
+
+def test_an_answer_that_is_not_sent_yet_goes_to_nobody_else_when_its_client_is_gone(site: Site) -> None:
+    for _ in range(5):
+        with contextlib.ExitStack() as stack:
+            leaving = [site.connect() for _ in range(10)]
+            staying = [stack.enter_context(site.connect()) for _ in range(10)]
+            for client in leaving + staying:
+                client.send(get("/fast/begin"))
+                client.answer()
+            with at_once(site):
+                for number, (gone, client) in enumerate(zip(leaving, staying, strict=True)):
+                    gone.send(get("/fast/gone") + get("/fast/gone", b"connection: close"))
+                    gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    gone.socket.close()
+                    client.send(get(named("fast", number)))
+                new = [stack.enter_context(site.connect()) for _ in range(10)]
+                for number, client in enumerate(new):
+                    client.send(get(named("new", number)))
+            for number, client in enumerate(staying):
+                assert line(client.answer()).decode() == named("fast", number)
+            for number, client in enumerate(new):
+                assert line(client.answer()).decode() == named("new", number)
+
+
+@pytest.mark.usefixtures("sending")
+def test_answers_are_whole_and_in_order_wherever_the_socket_is_full() -> None:
+    with Site() as narrow:
+        narrow.narrow(4096)
+        for count in range(1, 80):
+            paths = [f"/fast/{number}".ljust(2000, "x") for number in range(count)]
+            with narrow.connect(receive_buffer=4096) as client:
+                client.send(b"".join([get(path) for path in paths[:-1]] + [get(paths[-1], b"connection: close")]))
+                time.sleep(0.01)  # nobody reads for a while
+                assert re.findall(rb"/fast/\d+x+", client.rest()) == [path.encode() for path in paths]
 
 
 def named(door: str, number: int) -> str:

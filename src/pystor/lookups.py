@@ -59,4 +59,6 @@ class Lookups:
         for _, result, _ in ANSWER.iter_unpack(answers):
             if result >= 0:
                 os.close(result)
+        if len(answers) != len(choice.missing):
+            raise OSError(errno.EIO, "io_uring did not answer all that it was asked")
         return False

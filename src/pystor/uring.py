@@ -51,16 +51,19 @@ class Ring:
         """To be filled with `ENTRY`."""
 
     def submit(self, numbers: memoryview) -> bytes:
-        """Have the kernel do entries, by their numbers as `I`; returns an `ANSWER` for each. Raises `OSError`."""
+        """Have the kernel do entries, by their numbers as `I`; returns an `ANSWER` for each. Raises `OSError`.
+
+        When there are fewer answers than entries, the others were not done: the kernel had no memory for them. They
+        are still in the ring, which is not to be used any more.
+        """
         words, count = self._words, len(numbers)
         tail, seen = words[self._tail], words[self._seen]
         self._put(tail & (self._length - 1), numbers)
         words[self._tail] = (tail + count) & _WORD
         posix.call(_SYS_ENTER, self._fd, count, count, _GET_EVENTS, None, 0)
-        if (words[self._done] - seen) & _WORD != count:
-            raise OSError(errno.EIO, "io_uring did not answer all that it was asked")
-        answers = self._get(seen & (self._most - 1), count)
-        words[self._seen] = (seen + count) & _WORD
+        done = (words[self._done] - seen) & _WORD
+        answers = self._get(seen & (self._most - 1), done)
+        words[self._seen] = (seen + done) & _WORD
         return answers
 
     def _put(self, begin: int, numbers: memoryview) -> None:

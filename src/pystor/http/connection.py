@@ -8,6 +8,8 @@ client has not read yet, so our half ends first and what still comes is read pas
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -16,6 +18,7 @@ from uvicorn.server import ServerState
 
 from pystor.http.messages import bytes_of, text
 from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, encode_head, unsent_bytes
+from pystor.outbox import LARGEST, Outbox
 
 BETWEEN: Final = 0
 HEAD: Final = 1
@@ -28,8 +31,17 @@ LINGER: Final = 5.0
 """Seconds without a byte from the client after which the end of a connection is no longer delayed for it."""
 
 
+class State(ServerState):
+    """What the connections of a server share."""
+
+    outbox: Outbox
+    """Made when the server starts, in its event loop."""
+
+
 class Connection(HttpToolsProtocol):
     """A connection's life, whatever is asked on it."""
+
+    server_state: State
 
     def __init__(
         self,
@@ -56,6 +68,8 @@ class Connection(HttpToolsProtocol):
         self._unsent = 0
         self._peer = ""
         self._socket = -1
+        self._outbox = self.server_state.outbox
+        self._posted = -1  # the outbox's turn in which something of this connection is
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Begin."""
@@ -63,13 +77,15 @@ class Connection(HttpToolsProtocol):
         # What a slow reader has not taken yet is held once; the next piece is read when it is gone.
         transport.set_write_buffer_limits(high=UNSENT)
         self.flow = self._flow = Flow(transport)
-        self._door = Door(transport, self._leave)
+        self._door = Door(transport, self._write_piece, self._leave)
         self._peer = self.client[0] if self.client else ""
         self._socket = transport.get_extra_info("socket").fileno()
         self._alarm.ring_in(self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: everyone who waits for this client hears of it."""
+        self._send_posted()
+        self._socket = -1
         self._alarm.cancel()
         waiting = [self._running, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
@@ -104,6 +120,39 @@ class Connection(HttpToolsProtocol):
         self._leave()
         if self._lingering:
             self._alarm.ring_in(1.0)
+
+    # Bytes to the socket
+
+    def _write(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        """Write, behind what was written before; the body is not looked at afterwards."""
+        size = len(head) + len(body)
+        self._send_posted()
+        if self.transport.get_write_buffer_size():
+            self.transport.write(b"".join((head, body)))
+        elif self._outbox.takes(size):
+            self._posted = self._outbox.post(self._socket, head, body, self.transport.write)
+        else:
+            self._write_now(head, body, size)
+
+    def _write_piece(self, piece: bytes) -> None:
+        """Write a part of an answer, which is not copied if it is large."""
+        if len(piece) <= LARGEST and not self.transport.is_closing():
+            self._write(piece)
+        else:
+            self._send_posted()
+            self.transport.write(piece)
+
+    def _write_now(self, head: bytes, body: bytes | memoryview, size: int) -> None:
+        sent = 0
+        with suppress(OSError):  # of which the transport takes note by itself
+            sent = os.writev(self._socket, (head, body))
+        if sent < size:
+            self.transport.write(b"".join((head, body))[sent:])
+
+    def _send_posted(self) -> None:
+        """Send what was posted, before something else is done with the socket."""
+        if self._posted == self._outbox.turn:
+            self._outbox.flush()
 
     # Bounds
 
@@ -175,7 +224,7 @@ class Connection(HttpToolsProtocol):
             self._flow.hold()
 
     def _say_last(self) -> None:
-        self.transport.write(self._refusal)
+        self._write(self._refusal)
         self._linger()
 
     def _is_ending(self) -> bool:
@@ -198,6 +247,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = self._last = self._lingering = True
         self._unparsed = b""
         self._dropped = 0
+        self._send_posted()
         self._unsent = unsent_bytes(self.transport)
         self._linger_until = self.loop.time() + self._limits.drain_timeout
         self.transport.write_eof()
@@ -207,6 +257,7 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         """End the connection after what was written, which the client may take its time to read, but not forever."""
         self._deaf = self._last = True
+        self._send_posted()
         self.transport.close()
         self._unsent = unsent_bytes(self.transport)
         self._alarm.ring_in(self._limits.drain_timeout)

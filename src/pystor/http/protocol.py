@@ -11,8 +11,6 @@ Answers leave in the order of the requests whichever door those take.
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -312,15 +310,6 @@ class StorProtocol(Connection):
             self._last = True
             self._close()
         return True
-
-    def _write(self, head: bytes, body: bytes | memoryview) -> None:
-        """Write an answer, whose body is not to be looked at afterwards: what finds no room in the socket is copied."""
-        sent = 0
-        if not self.transport.get_write_buffer_size():
-            with suppress(OSError):  # of which the transport takes note by itself
-                sent = os.writev(self._socket, (head, body))
-        if sent < len(head) + len(body):
-            self.transport.write(b"".join((head, body))[sent:])
 
     def _go_long_way(self, method: bytes, keep_alive: bool) -> None:
         if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":

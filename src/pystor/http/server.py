@@ -23,8 +23,10 @@ from typing import Final
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from pystor.http.connection import State
 from pystor.http.protocol import Application, Limits, StorProtocol
 from pystor.http.supervisor import READY, STOPPING, Line, Supervisor, tell
+from pystor.outbox import Outbox
 
 BACKLOG: Final = 2048
 """Connections that may wait to be accepted."""
@@ -137,10 +139,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self.server_state: State = State()
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve."""
+        self.server_state.outbox = Outbox(asyncio.get_running_loop())
         await super().startup(sockets)
         # What was made by now stays: looking through it for garbage took up to a tenth of the time.
         gc.collect()

@@ -138,8 +138,8 @@ class Flow(FlowControl):
 class Door:
     """The transport as a response sees it: closing it goes through the connection, which may have to linger."""
 
-    def __init__(self, transport: asyncio.Transport, leave: Callable[[], None]) -> None:
-        self._write = transport.write
+    def __init__(self, transport: asyncio.Transport, write: Callable[[bytes], None], leave: Callable[[], None]) -> None:
+        self._write = write
         self._held = b""
         self._holds = False
         self.is_closing = transport.is_closing

@@ -1,0 +1,126 @@
+"""What is sent over sockets in one turn of an event loop, sent in one system call.
+
+Whoever is sent something wakes up, and where all processors are busy takes one from the sender, each time; what is sent
+together wakes him once. Two workers beside a busy client answer a third more by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import mmap
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from pystor.uring import ANSWER, ENTRY, Ring
+
+LARGEST: Final = 8 << 10
+"""Bytes that are posted at most: what is larger takes longer to be copied than it saves."""
+
+_MOST: Final = 64
+
+_FEW: Final = 4
+"""What is less is sent at once the next time: a client that is slower than the server better hears of it early."""
+_LOOKS: Final = 32
+"""So many are sent at once before it is looked again how many there are in a turn."""
+_SEND: Final = 26
+_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_WORDS: Final = ENTRY.size // 4
+_FD: Final = 1  # which word of an entry that is
+_LENGTH: Final = 6
+
+
+class Outbox:
+    """Sends what was posted when the loop turns, or earlier if it is asked to. To be used in the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Without io_uring nothing is taken."""
+        self.turn = 0
+        """It is another one as soon as what was posted in it is sent."""
+        self._largest = LARGEST
+        self._at_once = 0
+        self._call_soon: Final = loop.call_soon
+        self._posted: list[tuple[int, Callable[[bytes], object]]] = []
+        self._memory: Final = mmap.mmap(-1, _MOST * LARGEST)
+        self._ring: Ring | None = None
+        try:
+            self._ring = ring = Ring(_MOST)
+        except OSError:
+            self._largest = 0
+            return
+        at = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        for number in range(_MOST):
+            entry = (_SEND, 0, 0, -1, 0, at + number * LARGEST, 0, _FLAGS, number)
+            ENTRY.pack_into(ring.entries, number * ENTRY.size, *entry)
+        self._entries: Final = memoryview(ring.entries).cast("i")
+        self._numbers: Final = memoryview(struct.pack(f"={_MOST}I", *range(_MOST))).cast("I")
+
+    def takes(self, size: int) -> bool:
+        """Tell whether to post so many bytes; else it is better to send them at once."""
+        if self._at_once:
+            self._at_once -= 1
+            return False
+        return size <= self._largest
+
+    def post(self, fd: int, head: bytes, body: bytes | memoryview, unsent: Callable[[bytes], object]) -> int:
+        """Have a head and a body sent over a socket that does not wait; returns the turn in which they are.
+
+        `unsent` is given what the socket did not take, whatever the reason. Until the turn is another one nothing else
+        may be sent over the socket, and it must not be closed.
+        """
+        number = len(self._posted)
+        if number == _MOST:
+            self.flush()
+            number = 0
+        if not number:
+            self._call_soon(self._end_turn)
+        begin = number * LARGEST
+        middle = begin + len(head)
+        end = middle + len(body)
+        self._memory[begin:middle] = head
+        self._memory[middle:end] = body
+        entry = number * _WORDS
+        self._entries[entry + _FD] = fd
+        self._entries[entry + _LENGTH] = end - begin
+        self._posted.append((end, unsent))
+        return self.turn
+
+    def _end_turn(self) -> None:
+        if len(self._posted) < _FEW:
+            self._at_once = _LOOKS
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        posted, self._posted = self._posted, []
+        self.turn += 1
+        if not posted:
+            return
+        rests = [
+            (unsent, self._memory[begin:end])
+            for begin, (end, unsent) in zip(self._sent(len(posted)), posted, strict=True)
+            if begin < end
+        ]
+        for unsent, rest in rests:
+            unsent(rest)
+
+    def _sent(self, count: int) -> list[int]:
+        """Send so many, and tell for each how far that went, as a place in the memory."""
+        begins = list(range(0, count * LARGEST, LARGEST))
+        for number, size, _ in ANSWER.iter_unpack(self._submit(count)):
+            if size > 0:
+                begins[number] += size
+        return begins
+
+    def _submit(self, count: int) -> bytes:
+        """Send so many; what is not answered is not sent, and then the ring is not used any more."""
+        assert self._ring is not None
+        try:
+            answers = self._ring.submit(self._numbers[:count])
+        except OSError:
+            answers = b""
+        if len(answers) < count * ANSWER.size:
+            self._ring, self._largest = None, 0
+        return answers
