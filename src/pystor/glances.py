@@ -52,7 +52,7 @@ class Glances:
         path = digest.path.encode()
         missing: list[Bulkhead] = []
         for members in (likeliest.in_turn(), self._others[likeliest]):
-            if missing and self._is_nowhere_else(path, likeliest):
+            if missing and members and self._is_nowhere_else(path, likeliest):
                 # That counts if they are in their places afterwards, and still of the kind that is asked so.
                 is_sure = self._is_all_in_place() and self._settled is not None
                 return Seen(None, len(self._storages)) if is_sure else None

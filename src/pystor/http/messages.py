@@ -102,6 +102,7 @@ def typed(status: int, media_type: bytes, body: bytes, *headers: Field) -> Respo
 
 def bytes_of(response: Response) -> bytes | memoryview:
     """The body of a response that does not stream."""
-    if not isinstance(response.body, bytes | memoryview):
+    body = response.body
+    if not isinstance(body, (bytes, memoryview)):  # a union would be made anew for each answer
         raise TypeError("only a body of bytes can be sent at once")
-    return response.body
+    return body
