@@ -12,6 +12,7 @@ import mmap
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from pystor.uring import ANSWER, ENTRY, Ring
@@ -40,7 +41,8 @@ class Outbox:
         self.turn = 0
         """It is another one as soon as what was posted in it is sent."""
         self._largest = LARGEST
-        self._at_once = 0
+        self._at_once = 0  # so many are not taken
+        self._in_this_turn = 0
         self._call_soon: Final = loop.call_soon
         self._posted: list[tuple[int, Callable[[bytes], object]]] = []
         self._memory: Final = mmap.mmap(-1, _MOST * LARGEST)
@@ -70,12 +72,12 @@ class Outbox:
         `unsent` is given what the socket did not take, whatever the reason. Until the turn is another one nothing else
         may be sent over the socket, and it must not be closed.
         """
-        number = len(self._posted)
-        if number == _MOST:
-            self.flush()
-            number = 0
-        if not number:
+        if not self._in_this_turn:
             self._call_soon(self._end_turn)
+        self._in_this_turn += 1
+        if len(self._posted) == _MOST:
+            self.flush()
+        number = len(self._posted)
         begin = number * LARGEST
         middle = begin + len(head)
         end = middle + len(body)
@@ -88,8 +90,9 @@ class Outbox:
         return self.turn
 
     def _end_turn(self) -> None:
-        if len(self._posted) < _FEW:
+        if self._in_this_turn < _FEW:
             self._at_once = _LOOKS
+        self._in_this_turn = 0
         self.flush()
 
     def flush(self) -> None:
@@ -116,11 +119,10 @@ class Outbox:
 
     def _submit(self, count: int) -> bytes:
         """Send so many; what is not answered is not sent, and then the ring is not used any more."""
-        assert self._ring is not None
-        try:
-            answers = self._ring.submit(self._numbers[:count])
-        except OSError:
-            answers = b""
+        answers = b""
+        if self._ring is not None:
+            with suppress(OSError):
+                answers = self._ring.submit(self._numbers[:count])
         if len(answers) < count * ANSWER.size:
             self._ring, self._largest = None, 0
         return answers

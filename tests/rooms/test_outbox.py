@@ -80,6 +80,8 @@ def test_more_than_there_is_room_for_takes_more_calls(pairs: list[Pair], calls: 
         assert turns == [0] * 64 + [1] * 36
         await asyncio.sleep(0)
         assert [theirs.recv(LARGEST + 1) for _, theirs in pairs] == [b"x" * LARGEST] * 100
+        await asyncio.sleep(0)
+        assert outbox.takes(1)
 
     run(work)
     assert calls == [64, 36]
@@ -163,9 +165,10 @@ def test_without_io_uring_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     run(work)
 
 
+@pytest.mark.parametrize("count", [5, 70])
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_when_io_uring_fails_what_it_did_not_send_is_told_and_nothing_is_taken_any_more(
-    pairs: list[Pair], monkeypatch: pytest.MonkeyPatch, done: int
+    pairs: list[Pair], monkeypatch: pytest.MonkeyPatch, done: int, count: int
 ) -> None:
     real = posix.call
 
@@ -176,13 +179,13 @@ def test_when_io_uring_fails_what_it_did_not_send_is_told_and_nothing_is_taken_a
     async def work(outbox: Outbox) -> None:
         monkeypatch.setattr(posix, "call", short)
         rests: list[bytes] = []
-        for number, (ours, _) in enumerate(pairs[:5]):
+        for number, (ours, _) in enumerate(pairs[:count]):
             outbox.post(ours.fileno(), b"%d" % number, b"", rests.append)
         await asyncio.sleep(0)
-        assert rests == [b"0", b"1", b"2", b"3", b"4"][done:]
+        assert rests == [b"%d" % number for number in range(done, count)]
         assert [theirs.recv(9) for _, theirs in pairs[:done]] == [b"0", b"1", b"2"][:done]
         assert not outbox.takes(1)
-        for _, theirs in pairs[done:5]:
+        for _, theirs in pairs[done:count]:
             with pytest.raises(BlockingIOError):
                 theirs.recv(9)
 
