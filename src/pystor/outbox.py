@@ -21,11 +21,13 @@ LARGEST: Final = 8 << 10
 """Bytes that are posted at most: what is larger takes longer to be copied than it saves."""
 
 _MOST: Final = 64
+"""Answers that one call sends."""
 
 _FEW: Final = 4
 """What is less is sent at once the next time: a client that is slower than the server better hears of it early."""
 _LOOKS: Final = 32
 """So many are sent at once before it is looked again how many there are in a turn."""
+
 _SEND: Final = 26
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _WORDS: Final = ENTRY.size // 4
