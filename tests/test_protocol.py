@@ -445,8 +445,10 @@ def at_once(site: Site) -> Iterator[None]:
         assert connection is not None
         go_on = threading.Event()
         connection.loop.call_soon_threadsafe(go_on.wait, 10)
-        yield
-        go_on.set()
+        try:
+            yield
+        finally:
+            go_on.set()
 
 
 def test_answers_that_are_made_in_one_turn_leave_in_one_call_if_that_is_how_they_are_sent(
@@ -489,7 +491,6 @@ def test_an_answer_that_is_not_sent_yet_goes_to_nobody_else_when_its_client_is_g
                 assert line(client.answer()).decode() == named("new", number)
 
 
-@pytest.mark.usefixtures("sending")
 def test_answers_are_whole_and_in_order_wherever_the_socket_is_full() -> None:
     with Site() as narrow:
         narrow.narrow(4096)
