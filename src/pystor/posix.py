@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from typing import Final
 
@@ -110,16 +111,30 @@ def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
 
 
 def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
-    """Give the file of a descriptor a name. Raises `OSError`, `FileExistsError` if something has that name.
+    """Give the file of a descriptor a name; False if the kernel does not let us.
 
-    False if there is no such directory, or the kernel does not let us: it says the same of both.
+    Raises `OSError`: `FileExistsError` if something has that name, `FileNotFoundError` if there is no such directory.
     """
     if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, os.fsencode(path), _EMPTY_PATH) == 0:
         return True
     code = ctypes.get_errno()
-    if code != errno.ENOENT:
-        raise OSError(code, os.strerror(code), path)
-    return False
+    if code == errno.ENOENT and not _lets_us_link():
+        return False
+    raise OSError(code, os.strerror(code), path)
+
+
+@functools.cache
+def _lets_us_link() -> bool:
+    """Tell whether the kernel lets us name descriptors: if not, it says that there is nothing, whatever is named.
+
+    One that does says of the root, which is made to be tried with, that it exists.
+    """
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        _linkat(fd, b"", AT_FDCWD, b"/", _EMPTY_PATH)
+        return ctypes.get_errno() == errno.EEXIST
+    finally:
+        os.close(fd)
 
 
 def notifier() -> int:

@@ -192,15 +192,40 @@ def test_an_interruption_leaves_no_partial_file(
     assert "Traceback" not in err
 
 
-def test_an_interruption_does_not_wait_for_the_input(shell: Shell, server: Server) -> None:
-    (name,) = lay(server, noise(10))
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_an_interruption_does_not_wait_for_the_input(
+    shell: Shell, server: Server, size: int, number: signal.Signals, status: int
+) -> None:
+    (name,) = lay(server, noise(size))
     with shell.started("stor", "get", "out") as process:
         assert process.stdin is not None
+        assert process.stderr is not None
         process.stdin.write(name + "\n")
         process.stdin.flush()
         eventually(lambda: left_in(shell.out) == [name])  # it does not wait for the end of the input either
-        process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
+        process.send_signal(number)
+        assert process.wait(5) == status
+        assert re.fullmatch(r"1 downloaded: .* in .* s, .*/s\n", process.stderr.read())
+
+
+def test_a_reader_who_leaves_ends_a_download_without_a_word(shell: Shell, server: Server) -> None:
+    names = lay(server, noise(10), noise(11))
+    with shell.started("stor", "get", "out") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        for name in names:
+            process.stdin.write(name + "\n")
+            process.stdin.flush()
+            eventually(lambda name=name: name in left_in(shell.out))  # type: ignore[misc]
+            time.sleep(0.2)  # the result is told meanwhile
+        process.stdin.close()
+        said = process.stderr.read()
+        assert process.wait(20) == 1
+    assert "Traceback" not in said
+    assert "Broken pipe" not in said
 
 
 # Up
@@ -450,7 +475,9 @@ def test_the_line_that_moves_stays_in_the_last_line_of_results_that_go_to_a_file
 
 @pytest.mark.parametrize("width", range(30, 130))
 def test_the_line_that_moves_fits_into_the_terminal(width: int) -> None:
-    totals = Totals(expected=3003, final=True, sized=3003, done=598, moved=461 << 20, announced=507 << 20, failed=1)
+    totals = Totals()
+    totals.expected, totals.sized, totals.final = 3003, 3003, True
+    totals.done, totals.failed, totals.moved, totals.announced = 598, 1, 461 << 20, 507 << 20
     drawn = progress.line(totals, 8.0, width)
     assert len(drawn) < width
     assert ("[#" in drawn) == (width >= 75)  # a bar of less than six is none

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pystor.client import AsyncClient, Blob, Client, Digest, NotFound, Unauthorized
-from pystor.client.express import SMALL, USUAL, Express, Small, Unusual, read
+from pystor.client import AsyncClient, Client, Digest, NotFound, Unauthorized
+from pystor.client.express import USUAL, Express
 from pystor.client.servers import Server as Address
-from pystor.client.servers import ranked
+from pystor.client.small import SMALL, Small, Unusual, read
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.test_library import left_in, noise
 from tests.client.trouble import heal
@@ -248,125 +248,7 @@ def test_whoever_comes_after_one_that_was_cancelled_gets_its_own_blob(server: Se
     assert proxy.connections == 3
 
 
-# In turn
-
-
-async def warmed(client: AsyncClient, server: Server) -> None:
-    for name in lay(server, *(noise(10 + n) for n in range(USUAL))):
-        await client.get(name)
-
-
-def in_turn(server: Server, endpoints: list[str], names: list[str], kept: dict[str, tuple[bytes, Blob]]) -> str | None:
-    """Get them in turn, with a client that expects small ones; tells which did not come."""
-
-    async def run() -> str | None:
-        following = iter(names[1:])
-
-        def keep(content: bytes, blob: Blob) -> Digest | None:
-            kept[blob.digest.hex] = content, blob
-            name = next(following, None)
-            return None if name is None else Digest(name)
-
-        async with AsyncClient(endpoints, retry=QUICK, timeout=0.5) as client:
-            await warmed(client, server)
-            left = await client.get_in_turn(Digest(names[0]), keep)
-            return None if left is None else left.hex
-
-    return asyncio.run(run())
-
-
-def test_small_ones_come_in_turn_over_one_connection(server: Server, proxy: Proxy) -> None:
-    contents, kept = [noise(size) for size in (0, 1, 4096, SMALL) * 20], dict[str, tuple[bytes, Blob]]()
-    names = lay(server, *contents)
-    assert in_turn(server, [proxy.endpoint], names, kept) is None
-    assert [kept[name][0] for name in names] == contents
-    assert {(blob.size == len(content), blob.server) for content, blob in kept.values()} == {(True, proxy.endpoint)}
-    assert proxy.connections == 2
-
-
-@pytest.mark.parametrize("kind", ["large", "flip", "cut", "hang", "refusal"])
-def test_one_that_does_not_come_in_turn_is_told_and_those_before_it_are_kept(
-    server: Server, proxy: Proxy, kind: str
-) -> None:
-    contents = [noise(100 + n) for n in range(9)]
-    contents[5] = noise(SMALL + 1 if kind == "large" else 4096)
-    names, kept = lay(server, *contents), dict[str, tuple[bytes, Blob]]()
-    if kind != "large":
-        good = b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n"
-        proxy.garbage = {
-            "flip": good + noise(4096),
-            "cut": good + contents[5][:-1],
-            "hang": b"HTTP/1.1 200 OK\r\n",
-            "refusal": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
-        }[kind]
-        proxy.trigger = names[5].encode()
-    assert in_turn(server, [proxy.endpoint], names, kept) == names[5]
-    assert [kept[name][0] for name in names[:5]] == contents[:5]
-    assert list(kept) == names[:5]
-
-    heal(proxy)
-    assert in_turn(server, [proxy.endpoint], names[5:], kept) == (names[5] if kind == "large" else None)
-
-
-def test_of_several_servers_each_is_asked_for_its_own_in_turn(server: Server, proxy: Proxy) -> None:
-    with Proxy(("127.0.0.1", server.port)) as second:
-        endpoints = [proxy.endpoint, second.endpoint]
-        addresses = [Address(each) for each in endpoints]
-        names = lay(server, *(noise(50 + n) for n in range(60)))
-        first = {name: ranked(addresses, Digest(name))[0].url for name in names}
-        assert set(first.values()) == set(endpoints)
-        while names:
-            kept = dict[str, tuple[bytes, Blob]]()
-            left = in_turn(server, endpoints, names, kept)
-            assert all(blob.server == first[name] for name, (_, blob) in kept.items())
-            assert list(kept) == names[: len(kept)]
-            assert len(kept) > 0
-            names = names[len(kept) :]
-            assert left == (names[0] if names else None)
-
-
-def test_what_is_raised_by_who_keeps_them_is_raised_and_the_next_blob_is_another(server: Server, proxy: Proxy) -> None:
-    contents = [noise(70), noise(71)]
-    first, second = lay(server, *contents)
-
-    def fail(_content: bytes, _blob: Blob) -> Digest | None:
-        raise BrokenPipeError("nobody listens")
-
-    async def run() -> bytes:
-        async with AsyncClient(proxy.endpoint, retry=QUICK) as client:
-            await warmed(client, server)
-            with pytest.raises(BrokenPipeError, match="nobody listens"):
-                await client.get_in_turn(Digest(first), fail)
-            return await client.get(second)
-
-    assert asyncio.run(run()) == contents[1]
-
-
-def test_one_that_is_cancelled_is_not_kept_and_none_after_it(server: Server, proxy: Proxy) -> None:
-    names, kept = lay(server, noise(70), noise(71)), list[str]()
-
-    def keep(_content: bytes, blob: Blob) -> Digest | None:
-        kept.append(blob.digest.hex)
-        return Digest(names[1])
-
-    async def run() -> None:
-        async with AsyncClient(proxy.endpoint, retry=QUICK) as client:
-            await warmed(client, server)
-            proxy.delay = 0.2
-            work = asyncio.create_task(client.get_in_turn(Digest(names[0]), keep))
-            await asyncio.sleep(0.1)
-            work.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await work
-            await asyncio.sleep(0.4)
-
-    asyncio.run(run())
-    assert kept == []
-
-
-def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_not_kept() -> None:
-    taken: list[Small] = []
-
+def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_nobody_s() -> None:
     async def run() -> None:
         express = Express(1.0)
         for _ in range(USUAL):
@@ -381,21 +263,9 @@ def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_not_kept() ->
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
             address = Address(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-            asking = asyncio.create_task(express.get(address, Digest.of(b"blob"), taken.append))
+            asking = asyncio.create_task(express.get(address, Digest.of(b"blob")))
             with pytest.raises(asyncio.CancelledError):
                 await asking
             express.close()
 
     asyncio.run(run())
-    assert taken == []
-
-
-def test_where_no_small_one_is_expected_none_is_asked_for(server: Server, proxy: Proxy) -> None:
-    (name,) = lay(server, noise(70))
-
-    async def run() -> Digest | None:
-        async with AsyncClient(proxy.endpoint, retry=QUICK) as client:
-            return await client.get_in_turn(Digest(name), lambda *_: None)
-
-    assert asyncio.run(run()) == Digest(name)
-    assert proxy.connections == 0

@@ -10,6 +10,7 @@ import pytest
 from pystor import posix, unnamed
 
 CONTENT = b"content"
+LINK = posix.link
 
 
 @pytest.fixture(params=["by its descriptor", "by its path"], autouse=True)
@@ -67,4 +68,25 @@ def test_this_machine_lets_us_name_a_descriptor(tmp_path: Path, request: pytest.
     """Or else the tests here prove less than they say: root may, and from Linux 6.10 everybody."""
     if "by its descriptor" in request.node.name:
         assert posix.link(file, f"{tmp_path}/name")
+    os.close(file)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_kernel_that_does_not_let_us_is_told_from_a_directory_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: int, allowed: bool
+) -> None:
+    """It says the same of both; where it lets us, what is missing costs no second look by the path."""
+    monkeypatch.setattr(posix, "_lets_us_link", lambda: allowed)
+    if allowed:
+        with pytest.raises(FileNotFoundError, match="missing/name"):
+            LINK(file, f"{tmp_path}/missing/name")
+    else:
+        assert not LINK(file, f"{tmp_path}/missing/name")
+    os.close(file)
+
+
+def test_whether_the_kernel_lets_us_is_known_without_a_file(tmp_path: Path, file: int) -> None:
+    posix._lets_us_link.cache_clear()
+    works = posix._linkat(file, b"", posix.AT_FDCWD, f"{tmp_path}/name".encode(), posix._EMPTY_PATH) == 0
+    assert posix._lets_us_link() == works
     os.close(file)

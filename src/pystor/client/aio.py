@@ -12,11 +12,12 @@ from typing import BinaryIO, Self, TypeAlias, overload
 
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, NotFound
-from pystor.client.express import SMALL, Express, Small
+from pystor.client.express import Express
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
 from pystor.client.saving import Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
+from pystor.client.small import SMALL
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.upload import Content, Parcel, Upload, parcel, small
 from pystor.client.values import Blob, Status, Stored
@@ -130,36 +131,15 @@ class AsyncClient:
 
     async def _quickly(self, digest: Digest, observe: Callable[[int, int | None], None]) -> tuple[bytes, Blob] | None:
         """Bring a blob that is expected to be small, as those before it were; None when it has to come the long way."""
-        came: list[tuple[bytes, Blob]] = []
-
-        def keep(content: bytes, blob: Blob) -> None:
-            observe(blob.size, blob.size)
-            came.append((content, blob))
-
-        await self.get_in_turn(digest, keep)
-        return came[0] if came else None
-
-    async def get_in_turn(self, digest: Digest, keep: Callable[[bytes, Blob], Digest | None]) -> Digest | None:
-        """Download small blobs one after the other, with nothing between them that would take time.
-
-        `keep` takes each that came and is right, and names the one to follow, if there is one. Returns the first that
-        did not come, since it is not expected to be small, or was not, or failed: `get` it.
-        """
-        wanted: Digest | None = digest
         server = self._first(digest)
         if self._bucket is not None or not self._express.serves(server):
-            return digest
-
-        def take(small: Small) -> Digest | None:
-            nonlocal wanted
-            content = small.content
-            if wanted is None or sha256(content).hexdigest() != wanted.hex:
-                return None
-            wanted = keep(content, Blob(wanted, len(content), small.modified, server.url))
-            return wanted if wanted is not None and self._first(wanted) is server else None
-
-        await self._express.get(server, digest, take)
-        return wanted
+            return None
+        small = await self._express.get(server, digest)
+        if small is None or sha256(small.content).hexdigest() != digest.hex:
+            return None
+        size = len(small.content)
+        observe(size, size)
+        return small.content, Blob(digest, size, small.modified, server.url)
 
     def _first(self, digest: Digest) -> Server:
         return self.servers[0] if len(self.servers) == 1 else ranked(self.servers, digest)[0]

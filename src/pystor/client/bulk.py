@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-_AHEAD: Final = 100_000  # items that are read before anybody is free for them, so that their number is known
-
 T = TypeVar("T")
+
+AHEAD: Final = 100_000
+"""Items that are read before anybody is free for them, so that their number is known."""
 
 
 class Expected(NamedTuple):
@@ -59,40 +58,41 @@ Event: TypeAlias = Expected | Moved | Done | Skipped | Failed
 Observer: TypeAlias = Callable[[Event], None]
 
 
-@dataclass(slots=True)
 class Totals:
     """All events added up. `moved` are bytes on the wire, `announced` those that are known to have to move."""
 
-    expected: int = 0
-    final: bool = False
-    sized: int = 0
-    """Files whose size is known."""
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    size: int = 0
-    moved: int = 0
-    announced: int = 0
+    __slots__ = ("announced", "done", "expected", "failed", "final", "moved", "size", "sized", "skipped")
+
+    def __init__(self) -> None:
+        self.expected = 0
+        self.final = False
+        self.sized = 0
+        """Files whose size is known."""
+        self.done = 0
+        self.skipped = 0
+        self.failed = 0
+        self.size = 0
+        self.moved = 0
+        self.announced = 0
 
     def add(self, event: Event) -> None:
         """Add an event."""
-        match event:
-            case Done():
-                self.done += 1
-                self.size += event.size
-                if event.at_once:
-                    self._move(event.size, event.size)
-            case Moved():
-                self._move(event.by, event.size)
-            case Skipped():
-                self.skipped += 1
-                self.announced -= event.size
-            case Failed():
-                self.failed += 1
-            case Expected():
-                self.expected += event.files
-                self.final = self.final or event.final
-                self._announce(event.size)
+        if isinstance(event, Done):  # no `match`: of many small ones this is most of what is told
+            self.done += 1
+            self.size += event.size
+            if event.at_once:
+                self._move(event.size, event.size)
+        elif isinstance(event, Moved):
+            self._move(event.by, event.size)
+        elif isinstance(event, Skipped):
+            self.skipped += 1
+            self.announced -= event.size
+        elif isinstance(event, Failed):
+            self.failed += 1
+        else:
+            self.expected += event.files
+            self.final = self.final or event.final
+            self._announce(event.size)
 
     def _move(self, by: int, size: int | None) -> None:
         self.moved += by
@@ -114,43 +114,7 @@ class Totals:
         return self.final and self.sized + self.skipped + self.failed >= self.expected
 
 
-async def each(
-    batches: AsyncGenerator[Sequence[T], None], at_once: int, work: Callable[[Iterator[T]], Awaitable[None]]
-) -> None:
-    """Have so many at once work off the items of all batches; each takes from those that are there, one by one."""
-    ahead: deque[T] = deque()
-    changed = asyncio.Condition()
-    reading = True
-
-    async def read() -> None:
-        nonlocal reading
-        async for batch in batches:
-            async with changed:
-                ahead.extend(batch)
-                changed.notify_all()
-                await changed.wait_for(lambda: len(ahead) < _AHEAD)
-            await asyncio.sleep(0)  # what comes from a file comes without a pause: the first are begun meanwhile
-        async with changed:
-            reading = False
-            changed.notify_all()
-
-    async def more() -> bool:
-        async with changed:
-            changed.notify_all()  # what was read is begun: the next may be
-            await changed.wait_for(lambda: ahead or not reading)
-            return bool(ahead)
-
-    async def worker() -> None:
-        while ahead or await more():
-            await work(_taken(ahead))
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(read())
-        for _ in range(at_once):
-            group.create_task(worker())
-
-
-def _taken(ahead: deque[T]) -> Iterator[T]:
+def taken(ahead: deque[T]) -> Iterator[T]:
     """Take from a queue from which others take, too."""
     while ahead:
         yield ahead.popleft()

@@ -10,22 +10,24 @@ A password is never an argument of a command: everyone on the machine can read t
 
 from __future__ import annotations
 
+import argparse
 import netrc
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pystor.client.servers import Server
 from pystor.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pystor.client.s3 import Bucket
+
 _KEYS: Final = ("servers", "user", "password", "password_file", "s3host", "s3template")
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(NamedTuple):
     """What the command line said; empty where it said nothing."""
 
     servers: Sequence[str] = ()
@@ -33,13 +35,30 @@ class Flags:
     password_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+def flags(given: argparse.Namespace) -> Flags:
+    """Tell what a command line said of the servers."""
+    return Flags(given.servers, given.user, given.password_file)
+
+
+class Settings(NamedTuple):
     """What is in force."""
 
     servers: Sequence[Server]
     s3host: str | None = None
     s3template: str | None = None
+
+
+def bucket(given: argparse.Namespace, settings: Settings) -> Bucket | None:
+    """Tell which bucket is read before the servers, for a command that reads; raises `ConfigError`."""
+    url = getattr(given, "s3host", None) or settings.s3host
+    if not url or not hasattr(given, "s3template"):
+        return None
+    from pystor.client.s3 import TEMPLATE, Bucket  # only now: most have none
+
+    try:
+        return Bucket(url, given.s3template or settings.s3template or TEMPLATE)
+    except ValueError as error:
+        raise ConfigError([f"--s3template: {error}"]) from None
 
 
 def path(environment: Mapping[str, str]) -> Path:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pystor.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """One server: its URL without credentials, and these beside it, where no text of it shows them."""
 
     url: str
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    user: str | None = None
+    password: str | None = None
 
     @classmethod
     def parse(cls, text: str, user: str | None = None, password: str | None = None) -> Self:
@@ -38,6 +36,9 @@ class Server:
 
     def __str__(self) -> str:
         return self.url
+
+    def __repr__(self) -> str:
+        return f"Server({self.url!r})"
 
 
 def ranked(servers: Sequence[Server], digest: Digest) -> list[Server]:

@@ -7,12 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from pystor.client.bulk import each
-from pystor.client.commands import running
+from pystor.client import config
+from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
-from pystor.client.fetching import Fetching, Naming, named, typed
+from pystor.client.sprint import Sprint
+from pystor.client.wishes import Input, Naming, Wishes
 from pystor.digest import Digest
 from pystor.errors import ConfigError
 
@@ -26,7 +28,7 @@ def run(given: argparse.Namespace) -> int:
         raise ConfigError([f"{directory}: is no directory; make it first"])
     if not digests and sys.stdin.isatty():
         print("stor: reading SHAs from the terminal; Ctrl-D ends them", file=sys.stderr)
-    return running.run(_download(given, digests, directory))
+    return ended(partial(_download, given, digests, directory))
 
 
 def sort_out(words: Sequence[str]) -> tuple[list[Digest], str]:
@@ -40,11 +42,20 @@ def sort_out(words: Sequence[str]) -> tuple[list[Digest], str]:
     return [Digest(name.lower()) for name in names if name], directory
 
 
-async def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: str) -> int:
+def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: str) -> int:
+    settings = config.settle(config.flags(given), os.environ)
+    bucket = config.bucket(given, settings)
     lines = not sys.stdout.isatty() or given.verbose
     screen = Screen("downloaded", lines=lines, verbose=given.verbose, as_json=given.json)
-    wanted = named(digests, screen) if digests else typed(sys.stdin.fileno(), screen)
-    async with running.client(given) as client, screen.shown():
-        naming = Naming(directory, given.suffix, given.upper)
-        await each(wanted, given.max, Fetching(client, naming, screen, keep=not given.devnull).fetch)
+    wanted = Input(screen, digests, None if digests else sys.stdin.fileno())
+    wishes = Wishes(Naming(directory, given.suffix, given.upper), screen, keep=not given.devnull)
+    with screen.summed_up():
+        left: list[Digest] = []
+        if bucket is None and Sprint.suits(settings.servers):
+            sprint = Sprint(settings.servers, wishes, at_once=given.max, patience=given.timeout or 1e9)
+            left = sprint.run(wanted, screen.refresh)
+        if left or not wanted.over:
+            from pystor.client.commands import patient  # it takes longer to load than many downloads take
+
+            return patient.download(given, [*left, *wanted.take()], wanted, wishes, screen)
     return screen.status

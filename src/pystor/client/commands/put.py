@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from pystor.client.bulk import Failed, each
+from pystor.client.bulk import Failed
 from pystor.client.commands import running
 from pystor.client.commands.terminal import Screen
+from pystor.client.crowd import each
 from pystor.client.errors import Unauthorized
 from pystor.client.sending import Manifest, Sending, files
 from pystor.errors import ConfigError
@@ -25,8 +26,9 @@ async def _upload(given: argparse.Namespace) -> int:
             manifest = stack.enter_context(Manifest(given.manifest)) if given.manifest else None
         except OSError as error:
             raise ConfigError([f"{given.manifest}: {error.strerror}"]) from None
-        async with running.client(given, writes=True) as client, screen.shown():
-            await _all(given, Sending(client, screen, manifest), screen)
+        async with running.client(given, writes=True) as client, running.drawn(screen):
+            with screen.summed_up():
+                await _all(given, Sending(client, screen, manifest), screen)
     return screen.status
 
 

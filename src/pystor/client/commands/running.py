@@ -1,38 +1,35 @@
-"""What all commands share: a client out of flags, an event loop, and what an interruption does."""
+"""What the commands share that need an event loop: a client out of flags, and what an interruption does."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import getpass
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 import uvloop
 
 from pystor.client import config
 from pystor.client.aio import AsyncClient
-from pystor.client.commands.terminal import NobodyListens
+from pystor.client.commands import ending
+from pystor.client.commands.terminal import PERIOD, NobodyListens, Screen
 from pystor.client.retry import Retry
-from pystor.client.s3 import TEMPLATE, Bucket
-from pystor.errors import ConfigError
-
-INTERRUPTED: Final = 130
-"""The exit status after Ctrl-C, as shells have it."""
 
 
 def client(given: argparse.Namespace, *, writes: bool = False) -> AsyncClient:
     """Make the client that the flags, the environment and the file ask for; raises `ConfigError`."""
-    flags = config.Flags(given.servers, given.user, given.password_file)
-    settings = config.settle(flags, os.environ, _asker() if writes else None)
+    settings = config.settle(config.flags(given), os.environ, _asker() if writes else None)
     return AsyncClient(
         settings.servers,
         timeout=given.timeout or 1e9,
         retry=Retry(given.attempts, given.delay),
-        bucket=_bucket(given, settings),
+        bucket=config.bucket(given, settings),
     )
 
 
@@ -40,14 +37,36 @@ def _asker() -> Callable[[str], str] | None:
     return getpass.getpass if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
-def _bucket(given: argparse.Namespace, settings: config.Settings) -> Bucket | None:
-    url = getattr(given, "s3host", None) or settings.s3host
-    if not url or not hasattr(given, "s3template"):
-        return None
+class _Told(logging.Handler):
+    """Hands on what the library says of its tries."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it as a line."""
+        self._tell(f"stor: {record.getMessage()}")
+
+
+@contextlib.asynccontextmanager
+async def drawn(screen: Screen) -> AsyncGenerator[None, None]:
+    """Draw while the block runs, and show what the library says if everything is to be said."""
+    if screen.verbose:
+        log = logging.getLogger("pystor.client")
+        log.setLevel(logging.DEBUG)
+        log.addHandler(_Told(screen.complain))
+    drawing = asyncio.create_task(_keep_drawing(screen))
     try:
-        return Bucket(url, given.s3template or settings.s3template or TEMPLATE)
-    except ValueError as error:
-        raise ConfigError([f"--s3template: {error}"]) from None
+        yield
+    finally:
+        drawing.cancel()
+
+
+async def _keep_drawing(screen: Screen) -> None:
+    while True:
+        await asyncio.sleep(PERIOD)
+        screen.refresh()
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
@@ -55,10 +74,9 @@ def run(work: Coroutine[Any, Any, int]) -> int:
     try:
         status = uvloop.run(_until_terminated(work))
     except* KeyboardInterrupt:
-        status = INTERRUPTED
+        status = ending.INTERRUPTED
     except* (NobodyListens, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains at the exit
-        status = 1
+        status = ending.unheard()
     return status
 
 
@@ -76,5 +94,5 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
         return await task
     except asyncio.CancelledError:
         if terminated:
-            return 128 + signal.SIGTERM
+            return ending.TERMINATED
         raise

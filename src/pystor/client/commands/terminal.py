@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, TextIO
 
 from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
 
-_PERIOD: Final = 0.1  # seconds between two drawings
+PERIOD: Final = 0.1
+"""Seconds between two drawings."""
+
 _UNTOLD: Final = (Moved, Expected)
 
 
 class NobodyListens(Exception):
     """Who reads standard output has gone; it is no failure of the file that is told about."""
-
-
-class _Told(logging.Handler):
-    """Hands on what the library says of its tries."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Say it as a line."""
-        self._tell(f"stor: {record.getMessage()}")
 
 
 class Screen:
@@ -46,7 +34,7 @@ class Screen:
         self.totals = Totals()
         self._verb = verb
         self._lines = lines
-        self._verbose = verbose
+        self.verbose: Final = verbose
         self._json = as_json
         self._bar = sys.stderr.isatty() and not as_json
         self._together = self._bar and sys.stdout.isatty()
@@ -56,10 +44,6 @@ class Screen:
         self._deaf = False
         self._drawn = False
         self._began = time.monotonic()
-        if verbose:
-            log = logging.getLogger("pystor.client")
-            log.setLevel(logging.DEBUG)
-            log.addHandler(_Told(self._complain))
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -76,17 +60,17 @@ class Screen:
             case Done() if self._lines and event.path:
                 self._print(sums.line(event.name, event.path))
             case Failed():
-                self._complain(f"stor: {event.what}: {event.why}")
+                self.complain(f"stor: {event.what}: {event.why}")
             case Skipped() if self._lines and event.name and self._verb != "downloaded":
                 self._print(sums.line(event.name, event.path))
             case _:
                 self._mention(event)
 
     def _mention(self, event: Done | Skipped) -> None:
-        if self._verbose:
+        if self.verbose:
             what = event.path or event.name
             size = progress.size(event.size)
-            self._complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
+            self.complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
     def _print(self, line: str) -> None:
         if self._deaf:
@@ -108,7 +92,8 @@ class Screen:
             self._deaf = True
             raise
 
-    def _complain(self, line: str) -> None:
+    def complain(self, line: str) -> None:
+        """Say something that is no result."""
         self._erase()
         print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)
 
@@ -126,24 +111,21 @@ class Screen:
             _write(sys.stderr, f"\r{' ' * (width - 1)}\r")
             self._drawn = False
 
-    @contextlib.asynccontextmanager
-    async def shown(self) -> AsyncGenerator[None, None]:
-        """Draw while the block runs, and sum up at its end."""
-        drawing = asyncio.create_task(self._keep_drawing())
+    @contextlib.contextmanager
+    def summed_up(self) -> Iterator[None]:
+        """Sum up at the end of the block, however that comes."""
         try:
             yield
         finally:
-            drawing.cancel()
             self._erase()
             self._sum_up()
 
-    async def _keep_drawing(self) -> None:
-        while True:
-            await asyncio.sleep(_PERIOD)
-            with contextlib.suppress(BrokenPipeError):  # the next line will find it out
-                self._flush()
-            if self._bar:
-                self._draw()
+    def refresh(self) -> None:
+        """Show the results so far, and how far it is. To be called every `PERIOD` seconds."""
+        with contextlib.suppress(BrokenPipeError):  # the next line will find it out
+            self._flush()
+        if self._bar:
+            self._draw()
 
     def _sum_up(self) -> None:
         with _hearing():
@@ -156,7 +138,7 @@ class Screen:
             with _hearing():
                 self._flush()
         else:
-            self._complain(progress.summary(totals, seconds, self._verb))
+            self.complain(progress.summary(totals, seconds, self._verb))
 
     @property
     def status(self) -> int:

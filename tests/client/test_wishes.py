@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pystor.client import fetching
-from pystor.client.fetching import Naming, Paths
+from pystor.client import wishes
+from pystor.client.wishes import Naming, Paths
 from pystor.digest import Digest
 
 THERE, COMING, LATE = (Digest.of(content) for content in (b"there", b"coming", b"late"))
@@ -22,7 +22,7 @@ def has(there: Paths, calls: Naming, digest: Digest) -> bool:
 def test_what_is_in_the_directory_is_there_however_much_that_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, naming: tuple[str, bool]
 ) -> None:
-    monkeypatch.setattr(fetching, "_MOST_LISTED", most)
+    monkeypatch.setattr(wishes, "_MOST_LISTED", most)
     calls = Naming(str(tmp_path), *naming)
 
     def make(digest: Digest) -> None:

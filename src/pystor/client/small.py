@@ -1,0 +1,123 @@
+"""A small blob by plain HTTP: how it is asked for, and how an answer is read that is as usual.
+
+The parser can be simple: of a download the digest tells whether it was right, and an upload may always be made once
+more. Anything that is not as expected is left to libcurl (`transport`): another status, a large blob, odd fields.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from pystor import __version__
+from pystor.client.servers import Server
+from pystor.digest import Digest
+
+SMALL: Final = 64 << 10
+"""Bytes up to which a blob is small."""
+
+MOST: Final = 64 << 10
+"""Bytes that are received at once."""
+
+PROMPT: Final = 3.0
+"""Seconds in which a connection is made, or not at all."""
+
+_HEAD: Final = 16 << 10  # bytes of a head that is none any more
+_POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
+_PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
+_GOOD: Final = (b"http/1.1 200 ", b"http/1.1 201 ")
+_FIELD: Final = re.compile(
+    rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
+)
+_DATE: Final = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) gmt")
+_MONTHS: Final = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
+
+
+def is_for_us(server: Server) -> bool:
+    """Tell whether a server is spoken to by plain HTTP, and directly: libcurl knows how to talk to a proxy."""
+    return server.url.startswith("http://") and not any(map(os.environ.get, _PROXIES))
+
+
+class Small(NamedTuple):
+    """An answer: a blob, or what is said of an upload. `modified` is seconds since 1970, if it was told."""
+
+    status: int
+    content: bytes
+    modified: float | None
+
+
+class Unusual(Exception):
+    """An answer that is left to the long way."""
+
+
+def read(data: bytes) -> Small | None:
+    """Read an answer; None while not all of it has come. Raises `Unusual`."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        if len(data) > _HEAD:
+            raise Unusual
+        return None
+    head = data[: end + 2].lower()
+    found = _FIELD.findall(head)
+    fields = dict(found)
+    length = fields.get(b"content-length", b"")
+    if not (head.startswith(_GOOD) and length.isdigit() and len(length) < 10 and len(fields) == len(found)):
+        raise Unusual
+    modified = fields.get(b"last-modified")
+    if len(fields) > (1 if modified is None else 2) and not _is_plain(fields):
+        raise Unusual
+    size, begin = int(length), end + 4
+    missing = size - (len(data) - begin)
+    if size > SMALL or missing < 0:
+        raise Unusual
+    if missing > 0:
+        return None
+    return Small(int(data[9:12]), data[begin:], None if modified is None else _seconds(modified))
+
+
+def _is_plain(fields: dict[bytes, bytes]) -> bool:
+    """Tell whether a body comes as it is, and the connection stays."""
+    if b"transfer-encoding" in fields or b"content-encoding" in fields:
+        return False
+    return fields.get(b"connection", b"keep-alive") == b"keep-alive"
+
+
+@lru_cache(maxsize=4096)  # many blobs were stored in the same second
+def _seconds(date: bytes) -> float | None:
+    """Read a date as HTTP has it, in lower case; the library's own takes as long to load as a hundred blobs to come."""
+    if (found := _DATE.fullmatch(date)) is None:
+        return None
+    day, month, year, hour, minute, second = found.groups()
+    try:
+        time = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:
+        return None
+    return time.timestamp()
+
+
+class Line:
+    """What is to be known of a server: where it is, and what stands in requests to it, as libcurl would write it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server: Final = server
+        parts = urlsplit(server.url)
+        lines = [" HTTP/1.1", f"Host: {parts.netloc}", f"User-Agent: stor/{__version__}", "Accept: */*"]
+        if server.user is not None:
+            login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
+            lines.append(f"Authorization: Basic {login}")
+        self.address: Final = parts.hostname or "", parts.port or 80
+        self._before: Final = f"{parts.path}/".encode()
+        self._after: Final = "\r\n".join([*lines, ""]).encode()
+
+    def get(self, digest: Digest) -> bytes:
+        """Ask for a blob."""
+        return b"GET %b%b%b\r\n" % (self._before, digest.hex.encode(), self._after)
+
+    def post(self, digest: Digest, content: bytes) -> bytes:
+        """Send a blob."""
+        return _POST % (self._before, digest.hex.encode(), self._after, len(content), content)
