@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
-from pystor.crew import Crew, Job, close
+from pystor.crew import Crew
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorageFull
+from pystor.errors import StorageError
+from pystor.steps import Awaited, Known, Refusal, Running, Step, Syncing
 
 _T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
 
 _PACE_WEIGHT: Final = 0.2  # of the newest time in the running average
 _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
@@ -52,7 +50,7 @@ class Bulkhead:
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
-        self._waited_for: Final[set[_Awaited[Any]]] = set()
+        self._waited_for: Final[set[Awaited[Any]]] = set()
 
     async def run(
         self,
@@ -82,15 +80,17 @@ class Bulkhead:
         probing: bool = False,
         writing: bool = False,
         waits: bool = False,
+        things: int = 1,
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
 
-        What `waits` for the disk, as an fsync does, is not in the way of what does not.
+        What `waits` for the disk, as an fsync does, is not in the way of what does not. `things` is how many are done
+        in one go.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        job = self._crew.give(operation, arguments, certain=certain, waits=waits)
-        step = _Running(self, job, _name(operation), deadline)
+        job = self._crew.give(operation, arguments, certain=certain, waits=waits, things=things)
+        step = Running(self, job, _name(operation), deadline)
         if not (probing or certain):
             self._waited_for.add(step)
         return step
@@ -101,7 +101,7 @@ class Bulkhead:
         So many of the `uploads` that are under way wait for it. A failure is not tried again: the kernel marks clean
         what it lost.
         """
-        step = _Syncing(self, self._committers.join(filesystem, self._expects), uploads)
+        step = Syncing(self, self._committers.join(filesystem, self._expects), uploads, WRITE_DEADLINE)
         self._waited_for.add(step)
         return step
 
@@ -109,7 +109,7 @@ class Bulkhead:
         """Tell whether there are uploads on their way that do not wait for a sync yet, or not any more."""
         return self.uploads > sum(step.syncing for step in self._waited_for)
 
-    def forget(self, step: _Awaited[Any]) -> None:
+    def forget(self, step: Awaited[Any]) -> None:
         """Take note that nobody waits for a step any more."""
         self._waited_for.discard(step)
 
@@ -200,7 +200,7 @@ class Bulkhead:
     def begin_open(self, digest: Digest) -> Step[Replica | None]:
         """Do the same without waiting for it."""
         found = self.storage.open_cached(digest)
-        return self.begin(self.storage.open, digest) if found is False else _Done(found)
+        return self.begin(self.storage.open, digest) if found is False else Known(found)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
@@ -218,155 +218,6 @@ class Bulkhead:
             self.space = None
             raise
         return self.space
-
-
-class Step(ABC, Generic[_T_co]):
-    """Something that a storage is at. Several may be begun before the first is waited for."""
-
-    @abstractmethod
-    async def result(self) -> _T_co:
-        """Wait for the result; raises `StorageError`, and whatever else the operation raised."""
-        ...
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Wait no more: what comes is closed."""
-        ...
-
-    async def outcome(self) -> _T_co | Exception:
-        """Wait for the result, or for what is raised instead."""
-        try:
-            return await self.result()
-        except Exception as error:  # noqa: BLE001  it belongs to whoever looks at the outcome
-            return error
-
-
-async def outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
-    """Wait for all steps, which have begun, and give what each returned or raised."""
-    begun = tuple(steps)
-    try:
-        return [await step.outcome() for step in begun]
-    except BaseException:
-        for step in begun:
-            step.abandon()
-        raise
-
-
-class Refusal(Step[Any]):
-    """A step that was not begun."""
-
-    def __init__(self, error: StorageError) -> None:
-        self._error: Final = error
-
-    async def result(self) -> Any:
-        """Tell why."""
-        raise self._error
-
-    def abandon(self) -> None:
-        """Nothing comes."""
-
-
-class _Done(Step[_T]):
-    """A step that took no time."""
-
-    def __init__(self, outcome: _T) -> None:
-        self._outcome: Final = outcome
-
-    async def result(self) -> _T:
-        return self._outcome
-
-    def abandon(self) -> None:
-        close(self._outcome)
-
-
-class _Awaited(Step[_T]):
-    """A step that takes time: until there is a result, the deadline is over, or the storage is out."""
-
-    def __init__(self, member: Bulkhead, future: asyncio.Future[_T], name: str, deadline: float) -> None:
-        self.name: Final = name
-        self._member: Final = member
-        self._future: Final = future
-        self._given_up = False
-        self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
-
-    @property
-    def syncing(self) -> int:
-        """How many uploads wait for a sync by it."""
-        return 0
-
-    def _expire(self, deadline: float) -> None:
-        if not self._future.done():
-            reason = f"no answer within {deadline:g} s"
-            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=True))
-
-    def give_up(self, error: StorageError) -> None:
-        """Wait no more, for a reason that another step has found."""
-        if not self._future.done():
-            self._given_up = True
-            self._future.set_exception(error)
-
-    def _note(self, error: StorageError) -> None:
-        if not self._given_up:
-            self._member.note(error)
-
-    def _leave(self) -> None:
-        self._bell.cancel()
-        self._member.forget(self)
-
-
-class _Running(_Awaited[_T]):
-    """An operation in a thread."""
-
-    def __init__(self, member: Bulkhead, job: Job[_T], name: str, deadline: float) -> None:
-        super().__init__(member, job.future, name, deadline)
-        self._job: Final = job
-
-    async def result(self) -> _T:
-        try:
-            result = await self._future
-        except StorageError as error:
-            self._note(error)
-            raise
-        except BaseException:
-            self._job.abandon()
-            raise
-        finally:
-            self._leave()
-        self._member.quicken(self._job.seconds)
-        return result
-
-    def abandon(self) -> None:
-        self._leave()
-        self._job.abandon()
-
-
-class _Syncing(_Awaited[None]):
-    """The wait for a sync that is shared."""
-
-    def __init__(self, member: Bulkhead, future: asyncio.Future[None], uploads: int) -> None:
-        super().__init__(member, future, "syncfs", WRITE_DEADLINE)
-        self._uploads: Final = uploads
-
-    @property
-    def syncing(self) -> int:
-        return 0 if self._future.done() else self._uploads
-
-    async def result(self) -> None:
-        try:
-            await self._future
-        except StorageError as error:
-            self._note(error)
-            raise
-        except OSError as error:
-            failure = StorageError.from_os(self._member.storage.root, self.name, error)
-            failure.unwritable = not isinstance(failure, StorageFull)
-            raise self._member.note(failure) from error
-        finally:
-            self._leave()
-
-    def abandon(self) -> None:
-        self._leave()
-        self._future.cancel()
 
 
 def _name(operation: Callable[..., object]) -> str:

@@ -14,9 +14,10 @@ from typing import Final, TypeAlias
 
 from pystor.batches import Batches
 from pystor.blob import Entrance, Filesystem, Staged
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.steps import Step, outcomes
 from pystor.together import Done, one_by_one
 
 
@@ -188,7 +189,8 @@ async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Don
 def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
     waits = not member.storage.prompt or any(parcel.alone for parcel in batch)
     deadline = max((parcel.staged[member].patience for parcel in batch if parcel.staged), default=WRITE_DEADLINE)
-    return member.begin(work, member, batch, deadline=deadline, writing=work is _write, waits=waits)
+    writing, things = work is _write, len(batch)
+    return member.begin(work, member, batch, deadline=deadline, writing=writing, waits=waits, things=things)
 
 
 def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:

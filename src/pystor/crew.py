@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 _T = TypeVar("_T")
 
-_QUICK: Final = 0.002  # seconds; what takes longer is waited for by a thread of its own
+_QUICK: Final = 0.002  # seconds for each thing that a job does; what takes longer is waited for by a thread of its own
 _WEIGHT: Final = 0.2  # of the newest time in the running average
 _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
 
@@ -25,7 +25,7 @@ _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue bef
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds", "waits")
+    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds", "things", "waits")
 
     def __init__(
         self,
@@ -35,9 +35,12 @@ class Job(Generic[_T]):
         certain: bool,
         dispose: Callable[[object], None],
         waits: bool = False,
+        things: int = 1,
     ) -> None:
         """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
         self._dispose: Final = dispose
+        self.things: Final = things
+        """How many it does, one after the other."""
         self.waits: Final = waits
         """Whether it waits for the disk, and is not in the way of others while it does."""
         self.seconds: float = -time.monotonic()
@@ -103,13 +106,19 @@ class Crew:
         self._watched = False
 
     def give(
-        self, call: Callable[..., _T], arguments: tuple[object, ...], *, certain: bool = False, waits: bool = False
+        self,
+        call: Callable[..., _T],
+        arguments: tuple[object, ...],
+        *,
+        certain: bool = False,
+        waits: bool = False,
+        things: int = 1,
     ) -> Job[_T]:
         """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins.
 
-        `waits`: it is known to wait for the disk.
+        `waits`: it is known to wait for the disk. `things` is how many it does: it is quick if each of them is.
         """
-        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits)
+        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits, things=things)
         self._submit(job)
         return job
 
@@ -171,7 +180,7 @@ class Crew:
             if job.waits:
                 self._away.pop()
             else:
-                self._pace += (time.monotonic() - began - self._pace) * _WEIGHT
+                self._pace += ((time.monotonic() - began) / job.things - self._pace) * _WEIGHT
 
     def _is_awake(self) -> bool:
         """Take the rest back; False if somebody has called already."""

@@ -8,10 +8,11 @@ from typing import Final
 
 from pystor.batches import Batches
 from pystor.blob import Replica, Storage
-from pystor.bulkhead import READ_DEADLINE, Bulkhead, Step, outcomes
+from pystor.bulkhead import READ_DEADLINE, Bulkhead
 from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.steps import Step, outcomes
 from pystor.together import Done, one_by_one
 
 
@@ -73,7 +74,8 @@ class Looks:
 
     async def _open(self, batch: Sequence[_Look]) -> Done:
         member, digests = self._member, [look.digest for look in batch]
-        outcome = await member.begin(_open, member.storage, digests, deadline=READ_DEADLINE).outcome()
+        step = member.begin(_open, member.storage, digests, deadline=READ_DEADLINE, things=len(digests))
+        outcome = await step.outcome()
         if isinstance(outcome, Exception):
             return Done([outcome] * len(batch))
         for each in outcome:

@@ -14,12 +14,13 @@ from typing import Final
 
 from pystor import placement
 from pystor.blob import Replica, Space
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, outcomes
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import Observer, ReplicaBad, StorageFailed
 from pystor.looking import Looks
+from pystor.steps import outcomes
 from pystor.verification import Verifier
 
 _FRESH: Final = 900.0  # seconds; what is older was written out since, by whom it came from or by the kernel

@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import Final
 
 from pystor.blob import QueueName, Staged
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead, Step, outcomes
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.company import Company, Parcel, discard
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
 """Bytes of a large upload that are on their way to a disk for which small ones wait; they wait for those, too."""

@@ -50,6 +50,27 @@ def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(("things", "threads"), [(1, 2), (100, 1)])
+def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, things: int, threads: int) -> None:
+    """A batch takes its time; more threads than one would only wait for the interpreter's lock."""
+    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    monkeypatch.setattr(crew, "_QUICK", 0.005)
+    seen: set[int] = set()
+
+    def work() -> None:
+        seen.add(threading.get_ident())
+        time.sleep(0.05)
+
+    async def scenario() -> None:
+        mine = Crew("batches", 2)
+        for _ in range(8):
+            await results([mine.give(work, (), things=things) for _ in range(2)])
+        mine.stop()
+
+    run(scenario())
+    assert len(seen) == threads
+
+
 def test_a_job_that_is_known_to_wait_for_the_disk_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "_QUICK", 30.0)
     monkeypatch.setattr(crew, "_PATIENCE", 30.0)

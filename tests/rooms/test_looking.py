@@ -11,12 +11,13 @@ from typing import Any, Literal
 import pytest
 
 from pystor import batches, looking, together
-from pystor.bulkhead import Bulkhead, outcomes
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from pystor.looking import Looks
+from pystor.steps import outcomes
 from tests.rooms.tools import adopted, clean_now, eventually, place, run
 
 CONTENTS = [b"%d" % number for number in range(16)]

@@ -7,7 +7,7 @@ the next request that has the same bytes there is the same but for its target.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from pystor.http.messages import Field
 
@@ -19,12 +19,8 @@ _VERSION: Final = b" HTTP/1.1\r\n"
 _END: Final = b"\r\n\r\n"
 
 
-class Head(NamedTuple):
-    """A request without a body, after which the connection goes on."""
-
-    method: bytes
-    target: bytes
-    fields: list[Field]
+Head: TypeAlias = tuple[bytes, bytes, list[Field]]
+"""Method, target and fields of a request without a body, after which the connection goes on."""
 
 
 class Heads:
@@ -42,14 +38,15 @@ class Heads:
         if fields is None:
             return None
         target = data[begin:end]
-        return Head(method, target, fields) if method and target[1:].isalnum() else None
+        return (method, target, fields) if method and target[1:].isalnum() else None
 
     def learn(self, data: bytes, head: Head) -> None:
         """Remember a request without a body that was parsed, if there is nothing else in `data`."""
-        before = b"%b %b" % (head.method, head.target)
+        method, target, fields = head
+        before = b"%b %b" % (method, target)
         rest = data[len(before) :]
         whole = data.startswith(before + _VERSION) and data.find(_END) == len(data) - len(_END)
-        if whole and len(head.target) == _TARGET and len(rest) <= _LONGEST:
+        if whole and len(target) == _TARGET and len(rest) <= _LONGEST:
             if len(self._known) >= _MOST:
                 self._known.popitem(last=False)
-            self._known[rest] = head.fields
+            self._known[rest] = fields

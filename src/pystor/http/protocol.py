@@ -102,8 +102,9 @@ class StorProtocol(Connection):
             return
         head = _heads.find(data)
         if head is not None and not (self._running or self._last or self.flow.write_paused):
-            self.url, self.headers, self._greeted = head.target, head.fields, True
-            if self._go_fast(head.method, keep_alive=True):
+            method, self.url, self.headers = head
+            self._greeted = True
+            if self._go_fast(method, keep_alive=True):
                 return
             self._declined = True
         self._parse(data)
@@ -240,7 +241,7 @@ class StorProtocol(Connection):
         if waits or method not in _FAST or not self._go_fast(method, keep_alive=keep_alive):
             self._go_long_way(method, keep_alive)
         elif keep_alive:
-            self._plain = Head(method, self.url, self.headers)
+            self._plain = method, self.url, self.headers
 
     def on_chunk_header(self) -> None:
         """Note that a chunk begins."""

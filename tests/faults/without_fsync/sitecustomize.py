@@ -11,7 +11,8 @@ import stat
 
 from pystor import commit
 from pystor.blob import Filesystem
-from pystor.bulkhead import Bulkhead, Step
+from pystor.bulkhead import Bulkhead
+from pystor.steps import Step
 
 _fsync = os.fsync
 _left_out = os.environ.get("STOR_TEST_WITHOUT_FSYNC", "")

@@ -1,0 +1,192 @@
+"""What a storage is at: begun at once, waited for later, given up when it takes too long or nobody wants it."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from pystor.blob import Storage
+from pystor.crew import Job, close
+from pystor.errors import StorageError, StorageFull
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Member(Protocol):
+    """A storage, which learns how its steps end."""
+
+    @property
+    def storage(self) -> Storage:
+        """Whose steps they are."""
+        ...
+
+    def note(self, error: StorageError) -> StorageError:
+        """Take note of a failure. Returns it."""
+        ...
+
+    def quicken(self, seconds: float) -> None:
+        """Take note of how long an answer took."""
+        ...
+
+    def forget(self, step: Awaited[Any]) -> None:
+        """Take note that nobody waits for a step any more."""
+        ...
+
+
+class Step(ABC, Generic[_T_co]):
+    """Something that a storage is at. Several may be begun before the first is waited for."""
+
+    @abstractmethod
+    async def result(self) -> _T_co:
+        """Wait for the result; raises `StorageError`, and whatever else the operation raised."""
+        ...
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Wait no more: what comes is closed."""
+        ...
+
+    async def outcome(self) -> _T_co | Exception:
+        """Wait for the result, or for what is raised instead."""
+        try:
+            return await self.result()
+        except Exception as error:  # noqa: BLE001  it belongs to whoever looks at the outcome
+            return error
+
+
+async def outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
+    """Wait for all steps, which have begun, and give what each returned or raised."""
+    begun = tuple(steps)
+    try:
+        return [await step.outcome() for step in begun]
+    except BaseException:
+        for step in begun:
+            step.abandon()
+        raise
+
+
+class Refusal(Step[Any]):
+    """A step that was not begun."""
+
+    def __init__(self, error: StorageError) -> None:
+        self._error: Final = error
+
+    async def result(self) -> Any:
+        """Tell why."""
+        raise self._error
+
+    def abandon(self) -> None:
+        """Nothing comes."""
+
+
+class Known(Step[_T]):
+    """A step that took no time."""
+
+    def __init__(self, outcome: _T) -> None:
+        self._outcome: Final = outcome
+
+    async def result(self) -> _T:
+        """Give it."""
+        return self._outcome
+
+    def abandon(self) -> None:
+        """Close it."""
+        close(self._outcome)
+
+
+class Awaited(Step[_T]):
+    """A step that takes time: until there is a result, the deadline is over, or the storage is out."""
+
+    def __init__(self, member: Member, future: asyncio.Future[_T], name: str, deadline: float) -> None:
+        self.name: Final = name
+        self._member: Final = member
+        self._future: Final = future
+        self._given_up = False
+        self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
+
+    @property
+    def syncing(self) -> int:
+        """How many uploads wait for a sync by it."""
+        return 0
+
+    def _expire(self, deadline: float) -> None:
+        if not self._future.done():
+            reason = f"no answer within {deadline:g} s"
+            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=True))
+
+    def give_up(self, error: StorageError) -> None:
+        """Wait no more, for a reason that another step has found."""
+        if not self._future.done():
+            self._given_up = True
+            self._future.set_exception(error)
+
+    def _note(self, error: StorageError) -> None:
+        if not self._given_up:
+            self._member.note(error)
+
+    def _leave(self) -> None:
+        self._bell.cancel()
+        self._member.forget(self)
+
+
+class Running(Awaited[_T]):
+    """An operation in a thread."""
+
+    def __init__(self, member: Member, job: Job[_T], name: str, deadline: float) -> None:
+        super().__init__(member, job.future, name, deadline)
+        self._job: Final = job
+
+    async def result(self) -> _T:
+        """Wait for it, and tell the storage how that went."""
+        try:
+            result = await self._future
+        except StorageError as error:
+            self._note(error)
+            raise
+        except BaseException:
+            self._job.abandon()
+            raise
+        finally:
+            self._leave()
+        self._member.quicken(self._job.seconds)
+        return result
+
+    def abandon(self) -> None:
+        """Wait no more: what comes is closed."""
+        self._leave()
+        self._job.abandon()
+
+
+class Syncing(Awaited[None]):
+    """The wait for a sync that is shared."""
+
+    def __init__(self, member: Member, future: asyncio.Future[None], uploads: int, deadline: float) -> None:
+        super().__init__(member, future, "syncfs", deadline)
+        self._uploads: Final = uploads
+
+    @property
+    def syncing(self) -> int:
+        """How many uploads wait for it."""
+        return 0 if self._future.done() else self._uploads
+
+    async def result(self) -> None:
+        """Wait for it, and tell the storage if it failed."""
+        try:
+            await self._future
+        except StorageError as error:
+            self._note(error)
+            raise
+        except OSError as error:
+            failure = StorageError.from_os(self._member.storage.root, self.name, error)
+            failure.unwritable = not isinstance(failure, StorageFull)
+            raise self._member.note(failure) from error
+        finally:
+            self._leave()
+
+    def abandon(self) -> None:
+        """Wait no more."""
+        self._leave()
+        self._future.cancel()
