@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from pystor.blob import Filesystem, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
-from pystor.crew import Crew
+from pystor.crew import Crew, one
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.steps import Awaited, Known, Refusal, Running, Step, Syncing
@@ -80,16 +80,16 @@ class Bulkhead:
         probing: bool = False,
         writing: bool = False,
         waits: bool = False,
-        things: int = 1,
+        count: Callable[[_T], int] = one,
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
 
-        What `waits` for the disk, as an fsync does, is not in the way of what does not. `things` is how many are done
-        in one go.
+        What `waits` for the disk, as an fsync does, is not in the way of what does not. `count` tells of the result how
+        many things were done in one go.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        job = self._crew.give(operation, arguments, certain=certain, waits=waits, things=things)
+        job = self._crew.give(operation, arguments, certain=certain, waits=waits, count=count)
         step = Running(self, job, _name(operation), deadline)
         if not (probing or certain):
             self._waited_for.add(step)

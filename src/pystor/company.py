@@ -189,8 +189,7 @@ async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Don
 def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
     waits = not member.storage.prompt or any(parcel.alone for parcel in batch)
     deadline = max((parcel.staged[member].patience for parcel in batch if parcel.staged), default=WRITE_DEADLINE)
-    writing, things = work is _write, len(batch)
-    return member.begin(work, member, batch, deadline=deadline, writing=writing, waits=waits, things=things)
+    return member.begin(work, member, batch, deadline=deadline, writing=work is _write, waits=waits, count=len)
 
 
 def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:

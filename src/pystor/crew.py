@@ -22,10 +22,26 @@ _WEIGHT: Final = 0.2  # of the newest time in the running average
 _PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
 
 
+def one(_: object) -> int:
+    """Tell that one thing was done."""
+    return 1
+
+
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = ("_arguments", "_call", "_certain", "_dispose", "_loop", "future", "seconds", "things", "waits")
+    __slots__ = (
+        "_arguments",
+        "_call",
+        "_certain",
+        "_count",
+        "_dispose",
+        "_loop",
+        "future",
+        "seconds",
+        "things",
+        "waits",
+    )
 
     def __init__(
         self,
@@ -35,12 +51,16 @@ class Job(Generic[_T]):
         certain: bool,
         dispose: Callable[[object], None],
         waits: bool = False,
-        things: int = 1,
+        count: Callable[[_T], int] = one,
     ) -> None:
-        """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late."""
+        """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late.
+
+        `count` tells of a result how many things were done for it, one after the other.
+        """
         self._dispose: Final = dispose
-        self.things: Final = things
-        """How many it does, one after the other."""
+        self._count: Final = count
+        self.things = 1
+        """How many it did."""
         self.waits: Final = waits
         """Whether it waits for the disk, and is not in the way of others while it does."""
         self.seconds: float = -time.monotonic()
@@ -58,6 +78,7 @@ class Job(Generic[_T]):
         result, error = None, None
         try:
             result = self._call(*self._arguments)
+            self.things = max(1, self._count(result))
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
         if self.future.done():
@@ -112,13 +133,14 @@ class Crew:
         *,
         certain: bool = False,
         waits: bool = False,
-        things: int = 1,
+        count: Callable[[_T], int] = one,
     ) -> Job[_T]:
         """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins.
 
-        `waits`: it is known to wait for the disk. `things` is how many it does: it is quick if each of them is.
+        `waits`: it is known to wait for the disk. `count` tells of the result how many things were done: the job was
+        quick if each of them was.
         """
-        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits, things=things)
+        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits, count=count)
         self._submit(job)
         return job
 

@@ -74,7 +74,7 @@ class Looks:
 
     async def _open(self, batch: Sequence[_Look]) -> Done:
         member, digests = self._member, [look.digest for look in batch]
-        step = member.begin(_open, member.storage, digests, deadline=READ_DEADLINE, things=len(digests))
+        step = member.begin(_open, member.storage, digests, deadline=READ_DEADLINE, count=len)
         outcome = await step.outcome()
         if isinstance(outcome, Exception):
             return Done([outcome] * len(batch))

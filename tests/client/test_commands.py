@@ -384,6 +384,33 @@ def test_the_server_and_the_writer_come_from_the_file_or_netrc(shell: Shell, ser
     assert "sevrers: unknown key" in shell.run("stor", "status").stderr
 
 
+def test_the_password_is_read_once(shell: Shell, server: Server, tmp_path: Path) -> None:
+    """It may come by a pipe, as `--password-file <(command)` has it."""
+    os.mkfifo(tmp_path / "secret")
+    missing = sha(noise(9))
+    words = ("stor", "get", "--user", server.user, "--password-file", str(tmp_path / "secret"), missing, "out")
+    with shell.started(*words, STOR_PASSWORD="") as process:
+        (tmp_path / "secret").write_text(server.password)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, "not found" in said) == (1, True)
+
+
+def test_credentials_need_not_be_ascii(shell: Shell, server: Server) -> None:
+    (name,) = lay(server, noise(200_000))
+    done = shell.run("stor", "get", name, sha(noise(9)), "out", STOR_USER="schreiber-ä", STOR_PASSWORD="geheim-ü")
+    assert (done.returncode, left_in(shell.out)) == (1, [name])
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_input_is_told(shell: Shell) -> None:
+    command = f"{sys.executable} -m pystor get out <&-"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=shell.directory, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stor: no SHA is named, and standard input is closed; name some, or give a list\n"
+
+
 def test_the_password_is_not_in_the_process_list(shell: Shell, server: Server, proxy: Proxy) -> None:
     (name,) = lay(server, noise(4 << 20))
     proxy.rate = 1 << 20

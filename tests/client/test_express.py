@@ -52,7 +52,9 @@ def test_an_answer_that_has_not_all_come_is_none_yet(end: int) -> None:
     assert read((HEAD + b"\r\nblob")[:end]) is None
 
 
-@pytest.mark.parametrize("date", [b"", b"yesterday", b"\xff", b"Tue, 99 Nov 2026 12:20:49 GMT"])
+@pytest.mark.parametrize(
+    "date", [b"", b"yesterday", b"\xff", b"Tue, 99 Nov 2026 12:20:49 GMT", b"Wed, 31 Dec 1969 00:00:00 GMT"]
+)
 def test_a_date_that_is_none_is_not_told(date: bytes) -> None:
     assert read(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLast-Modified: " + date + b"\r\n\r\nx") == Small(
         200, b"x", None
@@ -66,6 +68,8 @@ def test_a_date_that_is_none_is_not_told(date: bytes) -> None:
         b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nblob",
         b"HTTP/1.1 100 Continue\r\n\r\n",
         b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.0",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nblob",
         HEAD + b"content-encoding: gzip\r\n\r\nblob",
         HEAD + b"Connection: close\r\n\r\nblob",

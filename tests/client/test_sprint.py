@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import socket
 import subprocess
 import sys
@@ -129,6 +131,14 @@ def test_a_server_that_says_no_to_everything_is_not_asked_for_everything(proxy: 
     assert (out.of(Failed), left_in(out.directory)) == ([], [])
 
 
+def test_those_that_are_lost_are_counted_only_as_long_as_none_comes(server: Server, out: Run) -> None:
+    out.at_once = 1
+    contents = [noise(20 + n) for n in range(12)]
+    names, missing = lay(server, *contents), [sha(b"%d" % n) for n in range(12)]
+    assert out.get([server.url], [name for pair in zip(missing, names, strict=True) for name in pair]) == missing
+    assert_came(out, names, contents)
+
+
 def test_a_server_that_is_away_is_tried_once(proxy: Proxy, out: Run) -> None:
     names, tried = [sha(b"%d" % n) for n in range(100)], []
     connect = socket.create_connection
@@ -165,6 +175,114 @@ def test_of_several_servers_each_is_asked_for_its_own(server: Server, proxy: Pro
         for each in (proxy, second):
             asked = {piece[5:64].decode() for piece in each.asked}
             assert asked == {name[:59] for name in names if first[name] == each.endpoint}
+
+
+def test_a_server_that_is_away_holds_up_nobody_who_asks_another(server: Server, proxy: Proxy, out: Run) -> None:
+    with Proxy(("127.0.0.1", server.port)) as away:
+        away.refuse()
+        endpoints = [proxy.endpoint, away.endpoint]
+        contents = [noise(50 + n) for n in range(60)]
+        names = lay(server, *contents)
+        first = {name: ranked([Address(each) for each in endpoints], Digest(name))[0].url for name in names}
+        left = out.get(endpoints, names)
+        assert sorted(left) == sorted(name for name in names if first[name] == away.endpoint)
+        came = [n for n, name in enumerate(names) if name not in left]
+        assert_came(out, [names[n] for n in came], [contents[n] for n in came])
+
+
+def test_a_connection_that_is_lost_before_its_turn_to_be_looked_at_is_left_alone(
+    server: Server, proxy: Proxy, out: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came of one server may be answered with a request to another, whose reset was told in the same moment."""
+    gate, made = threading.Event(), select.poll
+
+    class Held:
+        def __init__(self) -> None:
+            self.real = made()
+            self.register, self.unregister, self.modify = self.real.register, self.real.unregister, self.real.modify
+
+        def poll(self, most: float) -> list[tuple[int, int]]:
+            gate.wait(20)
+            return self.real.poll(most)
+
+    monkeypatch.setattr(select, "poll", Held)
+    out.at_once = 2
+    with Proxy(("127.0.0.1", server.port)) as second:
+        addresses = [Address(proxy.endpoint), Address(second.endpoint)]
+        names = lay(server, *(noise(50 + n) for n in range(60)))
+        one, two, three = (
+            [name for name in names if ranked(addresses, Digest(name))[0].url == url][n]
+            for url, n in ((proxy.endpoint, 0), (second.endpoint, 0), (second.endpoint, 1))
+        )
+        reader, writer = os.pipe()
+        os.write(writer, f"{one} {two}".encode())
+        proxy.hang = True
+        gate.set()
+
+        def go_on() -> None:
+            eventually(lambda: bool(out.of(Done)))
+            gate.clear()
+            time.sleep(0.3)  # whoever waits now, waits for the gate
+            os.write(writer, three.encode())
+            os.close(writer)
+            proxy.hang = False
+            second.reset()
+            time.sleep(0.5)
+            gate.set()
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        assert out.get([proxy.endpoint, second.endpoint], [], reader) == [three]
+        thread.join()
+        os.close(reader)
+    assert sorted(done.name for done in out.of(Done)) == sorted([one, two])
+
+
+@pytest.mark.parametrize("bound", ["number", "time"])
+def test_whoever_is_left_does_not_wait_for_all_others(
+    server: Server, proxy: Proxy, out: Run, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr("pystor.client.sprint._MOST_LEFT", 5 if bound == "number" else 10**9)
+    monkeypatch.setattr("pystor.client.sprint._LONGEST", 60.0 if bound == "number" else 0.3)
+    names = lay(server, *(noise(20 + n) for n in range(500)))
+    mixed = [name for pair in zip(names, (sha(b"%d" % n) for n in range(500)), strict=True) for name in pair]
+    proxy.delay = 0.0 if bound == "number" else 0.02
+    left = out.get([proxy.endpoint], mixed)
+    came = [done.name for done in out.of(Done)]
+    assert sorted(left + came) == sorted(mixed)
+    assert 0 < len(came) < 400
+
+
+def test_what_came_while_nobody_looked_is_not_late(server: Server, proxy: Proxy, out: Run) -> None:
+    contents = [noise(100 + n) for n in range(60)]
+    names, slept = lay(server, *contents), list[float]()
+    out.patience, proxy.delay = 0.4, 0.05
+
+    def sleep() -> None:
+        if not slept:
+            slept.append(1.5)
+            time.sleep(1.5)
+
+    given = Input(out.events.append, [Digest(name) for name in names])
+    assert out.go([proxy.endpoint], given, sleep) == []
+    assert_came(out, names, contents)
+    assert slept
+
+
+def test_there_are_not_more_connections_than_descriptors(
+    server: Server, proxy: Proxy, out: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    contents = [noise(100 + n) for n in range(60)]
+    names, out.at_once = lay(server, *contents), 1000
+    assert out.get([proxy.endpoint], names) == []
+    assert_came(out, names, contents)
+    assert proxy.connections == 8
+
+
+def test_a_name_of_no_host_is_nobody_s(out: Run) -> None:
+    name = sha(b"blob")
+    assert out.get(["http://host..example"], [name]) == [name]
 
 
 def test_what_the_reader_of_the_events_raises_is_raised_and_all_is_closed(

@@ -57,14 +57,15 @@ def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, th
     monkeypatch.setattr(crew, "_QUICK", 0.005)
     seen: set[int] = set()
 
-    def work() -> None:
+    def work() -> int:
         seen.add(threading.get_ident())
         time.sleep(0.05)
+        return things
 
     async def scenario() -> None:
         mine = Crew("batches", 2)
         for _ in range(8):
-            await results([mine.give(work, (), things=things) for _ in range(2)])
+            await results([mine.give(work, (), count=int) for _ in range(2)])
         mine.stop()
 
     run(scenario())

@@ -163,7 +163,7 @@ class Express:
     async def _connect(self, line: Line) -> _Connection | None:
         try:
             end = await asyncio.to_thread(socket.create_connection, line.address, min(self._patience, PROMPT))
-        except OSError:
+        except (OSError, UnicodeError):  # the latter of what is no name of a host
             return None
         end.setblocking(False)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -30,8 +30,12 @@ class Draft:
 
     def _make_named(self) -> int:
         name = self._random_name()
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._name = name
+        try:
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._name = name
+        except BaseException:  # also if it is made, and an interruption comes
+            _remove(name)
+            raise
         return file
 
     def _random_name(self) -> str:
@@ -40,7 +44,7 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
         if self._name is not None:
-            os.unlink(self._name)
+            _remove(self._name)
 
     def write(self, piece: bytes) -> None:
         """Append, however many calls it takes."""
@@ -67,6 +71,11 @@ class Draft:
         unnamed.link(self._file, name)
         self._name = name
         return name
+
+
+def _remove(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # it has another name by now, and an interruption came then
+        os.unlink(name)
 
 
 def save(path: str, content: bytes, modified: float | None) -> None:

@@ -31,6 +31,7 @@ _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
 _GOOD: Final = (b"http/1.1 200 ", b"http/1.1 201 ")
+_BEGIN: Final = len(_GOOD[0])
 _FIELD: Final = re.compile(
     rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
 )
@@ -59,7 +60,8 @@ def read(data: bytes) -> Small | None:
     """Read an answer; None while not all of it has come. Raises `Unusual`."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
-        if len(data) > _HEAD:
+        first = data[:_BEGIN].lower()
+        if len(data) > _HEAD or not any(good.startswith(first) for good in _GOOD):
             raise Unusual
         return None
     head = data[: end + 2].lower()
@@ -97,7 +99,8 @@ def _seconds(date: bytes) -> float | None:
         time = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError:
         return None
-    return time.timestamp()
+    seconds = time.timestamp()
+    return seconds if seconds >= 0 else None
 
 
 class Line:

@@ -7,13 +7,16 @@ that way: large ones, bad ones, what is missing, and all that is left when a ser
 
 from __future__ import annotations
 
+import errno
+import resource
 import select
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from pystor.client.bulk import AHEAD, taken
 from pystor.client.servers import Server, ranked
@@ -25,14 +28,20 @@ from pystor.digest import Digest
 PERIOD: Final = 0.1
 """Seconds between two calls of what is to be called meanwhile."""
 
+_LEAST: Final = 4  # lost in a row before a server is given up, however few are asked for at once
+_MOST_LEFT: Final = 1000
+_LONGEST: Final = 10.0  # seconds for which what was left waits for the others
+_ASLEEP: Final = 1.0  # seconds in which nothing was looked at; what came meanwhile is not late
+_SPARE: Final = 32  # descriptors for whatever else is open
+
 
 class _Lane:
     """One socket, which carries one request at a time."""
 
-    __slots__ = ("digest", "line", "received", "since", "socket", "unsent")
+    __slots__ = ("digest", "received", "since", "socket", "there", "unsent")
 
-    def __init__(self, line: Line, end: socket.socket) -> None:
-        self.line = line
+    def __init__(self, there: _There, end: socket.socket) -> None:
+        self.there = there
         self.socket = end
         self.digest: Digest | None = None
         """What it is asked for."""
@@ -41,24 +50,55 @@ class _Lane:
         self.unsent = b""
 
 
+class _There:
+    """A server, the connections to it that are not used, and whether it is worth asking."""
+
+    def __init__(self, server: Server) -> None:
+        self.line: Final = Line(server)
+        self.idle: Final[list[_Lane]] = []
+        self.lost = 0
+        """How many were lost in a row."""
+        self._place: tuple[socket.AddressFamily, Any] | None = None
+
+    def connect(self, patience: float) -> socket.socket:
+        """Make a connection; the first one is waited for, the others are to where that led. Raises `OSError`."""
+        if self._place is None:
+            end = self._resolve(patience)
+            self._place = end.family, end.getpeername()
+            end.setblocking(False)
+        else:
+            family, address = self._place
+            end = socket.socket(family)
+            end.setblocking(False)
+            with suppress(BlockingIOError):  # whoever sends finds out
+                end.connect(address)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return end
+
+    def _resolve(self, patience: float) -> socket.socket:
+        try:
+            return socket.create_connection(self.line.address, min(patience, PROMPT))
+        except UnicodeError:
+            raise OSError(errno.EINVAL, "this is no name of a host") from None
+
+
 class Sprint:
     """Downloads of what is wished for. For one run."""
 
     def __init__(self, servers: Sequence[Server], wishes: Wishes, *, at_once: int, patience: float) -> None:
         """Ask for so many `at_once`; none is waited for longer than `patience` seconds without a byte."""
         self._servers: Final = servers
-        self._lines: Final = {server.url: Line(server) for server in servers}
+        self._there: Final = {server.url: _There(server) for server in servers}
         self._wishes: Final = wishes
-        self._at_once: Final = at_once
+        self._at_once: Final = min(at_once, max(1, _descriptors() // len(servers)))
         self._patience: Final = patience
         self._poll: Final = select.poll()
         self._source: int | None = None  # what is listened to for input
         self._lanes: Final[dict[int, _Lane]] = {}
-        self._idle: Final[dict[str, list[_Lane]]] = {server.url: [] for server in servers}
         self._busy = 0
         self._ahead: Final[deque[Digest]] = deque()
         self._left: Final[list[Digest]] = []
-        self._lost_in_a_row = 0
+        self._left_since = 0.0
         self._now = time.monotonic()
 
     @staticmethod
@@ -78,8 +118,8 @@ class Sprint:
                 for fd, _ in self._poll.poll(PERIOD * 1000):
                     if fd == self._source:
                         self._ahead.extend(given.read())
-                    else:
-                        self._serve(self._lanes[fd])
+                    elif lane := self._lanes.get(fd):  # it may be gone by what another has brought
+                        self._serve(lane)
                 self._look(meanwhile)
         finally:
             for lane in self._lanes.values():
@@ -90,8 +130,13 @@ class Sprint:
         """Begin what can be begun, and tell whether there is something to wait for."""
         while self._busy < self._at_once and self._next():
             pass
-        self._listen(given.descriptor if len(self._ahead) < AHEAD else None)
+        self._listen(given.descriptor if len(self._ahead) < AHEAD and not self._is_full() else None)
         return self._busy > 0 or (given.descriptor is not None and not self._left)
+
+    def _is_full(self) -> bool:
+        """Tell whether it is time for those that were left: too many of them, or too long ago."""
+        left = self._left
+        return bool(left) and (len(left) >= _MOST_LEFT or self._now - self._left_since > _LONGEST)
 
     def _listen(self, descriptor: int | None) -> None:
         if descriptor != self._source:
@@ -102,35 +147,34 @@ class Sprint:
             self._source = descriptor
 
     def _next(self) -> bool:
-        """Begin the next one, unless too many were lost in a row: it would be, too."""
-        if self._lost_in_a_row >= self._at_once or (digest := self._wishes.begin(taken(self._ahead))) is None:
+        """Begin the next one; where too many were lost in a row it would be, too."""
+        if self._is_full() or (digest := self._wishes.begin(taken(self._ahead))) is None:
             return False
         self._busy += 1
-        line = self._line(digest)
-        idle = self._idle[line.server.url]
-        lane = idle.pop() if idle else self._connect(line)
+        there = self._first(digest)
+        lane = None
+        if there.lost < max(self._at_once, _LEAST):
+            lane = there.idle.pop() if there.idle else self._connect(there)
         if lane is None:
-            self._lose(digest)
-            self._lost_in_a_row = self._at_once
+            self._lose(there, digest)
         else:
             lane.digest, lane.since = digest, self._now
-            self._send(lane, line.get(digest))
+            self._send(lane, there.line.get(digest))
         return True
 
-    def _line(self, digest: Digest) -> Line:
+    def _first(self, digest: Digest) -> _There:
         servers = self._servers
-        return self._lines[(servers if len(servers) == 1 else ranked(servers, digest))[0].url]
+        return self._there[(servers if len(servers) == 1 else ranked(servers, digest))[0].url]
 
     # The wire
 
-    def _connect(self, line: Line) -> _Lane | None:
+    def _connect(self, there: _There) -> _Lane | None:
         try:
-            end = socket.create_connection(line.address, min(self._patience, PROMPT))
+            end = there.connect(self._patience)
         except OSError:
+            there.lost += self._at_once + _LEAST  # it is not tried again
             return None
-        end.setblocking(False)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        lane = self._lanes[end.fileno()] = _Lane(line, end)
+        lane = self._lanes[end.fileno()] = _Lane(there, end)
         self._poll.register(end.fileno(), select.POLLIN)
         return lane
 
@@ -171,15 +215,15 @@ class Sprint:
             self._drop(lane)
 
     def _take(self, lane: _Lane, digest: Digest, small: Small) -> None:
-        content, server = small.content, lane.line.server.url
+        content, there = small.content, lane.there
         if sha256(content).hexdigest() != digest.hex:
             self._drop(lane)
             return
         lane.digest = None
-        self._idle[server].append(lane)
+        there.idle.append(lane)
+        there.lost = 0
         self._busy -= 1
-        self._lost_in_a_row = 0
-        self._wishes.save(Blob(digest, len(content), small.modified, server), content)
+        self._wishes.save(Blob(digest, len(content), small.modified, there.line.server.url), content)
         self._next()
 
     def _drop(self, lane: _Lane) -> None:
@@ -189,23 +233,33 @@ class Sprint:
         del self._lanes[fd]
         lane.socket.close()
         if lane.digest is None:
-            self._idle[lane.line.server.url].remove(lane)
+            lane.there.idle.remove(lane)
         else:
-            self._lose(lane.digest)
+            self._lose(lane.there, lane.digest)
 
-    def _lose(self, digest: Digest) -> None:
+    def _lose(self, there: _There, digest: Digest) -> None:
         self._busy -= 1
-        self._lost_in_a_row += 1
+        there.lost += 1
         self._wishes.put_back(digest)
+        self._left_since = self._left_since if self._left else self._now
         self._left.append(digest)
 
     def _look(self, meanwhile: Callable[[], None]) -> None:
         """Every now and then, drop what has stood still for too long."""
         now = time.monotonic()
-        if now - self._now < PERIOD:
+        passed, late = now - self._now, now - PERIOD - self._patience
+        if passed < PERIOD:
             return
         self._now = now
-        late = now - PERIOD - self._patience
-        for lane in [lane for lane in self._lanes.values() if lane.digest is not None and lane.since < late]:
-            self._drop(lane)
+        for lane in [lane for lane in self._lanes.values() if lane.digest is not None]:
+            if passed > _ASLEEP:
+                lane.since += passed
+            elif lane.since < late:
+                self._drop(lane)
         meanwhile()
+
+
+def _descriptors() -> int:
+    """Tell how many sockets may be open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most - _SPARE if most > 0 else AHEAD

@@ -79,7 +79,7 @@ class Exchange:
     def prepare(self) -> None:
         """Set the handle up for this request; it has been told already what all of its kind have in common."""
         ask, curl = self.ask, self.curl
-        curl.setopt(_URL, ask.url)
+        curl.setopt(_URL, ask.url.encode())
         curl.setopt(_WRITEFUNCTION, self._take)
         if ask.offset:
             curl.setopt(pycurl.RANGE, f"{ask.offset}-")
@@ -315,8 +315,8 @@ class Transport:
         curl = pycurl.Curl()
         self._configure(curl)
         if ask.server is not None and ask.server.user is not None:
-            curl.setopt(curl.USERNAME, ask.server.user)
-            curl.setopt(curl.PASSWORD, ask.server.password or "")
+            curl.setopt(curl.USERNAME, ask.server.user.encode())
+            curl.setopt(curl.PASSWORD, (ask.server.password or "").encode())
         if ask.method == "HEAD":
             curl.setopt(curl.NOBODY, 1)
         if ask.method == "POST":

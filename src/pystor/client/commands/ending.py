@@ -33,6 +33,8 @@ def ended(work: Callable[[], int]) -> int:
         return TERMINATED
     except (NobodyListens, BrokenPipeError):
         return unheard()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def unheard() -> int:

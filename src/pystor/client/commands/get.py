@@ -26,6 +26,8 @@ def run(given: argparse.Namespace) -> int:
     digests, directory = sort_out([*given.names, *([given.directory] if given.directory else [])])
     if not os.path.isdir(directory) and not given.devnull:
         raise ConfigError([f"{directory}: is no directory; make it first"])
+    if not digests and sys.stdin is None:
+        raise ConfigError(["no SHA is named, and standard input is closed; name some, or give a list"])
     if not digests and sys.stdin.isatty():
         print("stor: reading SHAs from the terminal; Ctrl-D ends them", file=sys.stderr)
     return ended(partial(_download, given, digests, directory))
@@ -55,7 +57,9 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
             sprint = Sprint(settings.servers, wishes, at_once=given.max, patience=given.timeout or 1e9)
             left = sprint.run(wanted, screen.refresh)
         if left or not wanted.over:
-            from pystor.client.commands import patient  # it takes longer to load than many downloads take
+            from pystor.client.commands import patient, running  # they take longer to load than many downloads take
 
-            return patient.download(given, [*left, *wanted.take()], wanted, wishes, screen)
+            client = running.client_of(given, settings, bucket)
+            first = [*left, *wanted.take()]
+            return running.run(patient.download(client, first, wanted, wishes, screen, given.max))
     return screen.status

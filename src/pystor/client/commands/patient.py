@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from pystor.client.aio import AsyncClient
 from pystor.client.commands import running
 from pystor.client.commands.terminal import Screen
 from pystor.client.crowd import each
@@ -13,14 +13,10 @@ from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
 
 
-def download(given: argparse.Namespace, first: Sequence[Digest], rest: Input, wishes: Wishes, screen: Screen) -> int:
-    """Download some, and the rest of what is asked for; returns the exit status."""
-    return running.run(_download(given, first, rest, wishes, screen))
-
-
-async def _download(
-    given: argparse.Namespace, first: Sequence[Digest], rest: Input, wishes: Wishes, screen: Screen
+async def download(
+    client: AsyncClient, first: Sequence[Digest], rest: Input, wishes: Wishes, screen: Screen, at_once: int
 ) -> int:
-    async with running.client(given) as client, running.drawn(screen):
-        await each(asked(first, rest), given.max, Fetching(client, wishes).fetch)
+    """Download some, and the rest of what is asked for; returns the exit status. Closes the client."""
+    async with client, running.drawn(screen):
+        await each(asked(first, rest), at_once, Fetching(client, wishes).fetch)
     return screen.status

@@ -20,17 +20,19 @@ from pystor.client.aio import AsyncClient
 from pystor.client.commands import ending
 from pystor.client.commands.terminal import PERIOD, NobodyListens, Screen
 from pystor.client.retry import Retry
+from pystor.client.s3 import Bucket
 
 
 def client(given: argparse.Namespace, *, writes: bool = False) -> AsyncClient:
     """Make the client that the flags, the environment and the file ask for; raises `ConfigError`."""
     settings = config.settle(config.flags(given), os.environ, _asker() if writes else None)
-    return AsyncClient(
-        settings.servers,
-        timeout=given.timeout or 1e9,
-        retry=Retry(given.attempts, given.delay),
-        bucket=config.bucket(given, settings),
-    )
+    return client_of(given, settings, config.bucket(given, settings))
+
+
+def client_of(given: argparse.Namespace, settings: config.Settings, bucket: Bucket | None) -> AsyncClient:
+    """Make the client when that is settled."""
+    retry = Retry(given.attempts, given.delay)
+    return AsyncClient(settings.servers, timeout=given.timeout or 1e9, retry=retry, bucket=bucket)
 
 
 def _asker() -> Callable[[str], str] | None:
