@@ -59,4 +59,4 @@ class Fetching:
         except (StorError, OSError) as error:
             self._wishes.fail(digest, error)
         else:
-            self._wishes.end(blob)
+            self._wishes.end(digest, blob.size)

@@ -21,7 +21,6 @@ from typing import Any, Final
 from pystor.client.bulk import AHEAD, taken
 from pystor.client.servers import Server, ranked
 from pystor.client.small import MOST, PROMPT, Line, Small, Unusual, is_for_us, read
-from pystor.client.values import Blob
 from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
 
@@ -223,7 +222,7 @@ class Sprint:
         there.idle.append(lane)
         there.lost = 0
         self._busy -= 1
-        self._wishes.save(Blob(digest, len(content), small.modified, there.line.server.url), content)
+        self._wishes.save(digest, content, small.modified)
         self._next()
 
     def _drop(self, lane: _Lane) -> None:

@@ -12,7 +12,6 @@ from typing import Final, TypeAlias
 
 from pystor.client.bulk import Done, Expected, Failed, Moved, Observer, Skipped, describe
 from pystor.client.saving import save
-from pystor.client.values import Blob
 from pystor.digest import Digest
 
 _DIGEST: Final = re.compile(r"([0-9a-f]{64})", re.ASCII)
@@ -145,25 +144,27 @@ class Wishes:
         """Tell where one goes that was begun; None: nowhere."""
         return None if self._there is None else self._begun[digest.hex][0]
 
-    def save(self, blob: Blob, content: bytes) -> None:
+    def save(self, digest: Digest, content: bytes, modified: float | None) -> None:
         """Save one that has come as a whole."""
+        size = len(content)
         try:
             if self._there is not None:
-                save(self._begun[blob.digest.hex][0], content, blob.modified)
+                save(self._begun[digest.hex][0], content, modified)
         except OSError as error:
-            self.observe(Moved(blob.size, blob.size))
-            self.fail(blob.digest, error)
+            self.observe(Moved(size, size))
+            self.fail(digest, error)
         else:
-            self.end(blob, at_once=True)
+            self.end(digest, size, at_once=True)
 
-    def end(self, blob: Blob, *, at_once: bool = False) -> None:
+    def end(self, digest: Digest, size: int, *, at_once: bool = False) -> None:
         """Take note that one has come; `at_once`: none of its bytes was told of before."""
-        path, since = self._begun.pop(blob.digest.hex)
+        name = digest.hex
+        path, since = self._begun.pop(name)
         if self._there is None:
             path = ""
         else:
             self._there.add(path)
-        self.observe(Done(blob.digest.hex, path, blob.size, time.monotonic() - since, at_once))
+        self.observe(Done(name, path, size, time.monotonic() - since, at_once))
 
     def fail(self, digest: Digest, error: Exception) -> None:
         """Take note that one does not come."""

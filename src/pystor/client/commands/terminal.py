@@ -56,15 +56,17 @@ class Screen:
             self._tell(event)
 
     def _tell(self, event: Done | Skipped | Failed) -> None:
-        match event:
-            case Done() if self._lines and event.path:
-                self._print(sums.line(event.name, event.path))
-            case Failed():
-                self.complain(f"stor: {event.what}: {event.why}")
-            case Skipped() if self._lines and event.name and self._verb != "downloaded":
-                self._print(sums.line(event.name, event.path))
-            case _:
-                self._mention(event)
+        if isinstance(event, Failed):
+            self.complain(f"stor: {event.what}: {event.why}")
+        elif self._lines and self._is_result(event):
+            self._print(sums.line(event.name, event.path))
+        else:
+            self._mention(event)
+
+    def _is_result(self, event: Done | Skipped) -> bool:
+        if isinstance(event, Done):
+            return bool(event.path)
+        return bool(event.name) and self._verb != "downloaded"
 
     def _mention(self, event: Done | Skipped) -> None:
         if self.verbose:
