@@ -124,7 +124,7 @@ def test_one_that_is_not_as_usual_is_left_and_the_others_come(
 
 
 def test_a_server_that_says_no_to_everything_is_not_asked_for_everything(proxy: Proxy, out: Run) -> None:
-    names = [sha(b"%d" % n) for n in range(100)]
+    names = [sha(b"missing %d" % n) for n in range(100)]
     proxy.trigger, proxy.garbage = b"GET", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
     assert sorted(out.get([proxy.endpoint], names)) == sorted(names)
     assert len(proxy.asked) < 2 * AT_ONCE
@@ -134,13 +134,13 @@ def test_a_server_that_says_no_to_everything_is_not_asked_for_everything(proxy: 
 def test_those_that_are_lost_are_counted_only_as_long_as_none_comes(server: Server, out: Run) -> None:
     out.at_once = 1
     contents = [noise(20 + n) for n in range(12)]
-    names, missing = lay(server, *contents), [sha(b"%d" % n) for n in range(12)]
+    names, missing = lay(server, *contents), [sha(b"missing %d" % n) for n in range(12)]
     assert out.get([server.url], [name for pair in zip(missing, names, strict=True) for name in pair]) == missing
     assert_came(out, names, contents)
 
 
 def test_a_server_that_is_away_is_tried_once(proxy: Proxy, out: Run) -> None:
-    names, tried = [sha(b"%d" % n) for n in range(100)], []
+    names, tried = [sha(b"missing %d" % n) for n in range(100)], []
     connect = socket.create_connection
 
     def counted(*given: Any, **named: Any) -> socket.socket:
@@ -245,7 +245,7 @@ def test_whoever_is_left_does_not_wait_for_all_others(
     monkeypatch.setattr("pystor.client.sprint._MOST_LEFT", 5 if bound == "number" else 10**9)
     monkeypatch.setattr("pystor.client.sprint._LONGEST", 60.0 if bound == "number" else 0.3)
     names = lay(server, *(noise(20 + n) for n in range(500)))
-    mixed = [name for pair in zip(names, (sha(b"%d" % n) for n in range(500)), strict=True) for name in pair]
+    mixed = [name for pair in zip(names, (sha(b"missing %d" % n) for n in range(500)), strict=True) for name in pair]
     proxy.delay = 0.0 if bound == "number" else 0.02
     left = out.get([proxy.endpoint], mixed)
     came = [done.name for done in out.of(Done)]

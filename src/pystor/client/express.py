@@ -90,7 +90,7 @@ class _Connection:
         return self._answer is not None
 
 
-class _Idle:
+class _Endpoint:
     """A server, and the connections to it that are not used."""
 
     def __init__(self, server: Server) -> None:
@@ -115,7 +115,7 @@ class Express:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._servers: dict[str, _Idle] = {}
+        self._servers: dict[str, _Endpoint] = {}
         self._all: set[_Connection] = set()
         self._in_a_row = 0
         self._clock: asyncio.TimerHandle | None = None
@@ -130,21 +130,21 @@ class Express:
 
     async def get(self, server: Server, digest: Digest) -> Small | None:
         """Download a blob; None when it is to be asked for the long way, as the next ones are then."""
-        there = self._at(server)
-        return await self._ask(there, there.line.get(digest))
+        endpoint = self._at(server)
+        return await self._ask(endpoint, endpoint.line.get(digest))
 
     async def post(self, server: Server, digest: Digest, content: bytes) -> Small | None:
         """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
-        there = self._at(server)
-        return await self._ask(there, there.line.post(digest, content))
+        endpoint = self._at(server)
+        return await self._ask(endpoint, endpoint.line.post(digest, content))
 
-    def _at(self, server: Server) -> _Idle:
-        if (there := self._servers.get(server.url)) is None:
-            there = self._servers[server.url] = _Idle(server)
-        return there
+    def _at(self, server: Server) -> _Endpoint:
+        if (endpoint := self._servers.get(server.url)) is None:
+            endpoint = self._servers[server.url] = _Endpoint(server)
+        return endpoint
 
-    async def _ask(self, there: _Idle, request: bytes) -> Small | None:
-        connection = there.take() or await self._connect(there.line)
+    async def _ask(self, endpoint: _Endpoint, request: bytes) -> Small | None:
+        connection = endpoint.take() or await self._connect(endpoint.line)
         if connection is None:
             self._in_a_row = 0
             return None
@@ -157,7 +157,7 @@ class Express:
             self._all.discard(connection)
             self._in_a_row = 0
             return None
-        there.give_back(connection)
+        endpoint.give_back(connection)
         return small
 
     async def _connect(self, line: Line) -> _Connection | None:

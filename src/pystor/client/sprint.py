@@ -37,10 +37,10 @@ _SPARE: Final = 32  # descriptors for whatever else is open
 class _Lane:
     """One socket, which carries one request at a time."""
 
-    __slots__ = ("digest", "received", "since", "socket", "there", "unsent")
+    __slots__ = ("digest", "endpoint", "received", "since", "socket", "unsent")
 
-    def __init__(self, there: _There, end: socket.socket) -> None:
-        self.there = there
+    def __init__(self, endpoint: _Endpoint, end: socket.socket) -> None:
+        self.endpoint = endpoint
         self.socket = end
         self.digest: Digest | None = None
         """What it is asked for."""
@@ -49,7 +49,7 @@ class _Lane:
         self.unsent = b""
 
 
-class _There:
+class _Endpoint:
     """A server, the connections to it that are not used, and whether it is worth asking."""
 
     def __init__(self, server: Server) -> None:
@@ -87,7 +87,7 @@ class Sprint:
     def __init__(self, servers: Sequence[Server], wishes: Wishes, *, at_once: int, patience: float) -> None:
         """Ask for so many `at_once`; none is waited for longer than `patience` seconds without a byte."""
         self._servers: Final = servers
-        self._there: Final = {server.url: _There(server) for server in servers}
+        self._endpoints: Final = {server.url: _Endpoint(server) for server in servers}
         self._wishes: Final = wishes
         self._at_once: Final = min(at_once, max(1, _descriptors() // len(servers)))
         self._patience: Final = patience
@@ -150,30 +150,30 @@ class Sprint:
         if self._is_full() or (digest := self._wishes.begin(taken(self._ahead))) is None:
             return False
         self._busy += 1
-        there = self._first(digest)
+        endpoint = self._first(digest)
         lane = None
-        if there.lost < max(self._at_once, _LEAST):
-            lane = there.idle.pop() if there.idle else self._connect(there)
+        if endpoint.lost < max(self._at_once, _LEAST):
+            lane = endpoint.idle.pop() if endpoint.idle else self._connect(endpoint)
         if lane is None:
-            self._lose(there, digest)
+            self._lose(endpoint, digest)
         else:
             lane.digest, lane.since = digest, self._now
-            self._send(lane, there.line.get(digest))
+            self._send(lane, endpoint.line.get(digest))
         return True
 
-    def _first(self, digest: Digest) -> _There:
+    def _first(self, digest: Digest) -> _Endpoint:
         servers = self._servers
-        return self._there[(servers if len(servers) == 1 else ranked(servers, digest))[0].url]
+        return self._endpoints[(servers if len(servers) == 1 else ranked(servers, digest))[0].url]
 
     # The wire
 
-    def _connect(self, there: _There) -> _Lane | None:
+    def _connect(self, endpoint: _Endpoint) -> _Lane | None:
         try:
-            end = there.connect(self._patience)
+            end = endpoint.connect(self._patience)
         except OSError:
-            there.lost += self._at_once + _LEAST  # it is not tried again
+            endpoint.lost += self._at_once + _LEAST  # it is not tried again
             return None
-        lane = self._lanes[end.fileno()] = _Lane(there, end)
+        lane = self._lanes[end.fileno()] = _Lane(endpoint, end)
         self._poll.register(end.fileno(), select.POLLIN)
         return lane
 
@@ -214,13 +214,13 @@ class Sprint:
             self._drop(lane)
 
     def _take(self, lane: _Lane, digest: Digest, small: Small) -> None:
-        content, there = small.content, lane.there
+        content, endpoint = small.content, lane.endpoint
         if sha256(content).hexdigest() != digest.hex:
             self._drop(lane)
             return
         lane.digest = None
-        there.idle.append(lane)
-        there.lost = 0
+        endpoint.idle.append(lane)
+        endpoint.lost = 0
         self._busy -= 1
         self._wishes.save(digest, content, small.modified)
         self._next()
@@ -232,13 +232,13 @@ class Sprint:
         del self._lanes[fd]
         lane.socket.close()
         if lane.digest is None:
-            lane.there.idle.remove(lane)
+            lane.endpoint.idle.remove(lane)
         else:
-            self._lose(lane.there, lane.digest)
+            self._lose(lane.endpoint, lane.digest)
 
-    def _lose(self, there: _There, digest: Digest) -> None:
+    def _lose(self, endpoint: _Endpoint, digest: Digest) -> None:
         self._busy -= 1
-        there.lost += 1
+        endpoint.lost += 1
         self._wishes.put_back(digest)
         self._left_since = self._left_since if self._left else self._now
         self._left.append(digest)
