@@ -131,12 +131,21 @@ def test_a_server_that_says_no_to_everything_is_not_asked_for_everything(proxy: 
     assert (out.of(Failed), left_in(out.directory)) == ([], [])
 
 
-def test_those_that_are_lost_are_counted_only_as_long_as_none_comes(server: Server, out: Run) -> None:
+@pytest.mark.parametrize(("each", "given_up"), [(10, False), (2, True)])
+def test_a_server_is_given_up_where_many_are_lost_among_those_that_come(
+    server: Server, out: Run, each: int, given_up: bool
+) -> None:
+    """Each of them costs a connection, and is asked for twice."""
     out.at_once = 1
-    contents = [noise(20 + n) for n in range(12)]
-    names, missing = lay(server, *contents), [sha(b"missing %d" % n) for n in range(12)]
-    assert out.get([server.url], [name for pair in zip(missing, names, strict=True) for name in pair]) == missing
-    assert_came(out, names, contents)
+    contents = [noise(20 + n) for n in range(100)]
+    names, missing = lay(server, *contents), [sha(b"missing %d" % n) for n in range(100 // each)]
+    mixed = [name for n, name in enumerate(names) for name in ([missing[n // each], name] if n % each == 0 else [name])]
+    left = out.get([server.url], mixed)
+    assert set(left) >= set(missing)
+    assert (left == missing) != given_up
+    came = [n for n, name in enumerate(names) if name not in left]
+    assert_came(out, [names[n] for n in came], [contents[n] for n in came])
+    assert bool(came)
 
 
 def test_a_server_that_is_away_is_tried_once(proxy: Proxy, out: Run) -> None:

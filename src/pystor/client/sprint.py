@@ -27,7 +27,8 @@ from pystor.digest import Digest
 PERIOD: Final = 0.1
 """Seconds between two calls of what is to be called meanwhile."""
 
-_LEAST: Final = 4  # lost in a row before a server is given up, however few are asked for at once
+_LEAST: Final = 4  # are lost before a server is given up, however few are asked for at once
+_MAKE_UP: Final = 8  # that come make up for one that was lost: each of those costs a connection, and is asked for again
 _MOST_LEFT: Final = 1000
 _LONGEST: Final = 10.0  # seconds for which what was left waits for the others
 _ASLEEP: Final = 1.0  # seconds in which nothing was looked at; what came meanwhile is not late
@@ -55,8 +56,8 @@ class _Endpoint:
     def __init__(self, server: Server) -> None:
         self.line: Final = Line(server)
         self.idle: Final[list[_Lane]] = []
-        self.lost = 0
-        """How many were lost in a row."""
+        self.lost = 0.0
+        """How many were lost, less those that others made up for."""
         self._place: tuple[socket.AddressFamily, Any] | None = None
 
     def connect(self, patience: float) -> socket.socket:
@@ -146,7 +147,7 @@ class Sprint:
             self._source = descriptor
 
     def _next(self) -> bool:
-        """Begin the next one; where too many were lost in a row it would be, too."""
+        """Begin the next one; where too many were lost it would be, too."""
         if self._is_full() or (digest := self._wishes.begin(taken(self._ahead))) is None:
             return False
         self._busy += 1
@@ -220,7 +221,8 @@ class Sprint:
             return
         lane.digest = None
         endpoint.idle.append(lane)
-        endpoint.lost = 0
+        if endpoint.lost:
+            endpoint.lost = max(0.0, endpoint.lost - 1 / _MAKE_UP)
         self._busy -= 1
         self._wishes.save(digest, content, small.modified)
         self._next()
