@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from pystor.client.servers import Server
-from pystor.client.small import MOST, PROMPT, SMALL, Line, Small, Unusual, is_for_us, read
+from pystor.client.small import MOST, SMALL, Line, Small, Unusual, is_for_us, read
 from pystor.digest import Digest
 
 USUAL: Final = 32
@@ -162,8 +162,8 @@ class Express:
 
     async def _connect(self, line: Line) -> _Connection | None:
         try:
-            end = await asyncio.to_thread(socket.create_connection, line.address, min(self._patience, PROMPT))
-        except (OSError, UnicodeError):  # the latter of what is no name of a host
+            end = await asyncio.to_thread(line.connect, self._patience)
+        except OSError:
             return None
         end.setblocking(False)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

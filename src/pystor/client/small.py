@@ -7,8 +7,10 @@ more. Anything that is not as expected is left to libcurl (`transport`): another
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import re
+import socket
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -24,9 +26,7 @@ SMALL: Final = 64 << 10
 MOST: Final = 64 << 10
 """Bytes that are received at once."""
 
-PROMPT: Final = 3.0
-"""Seconds in which a connection is made, or not at all."""
-
+_PROMPT: Final = 3.0  # seconds in which a connection is made, or not at all
 _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
@@ -113,9 +113,16 @@ class Line:
         if server.user is not None:
             login = base64.b64encode(f"{server.user}:{server.password or ''}".encode()).decode()
             lines.append(f"Authorization: Basic {login}")
-        self.address: Final = parts.hostname or "", parts.port or 80
+        self._address: Final = parts.hostname or "", parts.port or 80
         self._before: Final = f"{parts.path}/".encode()
         self._after: Final = "\r\n".join([*lines, ""]).encode()
+
+    def connect(self, patience: float) -> socket.socket:
+        """Make a connection, and wait for it; raises `OSError`."""
+        try:
+            return socket.create_connection(self._address, min(patience, _PROMPT))
+        except UnicodeError:
+            raise OSError(errno.EINVAL, "this is no name of a host") from None
 
     def get(self, digest: Digest) -> bytes:
         """Ask for a blob."""

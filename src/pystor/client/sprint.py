@@ -7,7 +7,6 @@ that way: large ones, bad ones, what is missing, and all that is left when a ser
 
 from __future__ import annotations
 
-import errno
 import resource
 import select
 import socket
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 from pystor.client.bulk import AHEAD, taken
 from pystor.client.servers import Server, ranked
-from pystor.client.small import MOST, PROMPT, Line, Small, Unusual, is_for_us, read
+from pystor.client.small import MOST, Line, Small, Unusual, is_for_us, read
 from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
 
@@ -63,7 +62,7 @@ class _Endpoint:
     def connect(self, patience: float) -> socket.socket:
         """Make a connection; the first one is waited for, the others are to where that led. Raises `OSError`."""
         if self._place is None:
-            end = self._resolve(patience)
+            end = self.line.connect(patience)
             self._place = end.family, end.getpeername()
             end.setblocking(False)
         else:
@@ -74,12 +73,6 @@ class _Endpoint:
                 end.connect(address)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return end
-
-    def _resolve(self, patience: float) -> socket.socket:
-        try:
-            return socket.create_connection(self.line.address, min(patience, PROMPT))
-        except UnicodeError:
-            raise OSError(errno.EINVAL, "this is no name of a host") from None
 
 
 class Sprint:
