@@ -12,6 +12,10 @@ AHEAD: Final = 100_000
 """Items that are read before anybody is free for them, so that their number is known."""
 
 
+PERIOD: Final = 0.1
+"""Seconds between two looks at how far a transfer is."""
+
+
 class Expected(NamedTuple):
     """So many files are to come, and bytes if they are known; `final` when there are no others."""
 

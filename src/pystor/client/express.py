@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from pystor.client.servers import Server
-from pystor.client.small import MOST, SMALL, Line, Small, Unusual, is_for_us, read
+from pystor.client.small import SMALL, Line, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
 
 USUAL: Final = 32
@@ -56,16 +56,14 @@ class _Connection:
 
     def _receive(self) -> None:
         try:
-            piece = self._socket.recv(MOST)
-            self._received = self._received + piece if self._received else piece
-            small = read(self._received)
+            self._received, small = receive(self._socket, self._received)
         except BlockingIOError:
             return
-        except (OSError, Unusual):
+        except Unusual:
             self.close()
             return
-        if self._answer is None or self._answer.done() or (small is None and not piece):
-            self.close()  # nobody asked, or waits any more, or that was the end
+        if self._answer is None or self._answer.done():
+            self.close()  # nobody asked, or waits any more
         elif small is not None:
             self._received = b""
             self._settle(small)

@@ -23,9 +23,7 @@ from pystor.digest import Digest
 SMALL: Final = 64 << 10
 """Bytes up to which a blob is small."""
 
-MOST: Final = 64 << 10
-"""Bytes that are received at once."""
-
+_MOST: Final = 64 << 10  # bytes that are received at once
 _PROMPT: Final = 3.0  # seconds in which a connection is made, or not at all
 _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
@@ -80,6 +78,24 @@ def read(data: bytes) -> Small | None:
     if missing > 0:
         return None
     return Small(int(data[9:12]), data[begin:], None if modified is None else _seconds(modified))
+
+
+def receive(end: socket.socket, received: bytes) -> tuple[bytes, Small | None]:
+    """Receive more of an answer; returns all that has come of it, and the answer itself when that is all.
+
+    Raises `BlockingIOError` when nothing has come, and `Unusual` also when the connection is at its end.
+    """
+    try:
+        piece = end.recv(_MOST)
+    except BlockingIOError:
+        raise
+    except OSError:
+        raise Unusual from None
+    data = received + piece if received else piece
+    small = read(data)
+    if small is None and not piece:
+        raise Unusual
+    return data, small
 
 
 def _is_plain(fields: dict[bytes, bytes]) -> bool:

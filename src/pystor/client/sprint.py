@@ -17,14 +17,11 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 
-from pystor.client.bulk import AHEAD, taken
+from pystor.client.bulk import AHEAD, PERIOD, taken
 from pystor.client.servers import Server, ranked
-from pystor.client.small import MOST, Line, Small, Unusual, is_for_us, read
+from pystor.client.small import Line, Small, Unusual, is_for_us, receive
 from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
-
-PERIOD: Final = 0.1
-"""Seconds between two calls of what is to be called meanwhile."""
 
 _LEAST: Final = 4  # are lost before a server is given up, however few are asked for at once
 _MAKE_UP: Final = 8  # that come make up for one that was lost: each of those costs a connection, and is asked for again
@@ -191,21 +188,19 @@ class Sprint:
 
     def _receive(self, lane: _Lane) -> None:
         try:
-            piece = lane.socket.recv(MOST)
-            data = lane.received + piece if lane.received else piece
-            small = read(data)
+            data, small = receive(lane.socket, lane.received)
         except BlockingIOError:
             return
-        except (OSError, Unusual):
+        except Unusual:
             self._drop(lane)
             return
-        if small is not None and lane.digest is not None:
-            lane.received = b""
-            self._take(lane, lane.digest, small)
-        elif piece and lane.digest is not None:
+        if lane.digest is None:
+            self._drop(lane)  # nobody asked
+        elif small is None:
             lane.received, lane.since = data, self._now
         else:
-            self._drop(lane)
+            lane.received = b""
+            self._take(lane, lane.digest, small)
 
     def _take(self, lane: _Lane, digest: Digest, small: Small) -> None:
         content, endpoint = small.content, lane.endpoint

@@ -46,15 +46,10 @@ class Input:
         if digests or descriptor is None:
             observe(Expected(len(digests), final=descriptor is None))
 
-    @property
-    def over(self) -> bool:
-        """Whether everything was given."""
-        return self.descriptor is None and not self._known
-
-    def take(self) -> Sequence[Digest]:
+    def take(self) -> list[Digest]:
         """Give what is known, once."""
         known, self._known = self._known, ()
-        return known
+        return list(known)
 
     def read(self) -> list[Digest]:
         """Read what has come, or wait for it; `descriptor` is None afterwards if that was the end."""

@@ -52,14 +52,14 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
     wanted = Input(screen, digests, None if digests else sys.stdin.fileno())
     wishes = Wishes(Naming(directory, given.suffix, given.upper), screen, keep=not given.devnull)
     with screen.summed_up():
-        left: list[Digest] = []
         if bucket is None and Sprint.suits(settings.servers):
-            sprint = Sprint(settings.servers, wishes, at_once=given.max, patience=given.timeout or 1e9)
+            sprint = Sprint(settings.servers, wishes, at_once=given.max, patience=config.patience(given))
             left = sprint.run(wanted, screen.refresh)
-        if left or not wanted.over:
+        else:
+            left = wanted.take()
+        if left or wanted.descriptor is not None:
             from pystor.client.commands import patient, running  # they take longer to load than many downloads take
 
             client = running.client_of(given, settings, bucket)
-            first = [*left, *wanted.take()]
-            return running.run(patient.download(client, first, wanted, wishes, screen, given.max))
+            return running.run(patient.download(client, left, wanted, wishes, screen, given.max))
     return screen.status

@@ -17,8 +17,9 @@ import uvloop
 
 from pystor.client import config
 from pystor.client.aio import AsyncClient
+from pystor.client.bulk import PERIOD
 from pystor.client.commands import ending
-from pystor.client.commands.terminal import PERIOD, NobodyListens, Screen
+from pystor.client.commands.terminal import NobodyListens, Screen
 from pystor.client.retry import Retry
 from pystor.client.s3 import Bucket
 
@@ -32,7 +33,7 @@ def client(given: argparse.Namespace, *, writes: bool = False) -> AsyncClient:
 def client_of(given: argparse.Namespace, settings: config.Settings, bucket: Bucket | None) -> AsyncClient:
     """Make the client when that is settled."""
     retry = Retry(given.attempts, given.delay)
-    return AsyncClient(settings.servers, timeout=given.timeout or 1e9, retry=retry, bucket=bucket)
+    return AsyncClient(settings.servers, timeout=config.patience(given), retry=retry, bucket=bucket)
 
 
 def _asker() -> Callable[[str], str] | None:

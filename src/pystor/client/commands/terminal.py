@@ -14,9 +14,6 @@ from typing import Final, TextIO
 from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
 
-PERIOD: Final = 0.1
-"""Seconds between two drawings."""
-
 _UNTOLD: Final = (Moved, Expected)
 
 
