@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from pystor import outbox
+from pystor.http import server
 from pystor.http.messages import Response, text
 from pystor.http.protocol import Limits, StorProtocol
 from pystor.http.server import Server
@@ -186,6 +187,11 @@ class Site:
 
     def stop(self) -> None:
         self._server.should_exit = True
+
+    def part(self) -> None:
+        """Stop, and wait until that has begun."""
+        self.stop()
+        eventually(lambda: self._server.server_state.parting)
 
     def connection_of(self, client: Client) -> StorProtocol | None:
         """The server's end of a client's connection, as long as it lives."""
@@ -1066,6 +1072,26 @@ def test_shutting_down_closes_idle_connections_at_once() -> None:
         running.stop()
         with taking(0.0, 3.0):
             assert (idle.rest(), silent.rest(), slow.rest()) == (b"", b"", b"")
+
+
+@pytest.mark.parametrize("path", ["/fast/x", "/echo"])
+@pytest.mark.parametrize("before", [0, 1, 3], ids=["new", "after one", "after some"])  # the third is known by heart
+def test_a_request_that_comes_when_the_end_has_begun_is_answered_and_is_the_last(
+    monkeypatch: pytest.MonkeyPatch, path: str, before: int
+) -> None:
+    monkeypatch.setattr(server, "PARTING", 5.0)
+    with Site() as running, running.connect() as client:
+        for _ in range(before):
+            client.send(get(path))
+            assert status(client.answer()) == 200
+        eventually(lambda: len(running.connections) == 1)
+        with taking(0.0, 4.0):
+            running.part()
+            client.send(get(path) + get(path))
+            answer = client.rest()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nconnection: close\r\n" in answer
 
 
 def test_shutting_down_drops_a_reader_that_stalls() -> None:

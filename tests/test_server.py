@@ -21,7 +21,7 @@ import pytest
 from pystor.http import server, supervisor
 from pystor.http.messages import Response, text
 from pystor.http.protocol import Limits
-from tests.support.processes import eventually, in_session
+from tests.support.processes import command_of, eventually, in_session
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,7 +120,7 @@ class Running:
 
     @property
     def workers(self) -> list[int]:
-        return [pid for pid in self.processes if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in self.processes if b"spawn_main" in command_of(pid)]
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

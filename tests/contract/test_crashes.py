@@ -15,6 +15,7 @@ from tests.contract import disk
 from tests.contract.conftest import HouseFactory
 from tests.contract.disk import fresh, settles, sha
 from tests.contract.house import House
+from tests.support.processes import links_of
 
 
 def temporaries(stor: House) -> set[Path]:
@@ -100,9 +101,7 @@ def test_a_worker_that_is_killed_in_an_upload_leaves_nothing_and_the_others_serv
 def _worker_that_writes(stor: House) -> int:
     """The process that has a file open for writing in a storage."""
     for pid in stor.server.processes():
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = Path(os.readlink(link))
-                if target.is_file() and any(target.is_relative_to(storage) for storage in stor.storages):
-                    return pid
+        for target in map(Path, links_of(pid)):
+            if target.is_file() and any(target.is_relative_to(storage) for storage in stor.storages):
+                return pid
     raise AssertionError("no process writes")

@@ -23,6 +23,7 @@ from tests.contract.disk import fresh, sha
 from tests.contract.house import House, at_once
 from tests.support import needs
 from tests.support.mounts import Mounts
+from tests.support.processes import tracers_of
 from tests.support.server import Server
 
 CALLS: Final = ",".join(
@@ -134,19 +135,10 @@ def traced(stor: House, into: Path) -> Iterator[Callable[[], list[Call]]]:
 
 def _wait_until_traced(stor: House, tracer: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 20
-    while not all(_tracer_of(pid) == tracer.pid for pid in stor.server.processes()):
+    while not all(tracers_of(pid) == {tracer.pid} for pid in stor.server.processes()):
         assert tracer.poll() is None, tracer.stderr and tracer.stderr.read()
         assert time.monotonic() < deadline, "strace does not attach"
         time.sleep(0.02)
-
-
-def _tracer_of(pid: int) -> int:
-    """The process that traces every thread of another; 0 for none, -1 for different ones."""
-    tracers = set()
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        line = next(line for line in status.read_text().splitlines() if line.startswith("TracerPid:"))
-        tracers.add(int(line.split()[1]))
-    return tracers.pop() if len(tracers) == 1 else -1
 
 
 class Upload:

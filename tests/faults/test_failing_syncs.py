@@ -43,8 +43,7 @@ def failing_once(stor: House) -> Iterator[Path]:
 
 
 def _is_traced(stor: House) -> bool:
-    paths = [path for pid in stor.server.processes() for path in Path(f"/proc/{pid}/task").glob("*/status")]
-    return not any("TracerPid:\t0\n" in path.read_text() for path in paths)
+    return not any(0 in processes.tracers_of(pid) for pid in stor.server.processes())
 
 
 def test_all_who_share_a_sync_that_fails_are_refused_and_their_replicas_are_gone(

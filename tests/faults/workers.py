@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.contract.house import House
 from tests.contract.wire import Wire, request
+from tests.support.processes import links_of
 
 
 def connect(stor: House, stack: contextlib.ExitStack, *, workers: int, least: int) -> dict[Wire, int]:
@@ -30,10 +29,3 @@ def server_of(stor: House, wire: Wire) -> int:
     table = Path("/proc/net/tcp").read_text()
     (inode,) = (line.split()[9] for line in table.splitlines() if re.search(there.replace(" ", r" \w+:"), line))
     return next(pid for pid in stor.server.processes() if f"socket:[{inode}]" in set(links_of(pid)))
-
-
-def links_of(pid: int) -> Iterator[str]:
-    """What a process has open."""
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            yield os.readlink(link)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,31 @@ def in_session(session: int) -> list[int]:
     return sorted(
         int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _lives(entry, session)
     )
+
+
+def command_of(pid: int) -> bytes:
+    """The words of a process's command, each ended by a zero byte; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def tracers_of(pid: int) -> set[int]:
+    """The processes that trace the threads of another; 0 is among them for a thread that nobody traces."""
+    tracers = set()
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            tracers.add(int(status.read_text().partition("TracerPid:")[2].split()[0]))
+    return tracers
+
+
+def links_of(pid: int) -> Iterator[str]:
+    """What a process has open, as the kernel names it; nothing when it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(link)
 
 
 def _lives(entry: Path, session: int) -> bool:

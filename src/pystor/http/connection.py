@@ -37,6 +37,9 @@ class State(ServerState):
     outbox: Outbox
     """Made when the server starts, in its event loop."""
 
+    parting: bool = False
+    """Whether the server is about to end: each connection is told so with its next answer."""
+
 
 class Connection(HttpToolsProtocol):
     """A connection's life, whatever is asked on it."""

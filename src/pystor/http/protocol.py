@@ -101,7 +101,9 @@ class StorProtocol(Connection):
             self._consume(data)
             return
         head = _heads.find(data)
-        if head is not None and not (self._running or self._last or self.flow.write_paused):
+        if head is not None and not (
+            self._running or self._last or self.flow.write_paused or self.server_state.parting
+        ):
             method, self.url, self.headers = head
             self._greeted = True
             if self._go_fast(method, keep_alive=True):
@@ -234,7 +236,7 @@ class StorProtocol(Connection):
             raise Refused(400, "The request's target must be ASCII; percent-encode the rest")
         method: bytes = self.parser.get_method()
         self._greeted = True
-        keep_alive: bool = self.parser.should_keep_alive()
+        keep_alive: bool = self.parser.should_keep_alive() and not self.server_state.parting
         if keep_alive and self._connection_named:
             keep_alive = self.parser.get_http_version() != "1.0"
         waits = self._long_way or self._declined or self._running is not None or self.flow.write_paused

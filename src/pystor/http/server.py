@@ -34,6 +34,9 @@ BACKLOG: Final = 2048
 KILL_AFTER: Final = 2.0
 """Seconds that a worker has after its shutdown_timeout, before it is killed."""
 
+PARTING: Final = 0.1
+"""Seconds in which a server that ends still takes requests of those who are connected: they may be on their way."""
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -152,9 +155,24 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving: uvicorn's grace first, then the end of whoever is still connected."""
+        """Stop serving: a moment to part, then uvicorn's grace, then the end of whoever is still connected."""
+        await self._part()
         await super().shutdown(sockets)
         for connection_ in list(self.server_state.connections):
             if isinstance(connection_, StorProtocol):
                 connection_.transport.abort()
         await asyncio.sleep(0)  # for the connections to hear of it
+
+    async def _part(self) -> None:
+        """Take no more connections, and answer those that are there once more.
+
+        Who has just been accepted, here and not by the worker that goes on, has asked for nothing yet.
+        """
+        for server in self.servers:
+            server.close()
+        self.server_state.parting = True
+        until = time.monotonic() + PARTING
+        await asyncio.sleep(PARTING / 10)
+        # uvicorn does not tell when a connection ends.
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(PARTING / 10)
