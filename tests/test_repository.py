@@ -154,6 +154,21 @@ def test_make_help_lists_every_target(target: str) -> None:
     assert target == "help" or f"make {target}" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [("(3, 11, 2)", True), ("(3, 14)", True), ("(3, 10, 13)", False), ("not there", False)],
+)
+def test_make_takes_the_systems_python_if_it_is_new_enough(tmp_path: Path, version: str, taken: bool) -> None:
+    python = tmp_path / "python3"
+    if version != "not there":
+        pretending = f"import sys; sys.version_info, sys.executable = {version}, '{python}'"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretending}\n$2"\n')
+        python.chmod(0o755)
+    chosen = ("make", "-C", str(ROOT), f"SYSTEM_PYTHON={python}", "--eval=chosen: ; @$(PYTHON) -c 1 && echo $(PYTHON)")
+    done = subprocess.run([*chosen, "chosen"], check=True, capture_output=True, text=True)
+    assert (f"{python}\n" in done.stdout) == taken
+
+
 def test_a_skip_is_a_failure_in_continuous_integration(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (tmp_path / "test_sample.py").write_text(
