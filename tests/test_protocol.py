@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self, cast
 
 import pytest
@@ -18,12 +19,13 @@ import uvicorn
 
 from pystor import outbox
 from pystor.http import server
-from pystor.http.messages import Response, text
+from pystor.http.messages import DIRECT, Response, text
 from pystor.http.protocol import Limits, StorProtocol
 from pystor.http.server import Server
 from tests.support.processes import eventually
 
 MIB = 1 << 20
+ALPHABET = bytes(range(65, 91)) * 400_000  # more than the kernel keeps for a client
 HOST = b" HTTP/1.1\r\nhost: test\r\n"
 INCOMPLETE = b"The body ended before its declared length; nothing was stored"
 
@@ -78,7 +80,7 @@ class Application:
             case ["unsized"]:
                 return Response(200, (), b"unsized")
             case ["stream"]:
-                return Response(200, ((b"content-length", b"1"),), nothing())
+                return Response(200, ((b"content-length", b"1"),), Nothing())
             case ["404"]:
                 return text(404, path)
         return text(200, path)
@@ -127,6 +129,30 @@ class Application:
             await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
         await send({"type": "http.response.body"})
 
+    async def do_direct(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send ALPHABET, by turns what the socket takes of it and a piece of 20,000; in chunks, or `late`, if asked."""
+        assert DIRECT in scope["extensions"]
+        while scope["path"].endswith("late") and (await receive())["type"] != "http.disconnect":
+            pass
+        length = [] if scope["path"].endswith("chunked") else [(b"content-length", b"%d" % len(ALPHABET))]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        offset = 0
+
+        def source(fd: int) -> int:
+            self.events.append("source")
+            with contextlib.suppress(BlockingIOError):
+                return os.write(fd, ALPHABET[offset : offset + 50_000])
+            return 0
+
+        while offset < len(ALPHABET):
+            sent = await send({"type": DIRECT, "source": source})
+            self.events.append(f"direct {sent > 0}")
+            offset += sent
+            piece = ALPHABET[offset : offset + 20_000]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            offset += len(piece)
+        await send({"type": "http.response.body"})
+
     async def do_watch(self, _scope: Any, receive: Any, _send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -143,8 +169,17 @@ class Application:
         raise RuntimeError("a secret of the inside")
 
 
-async def nothing() -> AsyncGenerator[bytes, None]:
-    yield b""
+class Nothing:
+    """A stream that is never sent."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b""
+
+    def send_directly(self, _socket: int) -> int:
+        return 0
+
+    async def aclose(self) -> None:
+        pass
 
 
 async def reply(send: Any, response: Response) -> None:
@@ -1041,6 +1076,43 @@ def test_others_are_served_while_two_hundred_clients_stall(site: Site) -> None:
 
 
 # Shutting down
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.0005], ids=["quick", "slow"])
+def test_what_a_source_sends_directly_stands_where_it_belongs(site: Site, pause: float) -> None:
+    site.app.events.clear()
+    with site.connect(receive_buffer=4096) as client:
+        client.send(get("/fast/x") + get("/direct") + get("/fast/y"))
+        answers = bytearray()
+        while not answers.endswith(b"/fast/y"):
+            answers += client.socket.recv(65536 if not pause else 10_000)
+            time.sleep(pause)
+    (before, body, after) = re.split(rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n", bytes(answers), flags=re.DOTALL)[1:]
+    assert (before, after) == (b"/fast/x", b"/fast/y")
+    assert body == ALPHABET
+    # As soon as a piece is gone there is room for more.
+    assert site.app.events.count("direct True") > 9 * site.app.events.count("direct False")
+
+
+def test_nothing_is_sent_directly_in_chunks_nor_to_who_is_gone(site: Site) -> None:
+    site.app.events.clear()
+    answer = site.ask(get("/direct/chunked", b"connection: close"))
+    chunks = re.findall(rb"4e20\r\n(.{20000})\r\n", answer, re.DOTALL)
+    assert b"".join(chunks) == ALPHABET
+    assert set(site.app.events) == {"direct", "direct False"}
+
+    site.app.events.clear()
+    bad = site.ask(get("/direct/late", b"transfer-encoding: chunked", method=b"POST") + b"no chunk\r\n")
+    assert status(bad) == 400
+    eventually(lambda: site.app.events.count("direct False") > 100)
+    assert "source" not in site.app.events
+
+    with site.connect(receive_buffer=4096) as client:
+        client.send(get("/direct"))
+        client.socket.recv(1)
+        site.app.events.clear()
+    eventually(lambda: site.app.events.count("direct False") > 100)
+    assert "direct True" not in site.app.events[-100:]
 
 
 @pytest.mark.parametrize(

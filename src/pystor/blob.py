@@ -95,6 +95,10 @@ class Replica(AbstractContextManager["Replica"], Protocol):
         """Fill the room with the bytes from `offset` on; False if that takes waiting, or the replica ends."""
         ...
 
+    def send_cached(self, socket: int, offset: int, size: int) -> int:
+        """Send bytes over a socket, at most `size`, which is not 0; returns how many it took without any waiting."""
+        ...
+
     @property
     def again(self) -> Again | None:
         """How to read it once more after it was closed, without looking for it; None if there is no such way."""

@@ -19,6 +19,9 @@ _T = TypeVar("_T")
 _PACE_WEIGHT: Final = 0.2  # of the newest time in the running average
 _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
 
+_CACHED: Final = 64 << 10
+"""Bytes that are read at once, at most, where they are in the page cache: a new room for each costs as much again."""
+
 READ_DEADLINE: Final = 2.0
 """Seconds within which a storage opens or reads, or is taken to have failed."""
 WRITE_DEADLINE: Final = 20.0
@@ -51,6 +54,7 @@ class Bulkhead:
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
         self._waited_for: Final[set[Awaited[Any]]] = set()
+        self._room: Final = memoryview(bytearray(_CACHED))
 
     async def run(
         self,
@@ -205,8 +209,8 @@ class Bulkhead:
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
         if self.storage.local:
-            room = bytearray(size)
-            if replica.read_cached(offset, memoryview(room)):
+            room = self._room[:size]
+            if len(room) == size and replica.read_cached(offset, room):
                 return bytes(room)
         return await self.run(replica.read, offset, size)
 

@@ -1,6 +1,6 @@
 """System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
 
-Sources: openat2(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
+Sources: openat2(2), mincore(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import mmap
 import os
 from typing import Final
 
@@ -30,6 +31,15 @@ _slow: Final = ctypes.CDLL(None, use_errno=True)
 
 _syscall = _quick.syscall  # no argtypes: what is made once below need not be converted with each call
 _syscall.restype = ctypes.c_long
+
+_mmap = _quick.mmap
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_mmap.restype = ctypes.c_void_p
+_munmap = _quick.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_mincore = _quick.mincore
+_mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_FAILED: Final = ctypes.c_void_p(-1).value
 
 _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -72,6 +82,24 @@ def open_cached(path: bytes) -> int:
     """
     fd: int = _syscall(_OPENAT2, _ANYWHERE, path, _HOW, _HOW_SIZE)
     return fd if fd >= 0 else -ctypes.get_errno()
+
+
+def is_cached(fd: int, offset: int, size: int) -> bool:
+    """Tell whether a part of a file, not of none, is in the page cache, whole and up to date; raises `OSError`.
+
+    Of a file that we do not own the kernel always says so. A `preadv2` that does not wait asks by reading.
+    """
+    before = offset % mmap.PAGESIZE
+    length = before + size
+    pages = -(-length // mmap.PAGESIZE)
+    present = ctypes.create_string_buffer(pages)
+    at = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset - before)
+    _check(-(at == _FAILED))
+    try:
+        _check(_mincore(at, length, present))
+    finally:
+        _munmap(at, length)
+    return present.raw.count(b"\1") == pages
 
 
 def call(number: int, *arguments: object) -> int:

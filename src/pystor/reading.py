@@ -14,6 +14,9 @@ from pystor.tiers import Tiers
 PIECE: Final = 64 << 10
 """Bytes that are held in memory for each reader."""
 
+_AT_ONCE: Final = 1 << 20
+"""Bytes that the kernel is asked to send in one go: the event loop waits for as long as it copies them."""
+
 
 class Reading:
     """The bytes from `start` up to `stop` of a blob, to be iterated once and closed in any case.
@@ -29,32 +32,40 @@ class Reading:
         self._tiers: Final = tiers
         self._digest: Final = digest
         self._replica = replica
-        self._start: Final = start
+        self._offset = start
         self._stop: Final = stop
         self._failed: frozenset[str] = frozenset()
+        whole, known = start == 0 and stop == replica.size, tiers.knows(replica, digest)
+        self._hasher: Final = hashlib.sha256() if whole and not known else None
+        if not whole and not known:
+            tiers.verify_later(replica, digest)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Produce the bytes, piece by piece."""
-        whole = self._start == 0 and self._stop == self._replica.size
-        hasher = hashlib.sha256() if whole and not self._known() else None
-        if not whole and not self._known():
-            self._tiers.verify_later(self._replica, self._digest)
-        offset = self._start
-        while offset < self._stop:
-            piece = await self._read(offset, min(PIECE, self._stop - offset))
-            offset += len(piece)
-            if hasher is not None:
-                hasher.update(piece)
-                if offset == self._stop:
-                    self._conclude(hasher.hexdigest())
+        while self._offset < self._stop:
+            piece = await self._read(self._offset, min(PIECE, self._stop - self._offset))
+            self._offset += len(piece)
+            if self._hasher is not None:
+                self._hasher.update(piece)
+                if self._offset == self._stop:
+                    self._conclude(self._hasher.hexdigest())
             yield piece
+
+    def send_directly(self, socket: int) -> int:
+        """Have the kernel send what comes next, if it need not be hashed; returns how many bytes went without waiting.
+
+        Every error is left to whoever iterates.
+        """
+        size = min(_AT_ONCE, self._stop - self._offset)
+        if self._hasher is not None or size == 0:
+            return 0
+        sent = self._replica.send_cached(socket, self._offset, size)
+        self._offset += sent
+        return sent
 
     async def aclose(self) -> None:
         """Give the replica back."""
         self._replica.close()
-
-    def _known(self) -> bool:
-        return self._tiers.knows(self._replica, self._digest)
 
     async def _read(self, offset: int, size: int) -> bytes:
         while True:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from pystor.events import AnsweredAtOnce, BlobServed, Event, HintAsked, Leftover
 from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
-from pystor.http.messages import Field, Response
+from pystor.http.messages import DIRECT, Field, Response
 from pystor.http.protocol import Limits
 from pystor.pool import Pool
 from pystor.verification import Verifier
@@ -57,7 +58,8 @@ async def ask(
     path: str,
     headers: tuple[Field, ...] = (),
     *pieces: bytes | None,
-    send: Callable[[Any], Awaitable[None]] | None = None,
+    send: Callable[[Any], Awaitable[Any]] | None = None,
+    extensions: dict[str, Any] | None = None,
 ) -> Answer:
     """Ask by ASGI. A piece that is None is a client that goes; after the last one it stays, and says nothing."""
     told: list[Any] = []
@@ -78,8 +80,12 @@ async def ask(
         told.append(message)
         await asyncio.sleep(0)
 
-    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    if extensions is not None:
+        scope["extensions"] = extensions
     await app(scope, receive, send or tell)
+    if send is not None:
+        return Answer(0, [], b"")
     body = b"".join(message["body"] for message in told[1:])
     complete = len(told) > 1 and not told[-1].get("more_body", False)
     return Answer(told[0]["status"] if complete else -told[0]["status"], sorted(told[0]["headers"]), body)
@@ -456,6 +462,41 @@ def test_a_blob_is_answered_in_full(pair: list[Directory], tmp_path: Path) -> No
 
     run(scenario())
     assert not descriptors(tmp_path)
+
+
+def test_where_the_server_offers_it_a_known_body_is_sent_directly_and_counted(
+    pair: list[Directory], events: list[Event]
+) -> None:
+    fill(*pair)
+    path = f"/{Digest.of(LARGE).hex}"
+    here, there = socket.socketpair()
+    told = bytearray()
+    direct = 0
+
+    async def send(message: Any) -> int | None:
+        nonlocal direct
+        if message["type"] != DIRECT:
+            told.extend(message.get("body", b""))
+            return None
+        sent: int = message["source"](here.fileno())
+        told.extend(there.recv(sent, socket.MSG_WAITALL) if sent else b"")
+        direct += sent
+        return sent
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair, events=events)) as app:
+            for _ in range(20):  # both replicas are known by then
+                await ask(app, "GET", path)
+            events.clear()
+            await ask(app, "GET", path, send=send, extensions={DIRECT: {}})
+
+    here.setblocking(False)
+    with here, there:
+        run(scenario())
+    assert bytes(told) == LARGE
+    assert 0 < direct <= len(LARGE)
+    assert [event.sent for event in events if isinstance(event, RequestEnded)] == [len(LARGE)]
+    assert [event.size for event in events if isinstance(event, BlobServed)] == [len(LARGE)]
 
 
 def test_a_body_that_cannot_go_on_is_cut_and_does_not_look_complete(

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import socket
 import threading
 from collections import Counter
 from contextlib import aclosing
@@ -77,6 +78,24 @@ async def read_all(pool: Pool, digest: Digest, replica: Replica, start: int = 0,
     end = replica.size if stop is None else stop
     await receive(Reading(tiers_of(pool), digest, replica, start, end), received)
     return bytes(received)
+
+
+async def receive_by_turns(reading: Reading) -> tuple[bytes, int]:
+    """Receive over a socket what is sent directly, and the pieces: all bytes, and how many were sent directly."""
+    here, there = socket.socketpair()
+    received, direct = bytearray(), 0
+    with here, there:
+        here.setblocking(False)
+        async with aclosing(reading):
+            rest = aiter(reading)
+            while True:
+                sent = reading.send_directly(here.fileno())
+                received += there.recv(sent, socket.MSG_WAITALL) if sent else b""
+                direct += sent
+                piece = await anext(rest, b"")
+                if not piece:
+                    return bytes(received), direct
+                received += piece
 
 
 # Finding
@@ -329,6 +348,50 @@ def test_another_replica_goes_on_at_the_same_offset(
     assert run(scenario()) == LARGE[start:]
     assert set(failed(events)) == {pair[0].root}
     assert not descriptors(tmp_path)
+
+
+def test_what_is_known_to_be_good_is_sent_directly_and_in_order(pair: list[Directory]) -> None:
+    content = random.Random(4).randbytes(3 << 20)
+    for storage in pair:
+        place(storage, content)
+    digest = Digest.of(content)
+
+    async def scenario() -> None:
+        async with running(pair, verify_first=FIRST) as pool:
+
+            async def by_turns(start: int, stop: int) -> tuple[bytes, int]:
+                replica = await find_on(pool, digest, pair[0])
+                return await receive_by_turns(Reading(tiers_of(pool), digest, replica, start, stop))
+
+            assert await by_turns(0, len(content)) == (content, 0)  # it is hashed on its way
+            for start, stop in [(0, len(content)), (5, len(content) - 5), (0, 1), (len(content) - 1, len(content))]:
+                received, direct = await by_turns(start, stop)
+                assert received == content[start:stop]
+                assert direct >= min(stop - start, PIECE)
+
+    run(scenario())
+
+
+def test_a_replica_that_fails_while_it_is_sent_directly_is_gone_on_with_from_another(
+    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = random.Random(5).randbytes(3 << 20)
+    for storage in pair:
+        place(storage, content)
+    digest = Digest.of(content)
+
+    async def scenario() -> tuple[bytes, int]:
+        async with running(pair, verify_first=FIRST, events=events) as pool:
+            for storage in pair:
+                await read_all(pool, digest, await find_on(pool, digest, storage))
+            replica = await find_on(pool, digest, pair[0])
+            break_reads(monkeypatch, pair[0].root, from_offset=2 << 20)
+            return await receive_by_turns(Reading(tiers_of(pool), digest, replica, 0, len(content)))
+
+    received, direct = run(scenario())
+    assert received == content
+    assert direct > 0
+    assert set(failed(events)) == {pair[0].root}
 
 
 def test_a_file_that_is_cut_while_it_is_sent_is_gone_on_with_from_another(pair: list[Directory]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import Closer, FileReplica
-from tests.rooms.tools import adopted, break_disk, descriptors, open_below, place, where
+from tests.rooms.tools import adopted, break_disk, break_reads, descriptors, open_below, place, where
 from tests.support.processes import eventually
 
 CONTENT = random.Random(1).randbytes(100_000)
@@ -111,6 +112,119 @@ def test_a_replica_that_is_renamed_or_replaced_is_read_as_it_was(storage: Direct
         place(storage, b"x")
 
         assert replica.read(0, 100_000) == CONTENT
+
+
+# Straight from the page cache to a socket
+
+PAGE = mmap.PAGESIZE
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A socket that does not wait, and the other end, where one waits for two seconds."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.settimeout(2.0)
+        yield here, there
+
+
+def arrived(there: socket.socket, size: int) -> bytes:
+    return there.recv(size, socket.MSG_WAITALL) if size else b""
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(0, 100_000), (0, 1), (99_999, 1), (PAGE, PAGE), (PAGE - 1, 2), (500, 70_000)]
+)
+def test_what_is_cached_is_sent_as_it_is(
+    storage: Directory, wire: tuple[socket.socket, socket.socket], offset: int, size: int
+) -> None:
+    place(storage, CONTENT)
+    here, there = wire
+    with opened(storage) as replica:
+        assert replica.send_cached(here.fileno(), offset, size) == size
+    assert arrived(there, size) == CONTENT[offset : offset + size]
+
+
+def test_a_socket_gets_as_much_as_it_takes(storage: Directory, wire: tuple[socket.socket, socket.socket]) -> None:
+    content = random.Random(3).randbytes(4 << 20)
+    place(storage, content)
+    here, there = wire
+    received = b""
+    with opened(storage, Digest.of(content)) as replica:
+        while len(received) < len(content):
+            sent = replica.send_cached(here.fileno(), len(received), len(content) - len(received))
+            assert sent > 0
+            assert len(received) > 0 or sent < len(content)
+            assert len(received) + sent == len(content) or replica.send_cached(here.fileno(), 0, 1 << 20) == 0  # full
+            received += arrived(there, sent)
+    assert received == content
+
+
+def test_what_would_have_to_come_from_the_disk_is_not_sent(
+    storage: Directory, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    path = place(storage, CONTENT)
+    here, there = wire
+    with opened(storage) as replica, path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # what is read brings nothing else with it
+        assert replica.send_cached(here.fileno(), 0, 1) == 0
+        os.pread(file.fileno(), 1, 0)
+        os.pread(file.fileno(), 1, 2 * PAGE)
+        assert replica.send_cached(here.fileno(), 0, PAGE + 1) == 0
+        assert replica.send_cached(here.fileno(), PAGE - 1, 2) == 0
+        assert replica.send_cached(here.fileno(), PAGE, 1) == 0
+        assert replica.send_cached(here.fileno(), 0, 3 * PAGE) == 0
+        assert replica.send_cached(here.fileno(), 0, PAGE) == PAGE
+        assert replica.send_cached(here.fileno(), 2 * PAGE, PAGE) == PAGE
+    assert arrived(there, 2 * PAGE) == CONTENT[:PAGE] + CONTENT[2 * PAGE : 3 * PAGE]
+
+
+def test_to_ask_what_is_cached_keeps_nothing_mapped(storage: Directory) -> None:
+    place(storage, CONTENT)
+    with opened(storage) as replica:
+        for _ in range(100):
+            assert posix.is_cached(replica.fd, 0, PAGE)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            posix.is_cached(-1, 0, PAGE)
+        assert replica.path not in Path("/proc/self/maps").read_text()
+
+
+def test_what_the_kernel_does_not_tell_us_is_not_sent(
+    tmp_path: Path, wire: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = wire
+    far = adopted(tmp_path / "far", local=False)
+    place(far, CONTENT)
+    with opened(far) as replica:
+        assert replica.send_cached(here.fileno(), 0, 1) == 0
+    near = adopted(tmp_path / "near")
+    place(near, CONTENT)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)  # mincore(2) says of others' files that all is cached
+    with opened(near) as replica:
+        assert replica.send_cached(here.fileno(), 0, 1) == 0
+    monkeypatch.undo()
+    with opened(near) as replica:
+        assert replica.send_cached(here.fileno(), 0, 1) == 1
+    assert arrived(there, 1) == CONTENT[:1]
+
+
+def test_who_is_gone_and_what_is_gone_is_sent_nothing(
+    storage: Directory, wire: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(storage, CONTENT)
+    here, there = wire
+    with opened(storage) as replica:
+        break_reads(monkeypatch, storage.root)
+        assert replica.send_cached(here.fileno(), 0, 1) == 0
+        monkeypatch.undo()
+        os.truncate(path, PAGE)
+        assert replica.send_cached(here.fileno(), 0, 100_000) == 0
+        there.close()
+        assert replica.send_cached(here.fileno(), 0, PAGE) == 0
+    assert replica.send_cached(here.fileno(), 0, PAGE) == 0
 
 
 # What is no replica

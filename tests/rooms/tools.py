@@ -208,6 +208,14 @@ def break_reads(monkeypatch: pytest.MonkeyPatch, below: Path | str, *, from_offs
     """Let every way to read fail with EIO from an offset on."""
     for call in ("pread", "preadv"):
         break_disk(monkeypatch, call, below, from_offset=from_offset)
+    real = os.sendfile
+
+    def fails(socket: int, fd: int, offset: int, size: int) -> int:
+        if offset + size > from_offset and f"{path_of(fd)}/".startswith(f"{below}/"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(socket, fd, offset, size)
+
+    monkeypatch.setattr(os, "sendfile", fails)
 
 
 def in_the_way(storage: Directory, directory: str) -> None:

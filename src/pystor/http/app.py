@@ -8,18 +8,18 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from pystor.errors import StorError
 from pystor.events import BlobServed, Observer, RequestEnded, RequestFailed
 from pystor.http import pages, statuses
 from pystor.http.arriving import Arriving, Message, Receive
 from pystor.http.blobs import Blobs
-from pystor.http.messages import Field, Request, Response, Stream, gather_fields, text
+from pystor.http.messages import DIRECT, Field, Request, Response, Stream, gather_fields, text
 from pystor.http.protocol import Limits
 from pystor.pool import Pool
 
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Send: TypeAlias = Callable[[Message], Awaitable[Any]]
 
 _log: Final = logging.getLogger("pystor")
 
@@ -92,7 +92,8 @@ class App:
         request = Request(scope["method"], scope["path"], headers, body.pieces(), body.count, body.at_once)
         response = await self._respond(request)
         sending = time.perf_counter()
-        whole = await _send(request, response, outcome, receive, send)
+        direct = DIRECT in scope.get("extensions", ())
+        whole = await _send(request, response, outcome, receive, send, direct=direct)
         now = time.perf_counter()
         client = (scope.get("client") or ("",))[0]
         figures = (body.received, outcome.sent, now - began)
@@ -181,7 +182,9 @@ def _other_method(request: Request, allowed: bytes) -> Response:
     return statuses.options(allowed) if request.method == "OPTIONS" else statuses.method_not_allowed(allowed)
 
 
-async def _send(request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send) -> bool:
+async def _send(
+    request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send, *, direct: bool
+) -> bool:
     """Send a response: the one place that does. Tells whether all of it was sent."""
     start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
     if isinstance(response.body, bytes | memoryview):
@@ -193,16 +196,23 @@ async def _send(request: Request, response: Response, outcome: _Outcome, receive
         await send(start)
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            return await _send_pieces(request, pieces, outcome, gone, send)
+            return await _send_pieces(request, pieces, outcome, gone, send, direct=direct)
         finally:
             gone.cancel()
 
 
 async def _send_pieces(
-    request: Request, pieces: Stream, outcome: _Outcome, gone: asyncio.Future[None], send: Send
+    request: Request, pieces: Stream, outcome: _Outcome, gone: asyncio.Future[None], send: Send, *, direct: bool
 ) -> bool:
+    """Send a body by turns: what the socket takes straight from the page cache, then a piece, which waits for room."""
+    rest = aiter(pieces)
     try:
-        async for piece in pieces:
+        while True:
+            if direct:
+                outcome.sent += await send({"type": DIRECT, "source": pieces.send_directly})
+            piece = await anext(rest, b"")
+            if not piece:
+                break
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             outcome.sent += len(piece)
             if gone.done():

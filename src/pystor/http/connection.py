@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pystor.http.messages import bytes_of, text
+from pystor.http.messages import Source, bytes_of, text
 from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
 
@@ -80,7 +80,7 @@ class Connection(HttpToolsProtocol):
         # What a slow reader has not taken yet is held once; the next piece is read when it is gone.
         transport.set_write_buffer_limits(high=UNSENT)
         self.flow = self._flow = Flow(transport)
-        self._door = Door(transport, self._write_piece, self._leave)
+        self._door = Door(transport, self._write_piece, self._send_directly, self._leave)
         self._peer = self.client[0] if self.client else ""
         self._socket = transport.get_extra_info("socket").fileno()
         self._alarm.ring_in(self._limits.header_timeout)
@@ -144,6 +144,13 @@ class Connection(HttpToolsProtocol):
         else:
             self._send_posted()
             self.transport.write(piece)
+
+    def _send_directly(self, source: Source) -> int:
+        """Let a source write to the socket, unless something is to go before; tell how many bytes it wrote."""
+        self._send_posted()
+        if self.transport.get_write_buffer_size() or self.transport.is_closing():
+            return 0
+        return source(self._socket)
 
     def _write_now(self, head: bytes, body: bytes | memoryview, size: int) -> None:
         sent = 0

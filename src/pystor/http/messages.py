@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from pystor.digest import Digest
 
@@ -14,10 +14,21 @@ Field: TypeAlias = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value."""
 
 
+DIRECT: Final = "stor.http.response.direct"
+"""An ASGI extension, and its event: the body goes on with what a `Source` sends by itself."""
+
+Source: TypeAlias = Callable[[int], int]
+"""Sends over a socket, by its descriptor, what the socket takes now, and tells how many bytes that were."""
+
+
 class Stream(Protocol):
     """A body that is produced piece by piece; closing it, at any point, gives back what it holds."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def send_directly(self, socket: int) -> int:
+        """Send what comes next over a socket, as far as that takes no waiting; returns how many bytes, maybe none."""
+        ...
 
     async def aclose(self) -> None:
         """Give back what is held."""

@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from pystor.http.connection import BETWEEN, BODY, HEAD, Connection
 from pystor.http.heads import Head, Heads
-from pystor.http.messages import Field, Response, bytes_of
+from pystor.http.messages import DIRECT, Field, Response, bytes_of
 from pystor.http.wire import (
     Cycle,
     Limits,
@@ -41,6 +41,7 @@ PIECE: Final = 8192
 _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _FAST: Final = frozenset({b"GET", b"HEAD"})
 _BODILESS: Final = frozenset({204, 304})
+_EXTENSIONS: Final[dict[str, dict[object, object]]] = {DIRECT: {}}
 
 _heads: Final = Heads()
 
@@ -349,6 +350,7 @@ class StorProtocol(Connection):
                 "query_string": query,
                 "headers": self.headers,
                 "state": self.app_state.copy(),
+                "extensions": _EXTENSIONS,
             },
             transport=self._door,  # type: ignore[arg-type]  # the part of a transport that a cycle uses
             flow=self.flow,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from pystor.http.messages import Field, Response, bytes_of, encode_fields, text
+from pystor.http.messages import DIRECT, Field, Response, Source, bytes_of, encode_fields, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,15 @@ class Flow(FlowControl):
 class Door:
     """The transport as a response sees it: closing it goes through the connection, which may have to linger."""
 
-    def __init__(self, transport: asyncio.Transport, write: Callable[[bytes], None], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        write: Callable[[bytes], None],
+        send_directly: Callable[[Source], int],
+        leave: Callable[[], None],
+    ) -> None:
         self._write = write
+        self.send_directly = send_directly
         self._held = b""
         self._holds = False
         self.is_closing = transport.is_closing
@@ -187,16 +194,28 @@ class Cycle(RequestResponseCycle):
         await self.send({"type": "http.response.start", "status": 503, "headers": response.headers})
         await self.send({"type": "http.response.body", "body": bytes_of(response), "more_body": False})
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Any) -> Any:
         """Send an ASGI event. A start that is `whole` is followed by all of its body at once, which is not empty.
 
         A client that was never told to go on (100) may send its body or not, so nothing can follow on its connection.
+        `DIRECT` tells how many bytes of the body its source, a `Source`, has sent.
         """
+        if message["type"] == DIRECT:
+            return await self._send_directly(message["source"])
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False
         if message.get("whole"):
             self.transport.hold()
-        await super().send(message)
+        return await super().send(message)
+
+    async def _send_directly(self, source: Source) -> int:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected or self.chunked_encoding:
+            return 0
+        sent = self.transport.send_directly(source)
+        self.expected_content_length -= sent
+        return sent
 
 
 def content_length(value: bytes) -> int:
