@@ -19,8 +19,8 @@ _T = TypeVar("_T")
 _PACE_WEIGHT: Final = 0.2  # of the newest time in the running average
 _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
 
-_CACHED: Final = 64 << 10
-"""Bytes that are read at once, at most, where they are in the page cache: a new room for each costs as much again."""
+_ROOM: Final = 64 << 10
+"""Bytes that are read into memory which is there: to make it anew for each piece takes as long as to read it."""
 
 READ_DEADLINE: Final = 2.0
 """Seconds within which a storage opens or reads, or is taken to have failed."""
@@ -54,7 +54,7 @@ class Bulkhead:
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
         self._waited_for: Final[set[Awaited[Any]]] = set()
-        self._room: Final = memoryview(bytearray(_CACHED))
+        self._room: Final = memoryview(bytearray(_ROOM))
 
     async def run(
         self,
@@ -209,8 +209,8 @@ class Bulkhead:
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
         if self.storage.local:
-            room = self._room[:size]
-            if len(room) == size and replica.read_cached(offset, room):
+            room = self._room[:size] if size <= _ROOM else memoryview(bytearray(size))
+            if replica.read_cached(offset, room):
                 return bytes(room)
         return await self.run(replica.read, offset, size)
 

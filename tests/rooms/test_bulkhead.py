@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -346,16 +347,21 @@ def test_a_blob_is_opened_and_read_from_any_storage(storage: Directory, tmp_path
     assert not descriptors(tmp_path)
 
 
+@pytest.mark.parametrize("size", [6, 64 << 10, (64 << 10) + 1])
 def test_a_local_storage_needs_no_thread_for_what_is_in_the_cache(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
+    content = random.Random(size).randbytes(2 * size)
+    place(storage, content)
+
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
-        replica = await bulkhead.open(BLOB)
+        replica = await bulkhead.open(Digest.of(content))
         assert replica is not None
         with replica:
-            assert await bulkhead.read(replica, 0, 6) == CONTENT
+            pieces = [await bulkhead.read(replica, offset, size) for offset in (0, size)]
+        assert b"".join(pieces) == content
 
     storage.local = True
     run(scenario())
