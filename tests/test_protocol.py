@@ -140,7 +140,7 @@ class Application:
 
         def source(fd: int) -> int:
             self.events.append("source")
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # it is full, or nobody is there
                 return os.write(fd, ALPHABET[offset : offset + 50_000])
             return 0
 
@@ -1075,9 +1075,6 @@ def test_others_are_served_while_two_hundred_clients_stall(site: Site) -> None:
         assert status(site.ask(get("/long/x"), end=True)) == 200
 
 
-# Shutting down
-
-
 @pytest.mark.parametrize("pause", [0.0, 0.0005], ids=["quick", "slow"])
 def test_what_a_source_sends_directly_stands_where_it_belongs(site: Site, pause: float) -> None:
     site.app.events.clear()
@@ -1085,7 +1082,9 @@ def test_what_a_source_sends_directly_stands_where_it_belongs(site: Site, pause:
         client.send(get("/fast/x") + get("/direct") + get("/fast/y"))
         answers = bytearray()
         while not answers.endswith(b"/fast/y"):
-            answers += client.socket.recv(65536 if not pause else 10_000)
+            data = client.socket.recv(65536 if not pause else 10_000)
+            assert data, f"the connection ended after {len(answers)} bytes"
+            answers += data
             time.sleep(pause)
     (before, body, after) = re.split(rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n", bytes(answers), flags=re.DOTALL)[1:]
     assert (before, after) == (b"/fast/x", b"/fast/y")
@@ -1107,12 +1106,15 @@ def test_nothing_is_sent_directly_in_chunks_nor_to_who_is_gone(site: Site) -> No
     eventually(lambda: site.app.events.count("direct False") > 100)
     assert "source" not in site.app.events
 
-    with site.connect(receive_buffer=4096) as client:
-        client.send(get("/direct"))
-        client.socket.recv(1)
-        site.app.events.clear()
-    eventually(lambda: site.app.events.count("direct False") > 100)
-    assert "direct True" not in site.app.events[-100:]
+    with Site() as narrow:
+        narrow.narrow(4096)
+        with narrow.connect(receive_buffer=4096) as client:
+            client.send(get("/direct"))
+            client.socket.recv(1)
+        eventually(lambda: narrow.app.events[-100:] == ["direct False"] * 100)
+
+
+# Shutting down
 
 
 @pytest.mark.parametrize(
@@ -1146,8 +1148,8 @@ def test_shutting_down_closes_idle_connections_at_once() -> None:
             assert (idle.rest(), silent.rest(), slow.rest()) == (b"", b"", b"")
 
 
-@pytest.mark.parametrize("path", ["/fast/x", "/echo"])
-@pytest.mark.parametrize("before", [0, 1, 3], ids=["new", "after one", "after some"])  # the third is known by heart
+@pytest.mark.parametrize("path", ["/fast/x", "/" + "fast".ljust(64, "x"), "/echo"], ids=["fast", "by heart", "slow"])
+@pytest.mark.parametrize("before", [0, 1, 3], ids=["new", "after one", "after some"])
 def test_a_request_that_comes_when_the_end_has_begun_is_answered_and_is_the_last(
     monkeypatch: pytest.MonkeyPatch, path: str, before: int
 ) -> None:
@@ -1159,11 +1161,29 @@ def test_a_request_that_comes_when_the_end_has_begun_is_answered_and_is_the_last
         eventually(lambda: len(running.connections) == 1)
         with taking(0.0, 4.0):
             running.part()
-            client.send(get(path) + get(path))
+            client.send(get(path))
             answer = client.rest()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.count(b"HTTP/1.1") == 1
     assert b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("path", ["/fast/room/7", "/late/x"])
+def test_a_request_that_comes_too_late_cuts_no_answer_off(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(server, "PARTING", 5.0)
+    with Site() as running:
+        running.narrow(4096)
+        with running.connect(receive_buffer=4096) as client:
+            eventually(lambda: len(running.connections) == 1)
+            running.part()
+            client.send(get(path))
+            time.sleep(0.5)
+            client.send(get(path))
+            time.sleep(0.1)
+            answer = client.rest()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    assert body == (bytes([7]) * 60_000 if "room" in path else path.encode())
 
 
 def test_shutting_down_drops_a_reader_that_stalls() -> None:

@@ -165,7 +165,8 @@ def test_make_takes_the_systems_python_if_it_is_new_enough(tmp_path: Path, versi
         python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretending}\n$2"\n')
         python.chmod(0o755)
     chosen = ("make", "-C", str(ROOT), f"SYSTEM_PYTHON={python}", "--eval=chosen: ; @$(PYTHON) -c 1 && echo $(PYTHON)")
-    done = subprocess.run([*chosen, "chosen"], check=True, capture_output=True, text=True)
+    ours = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run([*chosen, "chosen"], check=True, capture_output=True, text=True, env=ours)
     assert (f"{python}\n" in done.stdout) == taken
 
 

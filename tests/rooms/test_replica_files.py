@@ -20,6 +20,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import Closer, FileReplica
 from tests.rooms.tools import adopted, break_disk, break_reads, descriptors, open_below, place, where
+from tests.support.mounts import Mounts
 from tests.support.processes import eventually
 
 CONTENT = random.Random(1).randbytes(100_000)
@@ -162,8 +163,9 @@ def test_a_socket_gets_as_much_as_it_takes(storage: Directory, wire: tuple[socke
 
 
 def test_what_would_have_to_come_from_the_disk_is_not_sent(
-    storage: Directory, wire: tuple[socket.socket, socket.socket]
+    mounts: Mounts, wire: tuple[socket.socket, socket.socket]
 ) -> None:
+    storage = adopted(mounts.ext4(), local=True)
     path = place(storage, CONTENT)
     here, there = wire
     with opened(storage) as replica, path.open("rb", buffering=0) as file:

@@ -92,7 +92,7 @@ class App:
         request = Request(scope["method"], scope["path"], headers, body.pieces(), body.count, body.at_once)
         response = await self._respond(request)
         sending = time.perf_counter()
-        direct = DIRECT in scope.get("extensions", ())
+        direct = DIRECT in (scope.get("extensions") or ())
         whole = await _send(request, response, outcome, receive, send, direct=direct)
         now = time.perf_counter()
         client = (scope.get("client") or ("",))[0]

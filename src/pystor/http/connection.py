@@ -120,7 +120,10 @@ class Connection(HttpToolsProtocol):
         if self._running is not None:
             self.cycle.keep_alive = False
             return
-        self._leave()
+        if self._phase == BODY:
+            self._linger()
+        elif not self._is_ending():
+            self._close()
         if self._lingering:
             self._alarm.ring_in(1.0)
 
@@ -241,10 +244,10 @@ class Connection(HttpToolsProtocol):
         return self._lingering or self.transport.is_closing()
 
     def _leave(self) -> None:
-        """End the connection after what was written."""
+        """End the connection after an answer; who did not ask for that may have sent more."""
         if self._is_ending():
             return
-        if self._phase == BODY or self._surplus:
+        if self._phase == BODY or self._surplus or self.server_state.parting:
             self._linger()
         else:
             self._close()

@@ -312,7 +312,7 @@ class StorProtocol(Connection):
             self._alarm.ring_in(self._limits.keep_alive_timeout)
         else:
             self._last = True
-            self._close()
+            self._leave()
         return True
 
     def _go_long_way(self, method: bytes, keep_alive: bool) -> None:

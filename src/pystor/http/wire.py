@@ -211,7 +211,7 @@ class Cycle(RequestResponseCycle):
     async def _send_directly(self, source: Source) -> int:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        if self.disconnected or self.chunked_encoding:
+        if self.disconnected or self.chunked_encoding is not False or self.scope["method"] == "HEAD":
             return 0
         sent = self.transport.send_directly(source)
         self.expected_content_length -= sent
