@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tests.support.server import Server, ServerFactory
 # A shared machine with coverage on is slow at times; that is no finding about the code under test.
 settings.register_profile("stor", deadline=None)
 settings.load_profile("stor")
+
+# Tests send it to what they start, which would ignore it, too, if a shell had started us in the background.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
