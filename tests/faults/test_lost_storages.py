@@ -24,7 +24,7 @@ from tests.faults.workers import connect
 from tests.support.mounts import Mounts
 from tests.support.power import LoopDisk
 
-_BYTES: Final = 512 << 20
+_BYTES: Final = 2 << 30  # sparse; with less than 1 GB left it is no chance, but room, that a set is chosen by
 _LOADED: Final = 0.7  # seconds before and after the fault
 
 
