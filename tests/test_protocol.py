@@ -1137,6 +1137,19 @@ def test_shutting_down_waits_for_answers_for_a_while(request_: bytes, expected: 
             assert status(client.rest()) == expected
 
 
+def test_shutting_down_ends_no_connection_again_that_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Site() as running, running.connect() as client:
+        client.send(post("/early", b"x", b"connection: close", length=1000))
+        assert status(client.answer()) == 401
+        assert client.rest() == b""
+        (connection,) = running.connections
+        monkeypatch.setattr(connection, "_linger", lambda: running.app.events.append("again"))
+        with taking(0.0, 3.0):
+            running.stop()
+            eventually(lambda: not running.connections)
+    assert "again" not in running.app.events
+
+
 def test_shutting_down_closes_idle_connections_at_once() -> None:
     with Site() as running, running.connect() as idle, running.connect() as silent, running.connect() as slow:
         idle.send(get("/fast/x"))

@@ -61,7 +61,7 @@ class Closer:
 class FileReplica:
     """An open replica: what was checked by `fstat` is what is read. Closing it twice is harmless."""
 
-    __slots__ = ("_close", "_told", "fd", "fingerprint", "modified", "path", "size", "storage")
+    __slots__ = ("_close", "_owner", "fd", "fingerprint", "modified", "path", "size", "storage")
 
     def __init__(self, storage: str, path: str, fd: int, close: Callable[[int], None] = close_now) -> None:
         """Take over the descriptor; raises `StorageError`, and closes it, if it is not a regular file.
@@ -79,8 +79,7 @@ class FileReplica:
         except BaseException:
             self.close()
             raise
-        # Of others' files the kernel does not tell what is cached, and of some filesystems nobody can.
-        self._told: Final = info.st_uid == os.geteuid() and close is close_now
+        self._owner: Final = info.st_uid
         self.size: Final = info.st_size
         self.modified: Final = int(info.st_mtime)
         self.fingerprint: Final[Fingerprint] = _fingerprint(info)
@@ -111,8 +110,11 @@ class FileReplica:
 
     def send_cached(self, socket: int, offset: int, size: int) -> int:
         """Send bytes over a socket, straight from the page cache; none if a disk would have to be asked for any."""
+        # Of others' files the kernel does not tell what is cached, and of some filesystems nobody can.
+        if self._close is not close_now or self._owner != os.geteuid():
+            return 0
         try:
-            if self._told and posix.is_cached(self.fd, offset, size):
+            if posix.is_cached(self.fd, offset, size):
                 return os.sendfile(socket, self.fd, offset, size)
         except OSError:
             pass  # the socket is full or gone, or the file is: whoever reads and writes finds out which

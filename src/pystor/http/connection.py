@@ -120,10 +120,7 @@ class Connection(HttpToolsProtocol):
         if self._running is not None:
             self.cycle.keep_alive = False
             return
-        if self._phase == BODY:
-            self._linger()
-        elif not self._is_ending():
-            self._close()
+        self._end(expecting=self._phase == BODY or self._surplus)
         if self._lingering:
             self._alarm.ring_in(1.0)
 
@@ -245,9 +242,13 @@ class Connection(HttpToolsProtocol):
 
     def _leave(self) -> None:
         """End the connection after an answer; who did not ask for that may have sent more."""
+        self._end(expecting=self._phase == BODY or self._surplus or self.server_state.parting)
+
+    def _end(self, *, expecting: bool) -> None:
+        """End the connection after what was written, unless it is ending; `expecting`: more may come."""
         if self._is_ending():
             return
-        if self._phase == BODY or self._surplus or self.server_state.parting:
+        if expecting:
             self._linger()
         else:
             self._close()
