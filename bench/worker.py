@@ -36,7 +36,7 @@ def serve(file: Path, port: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     with tempfile.TemporaryDirectory() as shared, server.listen("127.0.0.1", port) as listener, ours:
         build = partial(main.build, settings, shared)
-        server.Task(build, listener, main.limits(settings), settings.shutdown_timeout).run(theirs)
+        server.Task(build, listener, main.limits(settings), settings.shutdown_timeout, settled=False).run(theirs, 0)
 
 
 if __name__ == "__main__":

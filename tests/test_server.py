@@ -1,9 +1,11 @@
-"""The server as processes: `python -m tests.test_server DIRECTORY` serves an application of a few lines."""
+"""The server as processes: `python -m tests.test_server DIRECTORY SECONDS WORKERS` serves a small application."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Application:
-    """Answers with the number of its process; files in its directory make it fail."""
+    """Answers with the number of its process, or where its threads run; files in its directory make it fail."""
 
     limits = Limits()
 
@@ -45,6 +47,9 @@ class Application:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
+        if scope["path"] == "/processors":
+            await self._tell_processors(send)
+            return
         size = 1 << 30 if scope["path"] == "/large" else 0
         if not size:
             while (await receive())["more_body"]:
@@ -53,6 +58,12 @@ class Application:
         for _ in range(size >> 20):
             await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
         await send({"type": "http.response.body"})
+
+    async def _tell_processors(self, send: Any) -> None:
+        mine, theirs = os.sched_getaffinity(0), await asyncio.to_thread(os.sched_getaffinity, 0)
+        answer = text(200, json.dumps([sorted(mine), sorted(theirs)]))
+        await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
@@ -64,12 +75,12 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def main(directory: Path, shutdown_timeout: float) -> int:
+def main(directory: Path, shutdown_timeout: float, workers: int) -> int:
     return server.serve(
         functools.partial(Application, directory),
         host="127.0.0.1",
         port=0,
-        workers=2,
+        workers=workers,
         limits=Application.limits,
         shutdown_timeout=shutdown_timeout,
         announce=lambda url: print(url, flush=True),  # noqa: T201  # as the command does
@@ -79,11 +90,11 @@ def main(directory: Path, shutdown_timeout: float) -> int:
 class Running:
     """A server with a session of its own, so that nothing it starts can hide."""
 
-    def __init__(self, directory: Path, *, shutdown_timeout: float = 1.0) -> None:
+    def __init__(self, directory: Path, *, shutdown_timeout: float = 1.0, workers: int = 2) -> None:
         self.directory = directory
         with (directory / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.test_server", str(directory), str(shutdown_timeout)],
+                [sys.executable, "-m", "tests.test_server", str(directory), str(shutdown_timeout), str(workers)],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -224,6 +235,45 @@ def test_sighup_renews_all_workers_without_a_pause(start: Start) -> None:
     assert running.wait() == 0
 
 
+ALL = sorted(os.sched_getaffinity(0))
+EACH = [{processor} for processor in ALL]
+WHERE = b"GET /processors HTTP/1.1\r\nconnection: close\r\n\r\n"
+
+
+def processors_of(running: Running) -> list[set[int]]:
+    """Where the event loops of all workers run."""
+    found = []
+    for pid in running.workers:
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.sched_getaffinity(pid))
+    return sorted(found, key=min)
+
+
+def test_each_worker_keeps_to_a_processor_of_its_own_if_there_is_one_for_each(start: Start) -> None:
+    running = start(workers=len(ALL))
+    assert running.is_served()
+    eventually(lambda: processors_of(running) == EACH)
+    for victim in running.workers:
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda victim=victim: victim not in running.workers and processors_of(running) == EACH)  # type: ignore[misc]
+    before = set(running.workers)
+    running.signal(signal.SIGHUP)
+    eventually(lambda: not before & set(running.workers) and processors_of(running) == EACH)
+
+
+def test_what_takes_long_beside_the_event_loop_runs_on_any_processor(start: Start) -> None:
+    running = start(workers=len(ALL))
+    loops, others = json.loads(running.ask(WHERE).partition(b"\r\n\r\n")[2])
+    assert len(loops) == 1
+    assert others == ALL
+
+
+@pytest.mark.skipif(len(ALL) == 1, reason="needs two processors, of which one has no worker")
+def test_where_a_processor_has_no_worker_each_worker_runs_on_any(start: Start) -> None:
+    running = start(workers=len(ALL) - 1)
+    assert json.loads(running.ask(WHERE).partition(b"\r\n\r\n")[2]) == [ALL, ALL]
+
+
 def test_stalled_clients_hold_up_the_end_no_longer_than_the_shutdown_timeout(start: Start) -> None:
     running = start(shutdown_timeout=1.0)
     upload = b"POST /x HTTP/1.1\r\ncontent-length: 100\r\n\r\nsome"
@@ -328,13 +378,13 @@ def test_the_url_can_be_pasted(host: str, url: str) -> None:
     assert server._url(host, 80) == url
 
 
-def say_nothing(_: supervisor.Line) -> None:
+def say_nothing(_: supervisor.Line, number: int) -> None:  # noqa: ARG001  what a worker is called with
     threading.Event().wait()
 
 
 def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(supervisor, "SILENCE", 0.5)
-    worker = supervisor.Worker(say_nothing)
+    worker = supervisor.Worker(say_nothing, 0)
     worker.tend(10.0)
     worker.tend(10.4)
     assert worker.alive
@@ -345,4 +395,4 @@ def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))

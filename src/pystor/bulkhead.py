@@ -39,7 +39,7 @@ class Bulkhead:
         switch: Switch | None = None,
         committers: Committers | None = None,
     ) -> None:
-        """Begin with no thread at all; at most `threads` are started, as work comes.
+        """Begin with no thread at all; at most `threads` are started for each kind of work, as it comes.
 
         `switch` is shared with all who have the same storage, in other processes too; `committers` with the other
         storages of this process, some of which may lie on one filesystem.
@@ -53,6 +53,7 @@ class Bulkhead:
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
+        self._neighbours: Final = Crew(f"stor {storage.root}", threads, roams=False)
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
@@ -84,16 +85,19 @@ class Bulkhead:
         probing: bool = False,
         writing: bool = False,
         waits: bool = False,
+        nearby: bool = False,
         count: Callable[[_T], int] = one,
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
 
-        What `waits` for the disk, as an fsync does, is not in the way of what does not. `count` tells of the result how
-        many things were done in one go.
+        What `waits` for the disk, as an fsync does, is not in the way of what does not. What is done `nearby` is done
+        on the processor of the event loop: it takes a moment. `count` tells of the result how many things were done in
+        one go.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        job = self._crew.give(operation, arguments, certain=certain, waits=waits, count=count)
+        crew = self._neighbours if nearby else self._crew
+        job = crew.give(operation, arguments, certain=certain, waits=waits, count=count)
         step = Running(self, job, _name(operation), deadline)
         if not (probing or certain):
             self._waited_for.add(step)
@@ -194,6 +198,7 @@ class Bulkhead:
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
         self._crew.stop()
+        self._neighbours.stop()
         self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:

@@ -20,6 +20,9 @@ from pystor.errors import StorageError
 from pystor.steps import Step, outcomes
 from pystor.together import Done, one_by_one
 
+_LITTLE: Final = 256 << 10
+"""Bytes of a batch that are written in less time than its files are made in."""
+
 
 class Seen(Exception):
     """Something stands under the name of a blob that was to be new."""
@@ -57,6 +60,8 @@ class Company:
         self.members: Final = tuple(members)
         self._writing: Final = Batches(self._write)
         self._naming: Final = Batches(self._name)
+        self._held: Callable[[], None] = _nothing
+        """Lets the next batch be written, once that which was written last is named."""
 
     async def write(self, content: bytes, unseen: Digest | None = None) -> Parcel:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
@@ -102,6 +107,8 @@ class Company:
         try:
             await self._do(_name, batch, through)
         finally:
+            held, self._held = self._held, _nothing
+            held()
             for parcel in batch:
                 _settle(parcel, None)
 
@@ -112,16 +119,27 @@ class Company:
             done = await asyncio.gather(*(_on(member, work, batch) for member in self.members))
             for member, outcomes_there in zip(self.members, done, strict=True):
                 _note(member, batch, outcomes_there)
-            through()
-            await self._sync(batch)
+            going = {member: _shared(member, batch) for member in self.members}
+            if work is _write and self._is_named_next(batch) and not any(going.values()):
+                self._held = through
+            else:
+                through()
+            await self._sync(going)
         except BaseException:
             for parcel in batch:
                 parcel.done.cancel()
             raise
 
-    async def _sync(self, batch: Sequence[Parcel]) -> None:
+    def _is_named_next(self, batch: Sequence[Parcel]) -> bool:
+        """Tell whether something of a batch that was written is named at once, without waiting for a disk.
+
+        The next batch is written after that: two at once take the time from each other, and each is smaller.
+        """
+        prompt = all(member.storage.prompt for member in self.members)
+        return prompt and not all(parcel.alone or parcel.failed for parcel in batch)
+
+    async def _sync(self, going: Mapping[Bulkhead, Sequence[Parcel]]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
-        going = {member: _shared(member, batch) for member in self.members}
         steps = {
             member: member.commit(_longest_open(member, parcels), len(parcels))
             for member, parcels in going.items()
@@ -131,6 +149,10 @@ class Company:
             if isinstance(outcome, Exception):
                 for parcel in going[member]:
                     parcel.failed[member] = outcome
+
+
+def _nothing() -> None:
+    pass
 
 
 def _longest_open(member: Bulkhead, parcels: Sequence[Parcel]) -> Filesystem:
@@ -188,8 +210,10 @@ async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Don
 
 def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
     waits = not member.storage.prompt or any(parcel.alone for parcel in batch)
+    nearby = not waits and sum(len(parcel.content) for parcel in batch) <= _LITTLE
     deadline = max((parcel.staged[member].patience for parcel in batch if parcel.staged), default=WRITE_DEADLINE)
-    return member.begin(work, member, batch, deadline=deadline, writing=work is _write, waits=waits, count=len)
+    writing = work is _write
+    return member.begin(work, member, batch, deadline=deadline, writing=writing, waits=waits, nearby=nearby, count=len)
 
 
 def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
+from pystor import processors
+
 _T = TypeVar("_T")
 
 _QUICK: Final = 0.002  # seconds for each thing that a job does; what takes longer is waited for by a thread of its own
@@ -114,9 +116,13 @@ def close(result: Any) -> None:
 class Crew:
     """Threads of one name, started as work comes. To be given work from an event loop."""
 
-    def __init__(self, name: str, limit: int) -> None:
-        """Begin with no thread at all; there are never more than `limit`."""
+    def __init__(self, name: str, limit: int, *, roams: bool = True) -> None:
+        """Begin with no thread at all; there are never more than `limit`.
+
+        `roams`: they run on any processor, or else where the event loop runs.
+        """
         self._name: Final = name
+        self._roams: Final = roams
         self._limit: Final = limit
         self._threads = 0
         self._pace = 0.0
@@ -184,6 +190,8 @@ class Crew:
         self._watch()
 
     def _live(self) -> None:
+        if self._roams:
+            processors.roam()
         while self._calls.get():
             self._work_off()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, commit, company, posix, together, unnamed
+from pystor import batches, commit, company, posix, processors, together, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import Company, Parcel, Seen
@@ -362,6 +362,82 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
 
     run(scenario())
     assert sorted(blobs(pair[0])) == CONTENTS[:5]
+
+
+def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_named(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So there are more of them by then: half the batches for the same uploads."""
+    storage = adopted(memory / "a", local=True, durable=False)
+    steps: list[str] = []
+    write, name = company._write, company._name
+    wrote = threading.Event()
+
+    def note_write(member: Bulkhead, batch: Any) -> Any:
+        steps.append(f"write {len(batch)}")
+        wrote.set()
+        return write(member, batch)
+
+    def note_name(member: Bulkhead, batch: Any) -> Any:
+        steps.append(f"name {len(batch)}")
+        return name(member, batch)
+
+    monkeypatch.setattr(company, "_write", note_write)
+    monkeypatch.setattr(company, "_name", note_name)
+
+    async def scenario() -> None:
+        mine = in_company([storage])
+        first = asyncio.gather(*(store(mine, content) for content in CONTENTS[:4]))
+        await eventually(wrote.is_set)
+        await asyncio.gather(first, *(store(mine, content) for content in CONTENTS[4:]))
+        end(mine)
+
+    run(scenario())
+    assert steps == ["write 4", "name 4", "write 12", "name 12"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_batch_of_which_nothing_is_named_holds_nobody_up(memory: Path, durable: bool) -> None:
+    storage = adopted(memory / "a", local=True, durable=durable)
+    for content in CONTENTS[:4]:
+        place(storage, content)
+
+    async def scenario() -> None:
+        mine = in_company([storage])
+        seen = [store(mine, content, Digest.of(content)) for content in CONTENTS[:4]]
+        assert {type(outcome) for outcome in await asyncio.gather(*seen, return_exceptions=True)} == {Seen}
+        async with asyncio.timeout(10):  # of the thirty seconds for which a batch is waited for here
+            assert await store_all(mine, CONTENTS[4:]) == [None] * 12
+        end(mine)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("size", [4096, company._LITTLE])
+def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_ones_on_any(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(processors, "_all", set())
+    everywhere = os.sched_getaffinity(0)
+    storage = adopted(memory / "a", local=True, durable=False)
+    real, seen = company._write_one, []
+
+    def write_one(entrance: Any, parcel: Parcel) -> Any:
+        seen.append(os.sched_getaffinity(0))
+        return real(entrance, parcel)
+
+    monkeypatch.setattr(company, "_write_one", write_one)
+
+    async def scenario() -> None:
+        processors.keep_to_one(0)
+        mine = in_company([storage])
+        assert await store_all(mine, [os.urandom(size) for _ in range(2)]) == [None] * 2
+        end(mine)
+
+    thread = threading.Thread(target=run, args=(scenario(),))  # what is changed for a thread goes with it
+    thread.start()
+    thread.join()
+    assert seen == [{min(everywhere)} if size == 4096 else everywhere] * 2
 
 
 def test_where_writing_waits_there_are_no_batches(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

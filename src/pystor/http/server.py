@@ -18,11 +18,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from pystor import processors
 from pystor.http.connection import State
 from pystor.http.protocol import Application, Limits, StorProtocol
 from pystor.http.supervisor import READY, STOPPING, Line, Supervisor, tell
@@ -57,7 +59,7 @@ def serve(
     """
     with listen(host, port) as listener:
         url = _url(host, listener.getsockname()[1])
-        task = Task(application, listener, limits, shutdown_timeout)
+        task = Task(application, listener, limits, shutdown_timeout, settled=processors.are_taken_by(workers))
         grace = shutdown_timeout + KILL_AFTER
         return Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url)).run(on_stop=listener.close)
 
@@ -85,20 +87,30 @@ class Task:
     """What a worker does; it is pickled and runs in the worker's process."""
 
     def __init__(
-        self, application: Callable[[], Application], listener: socket.socket, limits: Limits, shutdown_timeout: float
+        self,
+        application: Callable[[], Application],
+        listener: socket.socket,
+        limits: Limits,
+        shutdown_timeout: float,
+        *,
+        settled: bool,
     ) -> None:
+        """`settled`: each worker keeps to a processor."""
         self.application = application
         self.listener = listener
         self.limits = limits
         self.shutdown_timeout = shutdown_timeout
+        self.settled = settled
 
-    def run(self, line: Line) -> None:
+    def run(self, line: Line, number: int) -> None:
         """Serve until SIGTERM, or until the supervisor is gone."""
+        if self.settled:
+            processors.keep_to_one(number)
         server = Server(self._config(), lambda: tell(line, READY))
-        for number in STOPPING:
+        for stopping in STOPPING:
             # For the time before uvicorn handles them; and after, when it raises them again, which must not end
             # this process before its exit handlers have run.
-            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+            signal.signal(stopping, lambda *_: setattr(server, "should_exit", True))
         threading.Thread(target=self._answer_pings, args=(server, line), name="supervised", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked by the supervisor until someone listens
         server.run([self.listener])
@@ -147,7 +159,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve."""
-        self.server_state.outbox = Outbox(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="stor", initializer=processors.roam))
+        self.server_state.outbox = Outbox(loop)
         await super().startup(sockets)
         # What was made by now stays: looking through it for garbage took up to a tenth of the time.
         gc.collect()

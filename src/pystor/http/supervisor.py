@@ -46,14 +46,18 @@ def tell(line: Line, word: bytes) -> None:
 class Worker:
     """A worker process, as its supervisor sees it."""
 
-    def __init__(self, target: Callable[[Line], None]) -> None:
-        """Start a process that calls `target`, with the signals of `STOPPING` held back until it listens."""
+    def __init__(self, target: Callable[[Line, int], None], number: int) -> None:
+        """Start a process that calls `target`, with the signals of `STOPPING` held back until it listens.
+
+        `number` is the least that no other worker of its generation has.
+        """
+        self.number: Final = number
         self.line, theirs = _spawn.Pipe()
         self.ready = False
         self._asked: float | None = None
         self._ask_at = 0.0
         self._kill_at: float | None = None
-        self._process = _spawn.Process(target=target, args=(theirs,), name="worker")
+        self._process = _spawn.Process(target=target, args=(theirs, number), name="worker")
         with theirs, _blocked(STOPPING):
             self._process.start()
 
@@ -165,7 +169,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, target: Callable[[Line], None], count: int, *, grace: float, on_ready: Callable[[], None]
+        self, target: Callable[[Line, int], None], count: int, *, grace: float, on_ready: Callable[[], None]
     ) -> None:
         self._target = target
         self._count = count
@@ -190,7 +194,8 @@ class Supervisor:
 
     def _keep(self, signals: Signals) -> None:
         if len(self._workers) < self._count and time.monotonic() >= self._not_before:
-            self._workers.append(Worker(self._target))
+            taken = {worker.number for worker in self._workers}
+            self._workers.append(Worker(self._target, min(set(range(self._count)) - taken)))
             return
         self._wait(signals)
         if signals.take(signal.SIGHUP):
