@@ -104,9 +104,7 @@ class Task:
 
     def run(self, line: Line, number: int) -> None:
         """Serve until SIGTERM, or until the supervisor is gone."""
-        if self.settled:
-            processors.keep_to_one(number)
-        server = Server(self._config(), lambda: tell(line, READY))
+        server = Server(self._config(), lambda: tell(line, READY), number if self.settled else None)
         for stopping in STOPPING:
             # For the time before uvicorn handles them; and after, when it raises them again, which must not end
             # this process before its exit handlers have run.
@@ -152,13 +150,17 @@ class Task:
 class Server(uvicorn.Server):
     """uvicorn's server, which tells when it is ready, and leaves no connection open when it ends."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], processor: int | None = None) -> None:
+        """`processor` is the number of the one that it keeps to as soon as it serves, or None."""
         super().__init__(config)
         self.server_state: State = State()
+        self._processor = processor
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve."""
+        if self._processor is not None:
+            processors.keep_to_one(self._processor)  # not before: it starts sooner wherever there is room
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="stor", initializer=processors.roam))
         self.server_state.outbox = Outbox(loop)
