@@ -53,7 +53,7 @@ class Bulkhead:
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
-        self._neighbours: Final = Crew(f"stor {storage.root}", threads, roams=False)
+        self._nearby: Final = Crew(f"stor {storage.root}", threads, roams=False)
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
@@ -96,7 +96,7 @@ class Bulkhead:
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        crew = self._neighbours if nearby else self._crew
+        crew = self._nearby if nearby else self._crew
         job = crew.give(operation, arguments, certain=certain, waits=waits, count=count)
         step = Running(self, job, _name(operation), deadline)
         if not (probing or certain):
@@ -198,7 +198,7 @@ class Bulkhead:
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
         self._crew.stop()
-        self._neighbours.stop()
+        self._nearby.stop()
         self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:

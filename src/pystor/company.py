@@ -96,8 +96,15 @@ class Company:
 
     async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
         batch[0].alone = len(batch) == 1 and all(member.uploads == 1 for member in self.members)
+
+        def written() -> None:
+            if self._is_named_next(batch):
+                self._held = through
+            else:
+                through()
+
         try:
-            await self._do(_write, batch, through)
+            await self._do(_write, batch, written)
         finally:
             await asyncio.shield(_discard_all([parcel for parcel in batch if parcel.failed or parcel.done.done()]))
             for parcel in batch:
@@ -119,12 +126,8 @@ class Company:
             done = await asyncio.gather(*(_on(member, work, batch) for member in self.members))
             for member, outcomes_there in zip(self.members, done, strict=True):
                 _note(member, batch, outcomes_there)
-            going = {member: _shared(member, batch) for member in self.members}
-            if work is _write and self._is_named_next(batch) and not any(going.values()):
-                self._held = through
-            else:
-                through()
-            await self._sync(going)
+            through()
+            await self._sync(batch)
         except BaseException:
             for parcel in batch:
                 parcel.done.cancel()
@@ -135,11 +138,13 @@ class Company:
 
         The next batch is written after that: two at once take the time from each other, and each is smaller.
         """
-        prompt = all(member.storage.prompt for member in self.members)
-        return prompt and not all(parcel.alone or parcel.failed for parcel in batch)
+        going = [parcel for parcel in batch if not parcel.failed]
+        unsynced = all(staged.filesystem is None for parcel in going for staged in parcel.staged.values())
+        return bool(going) and unsynced and all(member.storage.prompt for member in self.members)
 
-    async def _sync(self, going: Mapping[Bulkhead, Sequence[Parcel]]) -> None:
+    async def _sync(self, batch: Sequence[Parcel]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
+        going = {member: _shared(member, batch) for member in self.members}
         steps = {
             member: member.commit(_longest_open(member, parcels), len(parcels))
             for member, parcels in going.items()

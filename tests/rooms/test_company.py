@@ -371,11 +371,11 @@ def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_na
     storage = adopted(memory / "a", local=True, durable=False)
     steps: list[str] = []
     write, name = company._write, company._name
-    wrote = threading.Event()
+    all_here = threading.Event()
 
     def note_write(member: Bulkhead, batch: Any) -> Any:
         steps.append(f"write {len(batch)}")
-        wrote.set()
+        assert all_here.wait(10)
         return write(member, batch)
 
     def note_name(member: Bulkhead, batch: Any) -> Any:
@@ -388,12 +388,49 @@ def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_na
     async def scenario() -> None:
         mine = in_company([storage])
         first = asyncio.gather(*(store(mine, content) for content in CONTENTS[:4]))
-        await eventually(wrote.is_set)
-        await asyncio.gather(first, *(store(mine, content) for content in CONTENTS[4:]))
+        await eventually(lambda: steps == ["write 4"])
+        others = asyncio.gather(*(store(mine, content) for content in CONTENTS[4:]))
+        await asyncio.sleep(0)  # for them to wait behind the first
+        all_here.set()
+        await asyncio.gather(first, others)
         end(mine)
 
     run(scenario())
     assert steps == ["write 4", "name 4", "write 12", "name 12"]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_where_a_disk_is_waited_for_others_are_written_before_those_before_are_named(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    storage = adopted(memory / "a", local=local)
+    if local:
+        commit_together([storage])
+    go_on, written = threading.Event(), list[bytes]()
+    write_one, name_one = company._write_one, company._name_one
+
+    def note(entrance: Any, parcel: Parcel) -> Any:
+        written.append(parcel.content)
+        return write_one(entrance, parcel)
+
+    def name_late(parcel: Parcel, staged: Any) -> None:
+        assert go_on.wait(20)
+        name_one(parcel, staged)
+
+    monkeypatch.setattr(company, "_write_one", note)
+    monkeypatch.setattr(company, "_name_one", name_late)
+
+    async def scenario() -> None:
+        mine = in_company([storage])
+        first = asyncio.gather(*(store(mine, content) for content in CONTENTS[:3]))
+        await eventually(lambda: len(written) == 3)
+        others = asyncio.gather(*(store(mine, content) for content in CONTENTS[3:6]))
+        await eventually(lambda: len(written) == 6)
+        go_on.set()
+        await asyncio.gather(first, others)
+        end(mine)
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("durable", [True, False])
