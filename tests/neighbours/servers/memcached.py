@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -52,6 +53,8 @@ class Memcached:
     def pause(self) -> None:
         """Let it hang: connections are made, nobody answers."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # until then one of its threads may answer
 
     def resume(self) -> None:
         """Let it go on."""
