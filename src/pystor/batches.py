@@ -30,11 +30,17 @@ class Batches(Generic[_T]):
         self._under_way: Final[set[asyncio.Task[None]]] = set()
 
     def join(self, item: _T) -> None:
-        """Go with the next batch, which is begun when all that is ready to be run now has had the chance to join."""
+        """Go with the next batch, which is begun when a turn of the event loop has brought no more."""
         self._waiting.append(item)
         if self._gate is None:
             self._gate = self
-            asyncio.get_running_loop().call_soon(self._begin)
+            self._gather(0)
+
+    def _gather(self, before: int) -> None:
+        if before < len(self._waiting) < _MOST:
+            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]

@@ -176,8 +176,8 @@ class Entrance(Protocol):
     Every method raises `StorageError`.
     """
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether something stands under the name of a blob, be it the blob or not."""
+    def make_way(self, digest: Digest) -> bool:
+        """Have a place for a new blob; False if something stands under its name, be it the blob or not."""
         ...
 
     def stage(self, size: int, *, shared: bool = False) -> Staged:

@@ -53,7 +53,6 @@ class Bulkhead:
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
-        self._nearby: Final = Crew(f"stor {storage.root}", threads, roams=False)
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
@@ -85,22 +84,19 @@ class Bulkhead:
         probing: bool = False,
         writing: bool = False,
         waits: bool = False,
-        nearby: bool = False,
         count: Callable[[_T], int] = one,
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
 
-        What `waits` for the disk, as an fsync does, is not in the way of what does not. What is done `nearby` is done
-        on the processor of the event loop: it takes a moment. `count` tells of the result how many things were done in
-        one go.
+        What `waits` for the disk, as an fsync does, is not in the way of what does not. `count` tells of the result how
+        many things were done in one go.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        crew = self._nearby if nearby else self._crew
-        job = crew.give(operation, arguments, certain=certain, waits=waits, count=count)
+        job = self._crew.give(operation, arguments, certain=certain, waits=waits, count=count)
         step = Running(self, job, _name(operation), deadline)
         if not (probing or certain):
-            self._waited_for.add(step)
+            self.remember(step)
         return step
 
     def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
@@ -110,12 +106,16 @@ class Bulkhead:
         what it lost.
         """
         step = Syncing(self, self._committers.join(filesystem, self._expects), uploads, WRITE_DEADLINE)
-        self._waited_for.add(step)
+        self.remember(step)
         return step
 
     def _expects(self) -> bool:
         """Tell whether there are uploads on their way that do not wait for a sync yet, or not any more."""
         return self.uploads > sum(step.syncing for step in self._waited_for)
+
+    def remember(self, step: Awaited[Any]) -> None:
+        """Take note that a step is waited for, until the storage is out."""
+        self._waited_for.add(step)
 
     def forget(self, step: Awaited[Any]) -> None:
         """Take note that nobody waits for a step any more."""
@@ -198,7 +198,6 @@ class Bulkhead:
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
         self._crew.stop()
-        self._nearby.stop()
         self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:

@@ -15,10 +15,11 @@ from typing import Final, TypeAlias
 from pystor.batches import Batches
 from pystor.blob import Entrance, Filesystem, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.steps import Step, outcomes
-from pystor.together import Done, one_by_one
+from pystor.together import Done, Round, Work, one_by_one
 
 _LITTLE: Final = 256 << 10
 """Bytes of a batch that are written in less time than its files are made in."""
@@ -49,15 +50,17 @@ class Parcel:
         return next((each for each in failures if isinstance(each, Seen)), failures[0] if failures else None)
 
 
-Work: TypeAlias = Callable[[Bulkhead, Sequence[Parcel]], Done]
+_Part: TypeAlias = tuple[Bulkhead, Sequence[Parcel]]
+"""What goes to one storage in one go."""
 
 
 class Company:
     """The small uploads that are on their way to the same storages. To be used from one event loop."""
 
-    def __init__(self, members: Sequence[Bulkhead]) -> None:
-        """Begin without any."""
+    def __init__(self, members: Sequence[Bulkhead], crew: Crew | None = None) -> None:
+        """Begin without any. `crew` does what is light on all storages in one go; without it, each does its part."""
         self.members: Final = tuple(members)
+        self._crew: Final = crew
         self._writing: Final = Batches(self._write)
         self._naming: Final = Batches(self._name)
         self._held: Callable[[], None] = _nothing
@@ -94,6 +97,11 @@ class Company:
         for member in self.members:
             member.uploads -= 1
 
+    def stop(self) -> None:
+        """Let the threads end when they have done what they were given."""
+        if self._crew is not None:
+            self._crew.stop()
+
     async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
         batch[0].alone = len(batch) == 1 and all(member.uploads == 1 for member in self.members)
 
@@ -119,19 +127,42 @@ class Company:
             for parcel in batch:
                 _settle(parcel, None)
 
-    async def _do(self, work: Work, batch: Sequence[Parcel], through: Callable[[], None]) -> None:
+    async def _do(self, work: Work[Parcel], batch: Sequence[Parcel], through: Callable[[], None]) -> None:
         for member in self.members:
             member.hurry()
         try:
-            done = await asyncio.gather(*(_on(member, work, batch) for member in self.members))
-            for member, outcomes_there in zip(self.members, done, strict=True):
-                _note(member, batch, outcomes_there)
+            if self._crew is not None and self._is_light(batch):
+                left = await self._in_one_go(self._crew, work, batch)
+            else:
+                left = [part for member in self.members for part in _parts(member, batch)]
+            while left:
+                left = await _in_parts(work, left)
             through()
             await self._sync(batch)
         except BaseException:
             for parcel in batch:
                 parcel.done.cancel()
             raise
+
+    def _is_light(self, batch: Sequence[Parcel]) -> bool:
+        """Tell whether one thread is through with a batch on all storages in no time, as far as can be told."""
+        return (
+            not batch[0].alone
+            and all(member.storage.prompt and not member.unwritable for member in self.members)
+            and sum(len(parcel.content) for parcel in batch) <= _LITTLE
+        )
+
+    async def _in_one_go(self, crew: Crew, work: Work[Parcel], batch: Sequence[Parcel]) -> list[_Part]:
+        """Do a work with a batch on one storage after the other; returns what is left to be done."""
+        going = Round(self.members)
+        deadline = max(_patience(member, batch) for member in self.members)
+        outcome = await going.begin(crew, work, batch, deadline).outcome()
+        done = going.done
+        if isinstance(outcome, Exception):
+            done = done[: len(self.members) - 1]  # of the last one nobody wants to know any more
+            for member in self.members[len(done) :]:
+                _fail(member, batch, outcome)
+        return [part for member, each in zip(self.members, done, strict=False) for part in _note(member, batch, each)]
 
     def _is_named_next(self, batch: Sequence[Parcel]) -> bool:
         """Tell whether something of a batch that was written is named at once, without waiting for a disk.
@@ -184,41 +215,50 @@ def _settle(parcel: Parcel, failure: Exception | None) -> None:
         parcel.done.set_exception(failure)
 
 
-def _note(member: Bulkhead, batch: Sequence[Parcel], done: Done) -> None:
-    for parcel, outcome in zip(batch, done, strict=True):
+def _parts(member: Bulkhead, batch: Sequence[Parcel]) -> list[_Part]:
+    """Tell what goes to a storage in one go."""
+    return [(member, batch)] if member.storage.prompt else [(member, (parcel,)) for parcel in batch]
+
+
+async def _in_parts(work: Work[Parcel], parts: Sequence[_Part]) -> list[_Part]:
+    """Do a work on all storages at once; returns what is left to be done."""
+    ended = await outcomes([_begin(member, work, part) for member, part in parts])
+    left = []
+    for (member, part), outcome in zip(parts, ended, strict=True):
+        if isinstance(outcome, Exception):
+            _fail(member, part, outcome)
+        else:
+            left += _note(member, part, outcome)
+    return left
+
+
+def _fail(member: Bulkhead, part: Sequence[Parcel], error: Exception) -> None:
+    for parcel in part:
+        parcel.failed[member] = error
+
+
+def _note(member: Bulkhead, part: Sequence[Parcel], done: Done) -> list[_Part]:
+    """Take note of what became of parcels on a storage; returns what was not begun, each for itself."""
+    for parcel, outcome in zip(part, done, strict=False):
+        # What fails because it was given up says nothing of the storage.
+        if isinstance(outcome, StorageError) and not parcel.done.done():
+            member.note(outcome)
         if isinstance(outcome, Exception):
             parcel.failed[member] = outcome
         elif outcome is not None:
             parcel.staged[member] = outcome
+    return [(member, (parcel,)) for parcel in part[len(done) :]]
 
 
-async def _on(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Done:
-    """Do a work with a batch on one storage."""
-    at_once = member.storage.prompt or len(batch) == 1
-    done = await _outcome(member, work, batch) if at_once else Done()
-    rest = batch[len(done) :]
-    for each in await asyncio.gather(*(_outcome(member, work, (parcel,)) for parcel in rest)):
-        done += each
-    return done
+def _begin(member: Bulkhead, work: Work[Parcel], part: Sequence[Parcel]) -> Step[Done]:
+    waits = not member.storage.prompt or part[0].alone
+    deadline = _patience(member, part)
+    return member.begin(work, member, part, deadline=deadline, writing=work is _write, waits=waits, count=len)
 
 
-async def _outcome(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Done:
-    outcome = await _begin(member, work, batch).outcome()
-    if isinstance(outcome, Exception):
-        return Done([outcome] * len(batch))
-    for parcel, each in zip(batch, outcome, strict=False):
-        # What fails because it was given up says nothing of the storage.
-        if isinstance(each, StorageError) and not parcel.done.done():
-            member.note(each)
-    return outcome
-
-
-def _begin(member: Bulkhead, work: Work, batch: Sequence[Parcel]) -> Step[Done]:
-    waits = not member.storage.prompt or any(parcel.alone for parcel in batch)
-    nearby = not waits and sum(len(parcel.content) for parcel in batch) <= _LITTLE
-    deadline = max((parcel.staged[member].patience for parcel in batch if parcel.staged), default=WRITE_DEADLINE)
-    writing = work is _write
-    return member.begin(work, member, batch, deadline=deadline, writing=writing, waits=waits, nearby=nearby, count=len)
+def _patience(member: Bulkhead, part: Sequence[Parcel]) -> float:
+    """Seconds that a work with parcels on a storage may take."""
+    return max((parcel.staged[member].patience for parcel in part if member in parcel.staged), default=WRITE_DEADLINE)
 
 
 def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
@@ -228,7 +268,7 @@ def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
 
 
 def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
-    if parcel.unseen is not None and entrance.has(parcel.unseen):
+    if parcel.unseen is not None and not entrance.make_way(parcel.unseen):
         raise Seen
     staged = entrance.stage(len(parcel.content), shared=not parcel.alone)
     try:

@@ -46,6 +46,11 @@ class Digest:
         return self._path
 
     @property
+    def leaf(self) -> str:
+        """The directory of that replica, `AA/BB/CC`."""
+        return self.path[:8]
+
+    @property
     def key(self) -> str:
         """What a blob is called in a bucket: `aa/bb/cc/<64 lowercase hex>`."""
         name = self.hex

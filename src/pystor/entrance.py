@@ -27,8 +27,19 @@ class Entrance:
         self._durable: Final = durable
         self._left: int | None = None
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether something stands under the name of a blob."""
+    def make_way(self, digest: Digest) -> bool:
+        """Make the directory of a blob if there is none; False if something stands under the blob's name.
+
+        In a new directory there is nothing to look for; most are new, until there are millions of blobs.
+        """
+        if self._room() < 0:
+            raise self._full()
+        try:
+            return bool(staging.make_directory(digest.leaf, self._root.fd)) or not self._has(digest)
+        except OSError as error:
+            raise StorageError.from_os(self._storage, "make a directory", error, writing=True) from error
+
+    def _has(self, digest: Digest) -> bool:
         try:
             os.stat(digest.path, dir_fd=self._root.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -63,11 +74,15 @@ class Entrance:
 
     def _take_room(self, size: int) -> None:
         """Count what is written as used: the room is measured once for all that comes in one go."""
+        left = self._room()
+        if left < size:
+            raise self._full()
+        self._left = left - size - _BESIDE
+
+    def _room(self) -> int:
         if self._left is None:
             self._left = self._measure()
-        if self._left < size:
-            raise self._full()
-        self._left -= size + _BESIDE
+        return self._left
 
     def _measure(self) -> int:
         try:

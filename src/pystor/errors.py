@@ -108,16 +108,21 @@ class StorageError(StorError):
         self.reason = reason
 
     @classmethod
-    def from_os(cls, storage: str, operation: str, error: OSError) -> StorageError:
-        """Translate what the operating system said, once; a lack of room becomes `StorageFull`."""
-        kind = StorageFull if error.errno in _FULL else StorageError
-        return kind(
+    def from_os(cls, storage: str, operation: str, error: OSError, *, writing: bool = False) -> StorageError:
+        """Translate what the operating system said, once; a lack of room becomes `StorageFull`.
+
+        `writing`: what was to be written may be lost, so that the storage takes no more until a probe has seen it well.
+        """
+        full = error.errno in _FULL
+        failure = (StorageFull if full else StorageError)(
             storage,
             operation,
             error.strerror or str(error),
             unreadable=error.errno in _UNREADABLE,
             dead=error.errno in _DEAD,
         )
+        failure.unwritable = writing and not full
+        return failure
 
     def describe(self) -> str:
         """One line for operators: which storage, what was tried, what went wrong."""

@@ -15,6 +15,7 @@ from pystor.auditing import Audit
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.company import Company
+from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
@@ -37,6 +38,9 @@ _MEASURED_EVERY: Final = 10.0
 
 _MEASURED_FOR: Final = 1.0
 """Seconds for which a measurement of free space is good enough to place by."""
+
+_THREADS: Final = 8
+"""How many at most write small uploads to a set, near the event loop."""
 
 
 @dataclass(slots=True)
@@ -95,7 +99,9 @@ class Pool:
         self._set_of: Final = {
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
         }
-        self._companies: Final = {replica_set: Company(replica_set.members) for replica_set in self.sets}
+        self._companies: Final = {
+            each: Company(each.members, Crew(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
+        }
         self._weights = [1 for _ in self.sets]
         self._measured_at = -_MEASURED_FOR
         self._all_answered = False
@@ -134,6 +140,8 @@ class Pool:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, self.repairs.stop(), self._audit.stop(), return_exceptions=True)
+        for company in self._companies.values():
+            company.stop()
         for member in self.members():
             member.stop()
 

@@ -18,7 +18,7 @@ from typing import Final
 from pystor import marker, posix
 from pystor.blob import Filesystem, QueueName
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorageFull
+from pystor.errors import StorageError
 from pystor.temporary import TEMPORARIES, Temporary
 
 QUARANTINE: Final = f"{marker.HOME}/quarantine"
@@ -191,7 +191,7 @@ class StagedFile:
         with self._translated("publish"):
             made = self._take_name(digest)
             if self._durable:
-                self._sync_directories(os.path.dirname(digest.path), made)
+                self._sync_directories(digest.leaf, made)
             self._close()
 
     def _take_name(self, digest: Digest) -> set[str]:
@@ -202,24 +202,11 @@ class StagedFile:
         try:
             temporary.keep(digest.path)
         except FileNotFoundError:
-            self._make(os.path.dirname(digest.path), made)
+            made = make_directory(digest.leaf, self._root_fd)
             temporary.keep(digest.path)
         self._temporary, self._published = None, True
         temporary.close()
         return made
-
-    def _make(self, directory: str, made: set[str]) -> None:
-        """Make a directory and what is missing above it; `made` learns where something is new."""
-        above = os.path.dirname(directory)
-        try:
-            os.mkdir(directory, dir_fd=self._root_fd)
-        except FileExistsError:
-            return  # by another upload, just now
-        except FileNotFoundError:
-            self._make(above, made)
-            self._make(directory, made)
-            return
-        made.add(above or ".")
 
     def _sync_directories(self, leaf: str, changed: set[str]) -> None:
         """Sync the leaf, where the name is new, and each directory above it in which a directory may be new.
@@ -267,16 +254,47 @@ class StagedFile:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
-    @contextlib.contextmanager
-    def _translated(self, operation: str) -> Iterator[None]:
-        try:
-            with self._step:
-                yield
-        except OSError as error:
-            failure = StorageError.from_os(self._storage, operation, error)
-            # After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again.
-            failure.unwritable = not isinstance(failure, StorageFull)
-            raise failure from error
+    def _translated(self, operation: str) -> _Step:
+        return _Step(self._step, self._storage, operation)
+
+
+class _Step:
+    """One step of a replica, during which no other is taken; what fails in it is the storage's failure.
+
+    After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again.
+    """
+
+    __slots__ = ("_lock", "_operation", "_storage")
+
+    def __init__(self, lock: threading.Lock, storage: str, operation: str) -> None:
+        self._lock: Final = lock
+        self._storage: Final = storage
+        self._operation: Final = operation
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._lock.release()
+        if isinstance(error, OSError):
+            raise StorageError.from_os(self._storage, self._operation, error, writing=True) from error
+
+
+def make_directory(directory: str, root_fd: int) -> set[str]:
+    """Make a directory below a root, and what is missing above it; returns those in which something is new.
+
+    Raises `OSError`.
+    """
+    above, _, _ = directory.rpartition("/")
+    try:
+        os.mkdir(directory, dir_fd=root_fd)
+    except FileExistsError:
+        return set()  # maybe by another upload, just now
+    except FileNotFoundError:
+        if not above:
+            raise  # the root itself is gone
+        return make_directory(above, root_fd) | make_directory(directory, root_fd)
+    return {above or "."}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pystor.blob import Storage
 from pystor.crew import Job, close
-from pystor.errors import StorageError, StorageFull
+from pystor.errors import StorageError
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -180,8 +180,7 @@ class Syncing(Awaited[None]):
             self._note(error)
             raise
         except OSError as error:
-            failure = StorageError.from_os(self._member.storage.root, self.name, error)
-            failure.unwritable = not isinstance(failure, StorageFull)
+            failure = StorageError.from_os(self._member.storage.root, self.name, error, writing=True)
             raise self._member.note(failure) from error
         finally:
             self._leave()

@@ -1,12 +1,16 @@
-"""Several small things that one thread does one after the other, as long as that is quick."""
+"""Several small things that one thread does one after the other, as long as that is quick, on all storages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from pystor.crew import close
+from pystor.blob import Storage
+from pystor.bulkhead import Bulkhead
+from pystor.crew import Crew, close
+from pystor.errors import StorageError
+from pystor.steps import Awaited, Running, Step
 
 _T = TypeVar("_T")
 
@@ -35,3 +39,63 @@ def one_by_one(do: Callable[[_T], object], things: Sequence[_T]) -> Done:
         if time.monotonic() > until:
             break
     return done
+
+
+Work: TypeAlias = Callable[[Bulkhead, Sequence[_T]], Done]
+
+
+class Round:
+    """A work that goes from storage to storage in one thread: handing it to a thread of each costs more than the work.
+
+    To its step it is the storage that it is at: that is to blame if it takes too long.
+    """
+
+    def __init__(self, members: Sequence[Bulkhead]) -> None:
+        """It goes from the first to the last."""
+        self.done: Final[list[Done]] = []
+        """What became of the things on each storage that it is through with."""
+        self._members: Final = members
+        self._seconds: Final[list[float]] = []
+
+    def begin(self, crew: Crew, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
+        """Have it done; the result is `done`. All of it may take `deadline` seconds."""
+        job = crew.give(self._go, (work, things), count=_how_many)
+        step = Running(self, job, work.__name__.strip("_"), deadline)
+        for member in self._members:
+            member.remember(step)
+        return step
+
+    def _go(self, work: Work[_T], things: Sequence[_T]) -> Done:
+        for member in self._members:
+            began = time.monotonic()
+            done = work(member, things)
+            self._seconds.append(time.monotonic() - began)
+            self.done.append(done)
+        return Done(self.done)
+
+    @property
+    def _at(self) -> Bulkhead:
+        return self._members[min(len(self.done), len(self._members) - 1)]
+
+    @property
+    def storage(self) -> Storage:
+        """Where it is."""
+        return self._at.storage
+
+    def note(self, error: StorageError) -> StorageError:
+        """Take note of a failure of the storage where it is."""
+        return self._at.note(error)
+
+    def quicken(self, _: float) -> None:
+        """Tell each storage how long it took there."""
+        for member, seconds in zip(self._members, self._seconds, strict=True):
+            member.quicken(seconds)
+
+    def forget(self, step: Awaited[Any]) -> None:
+        """Tell all storages that nobody waits for the step any more."""
+        for member in self._members:
+            member.forget(step)
+
+
+def _how_many(done: Done) -> int:
+    return sum(map(len, done))

@@ -31,6 +31,11 @@ class Ferry:
         for item in items:
             self.batches.join(item)
 
+    def join_turn_by_turn(self, items: int, begin: int = 0) -> None:
+        if begin < items:
+            asyncio.get_running_loop().call_soon(self.join_turn_by_turn, items, begin + 1)
+            self.join(begin)
+
 
 async def breathe() -> None:
     for _ in range(5):
@@ -69,6 +74,29 @@ def test_what_is_woken_by_the_same_event_goes_together() -> None:
         await asyncio.gather(*tasks)
         await breathe()
         assert ferry.carried == [list(range(16))]
+
+    run(scenario())
+
+
+def test_what_comes_turn_by_turn_goes_together_until_a_turn_has_brought_nothing() -> None:
+    async def scenario() -> None:
+        ferry = Ferry()
+        ferry.join_turn_by_turn(8)
+        for _ in range(3):
+            await breathe()
+        assert ferry.carried == [list(range(8))]
+
+    run(scenario())
+
+
+def test_who_comes_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_MOST", 3)
+
+    async def scenario() -> None:
+        ferry = Ferry()
+        ferry.join_turn_by_turn(8)
+        await breathe()
+        assert ferry.carried == [[0, 1, 2]]
 
     run(scenario())
 

@@ -16,10 +16,12 @@ from pystor import batches, commit, company, posix, processors, together, unname
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import Company, Parcel, Seen
+from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
+from pystor.staging import StagedFile
 from pystor.uploads import send
 from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
 
@@ -70,14 +72,33 @@ async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException 
     return await asyncio.gather(*(store(mine, content) for content in contents), return_exceptions=True)
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["in one go", "in parts"])
+def in_one_go(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether one thread does what is light on all storages, or one of each."""
+    crew = (lambda: Crew("stor a|b", 4, roams=False)) if request.param else lambda: None
+    monkeypatch.setattr(f"{__name__}._crew", crew)
+    return bool(request.param)
+
+
+def _crew() -> Crew | None: ...
+
+
 def in_company(storages: list[Directory]) -> Company:
     committers = Committers()
-    return Company([Bulkhead(storage, committers=committers) for storage in storages])
+    return Company([Bulkhead(storage, committers=committers) for storage in storages], _crew())
 
 
 def end(mine: Company) -> None:
+    mine.stop()
     for member in mine.members:
+        assert not member._waited_for
         member.stop()
+
+
+async def ended(mine: Company) -> None:
+    """Wait until what hung is over, too."""
+    end(mine)
+    await eventually(lambda: not any(thread.name.startswith("stor") for thread in threading.enumerate()))
 
 
 def commit_together(pair: list[Directory]) -> None:
@@ -136,6 +157,13 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
     async def scenario() -> None:
         mine = in_company(pair)
         calls = Calls(monkeypatch)
+        write, both = company._write, threading.Barrier(2)
+
+        def write_with_the_other(member: Bulkhead, batch: Any) -> Any:
+            both.wait(10)
+            return write(member, batch)
+
+        monkeypatch.setattr(company, "_write", write_with_the_other)
         await store(mine, b"alone")
         assert calls.of["syncfs"] == 0
         assert calls.of["fsync"] > 2
@@ -264,6 +292,176 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
     assert blobs(hanging) == []
 
 
+@pytest.mark.parametrize("hangs", [0, 1])
+def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, hangs: int
+) -> None:
+    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.3)
+    well = adopted(memory / "a", local=True)
+    adopted(memory / "b", local=True)
+    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
+    hanging.attach()
+    pair: list[Directory] = [well, hanging] if hangs else [hanging, well]
+    commit_together(pair)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        results = await store_all(mine, CONTENTS[:4])
+        assert [result.storage for result in results if isinstance(result, StorageError)] == [hanging.root] * 4
+        assert [member.out for member in mine.members] == [member.storage is hanging for member in mine.members]
+        assert clean_now(well)
+        hanging.go_on.set()
+        await ended(mine)
+        assert clean_now(hanging)
+
+    run(scenario())
+
+
+def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = adopted(memory / "a", local=True)
+    adopted(memory / "b", local=True)
+    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
+    hanging.attach()
+    commit_together([well, hanging])
+
+    async def scenario() -> None:
+        mine = in_company([well, hanging])
+        tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS[:2]]
+        await eventually(hanging.entered.is_set)
+        member = mine.members[1]
+        member.note(StorageError(hanging.root, "open", "no answer", dead=True))
+        monkeypatch.setattr(hanging, "probe", lambda: _fail(hanging))
+        async with asyncio.timeout(5):  # of the twenty seconds of the deadline
+            await member.recover()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(result) for result in results} == {StorageError}
+        hanging.go_on.set()
+        await ended(mine)
+        assert clean_now(well, hanging)
+
+    run(scenario())
+
+
+def _fail(storage: Directory) -> None:
+    raise StorageError(storage.root, "probe", "no answer", dead=True)
+
+
+def test_a_storage_that_is_not_in_its_place_fails_for_itself(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
+    enter = Directory.enter
+
+    def refuse(storage: Directory) -> Entrance:
+        if storage is pair[0]:
+            raise StorageError(storage.root, "attach", "is not mounted")
+        return enter(storage)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        monkeypatch.setattr(Directory, "enter", refuse)
+        results = await store_all(mine, CONTENTS[:4])
+        assert [str(result.storage) for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
+        assert [member.last_error is None for member in mine.members] == [False, True]
+        await eventually(lambda: clean_now(*pair))
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+
+
+def test_a_name_that_is_not_answered_is_that_of_one_and_the_good_replicas_are_noted(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
+    go_on, name_one = threading.Event(), company._name_one
+
+    def name_late(parcel: Parcel, staged: Any) -> None:
+        if staged._storage == pair[1].root:
+            assert go_on.wait(20)
+        name_one(parcel, staged)
+
+    monkeypatch.setattr(company, "_name_one", name_late)
+    monkeypatch.setattr(StagedFile, "patience", 0.3)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        results = await store_all(mine, CONTENTS[:4])
+        assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[1].root] * 4
+        go_on.set()
+        await ended(mine)
+
+    run(scenario())
+    assert sorted(blobs(pair[0])) == CONTENTS[:4]
+    assert len(pair[0].pending("repair", 100)) == 4
+
+
+def test_a_storage_that_is_left_alone_by_writes_is_not_touched(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        failure = StorageError.from_os(pair[1].root, "fsync", OSError(5, "Input/output error"), writing=True)
+        mine.members[1].note(failure)
+        calls = Calls(monkeypatch)
+        results = await store_all(mine, CONTENTS[:4])
+        assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[1].root] * 4
+        assert calls.of["enter"] == 1
+        end(mine)
+
+    run(scenario())
+    assert clean_now(*pair)
+
+
+def test_a_storage_that_is_slow_makes_only_itself_slow(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_together(pair)
+    enter = Directory.enter
+
+    def slowly(storage: Directory) -> Entrance:
+        if storage is pair[1]:
+            time.sleep(0.5)
+        return enter(storage)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        monkeypatch.setattr(Directory, "enter", slowly)
+        assert await store_all(mine, CONTENTS[:4]) == [None] * 4
+        assert [member.slow for member in mine.members] == [False, True]
+        end(mine)
+
+    run(scenario())
+
+
+def test_what_is_light_is_done_by_one_thread_on_all_storages(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, in_one_go: bool
+) -> None:
+    commit_together(pair)
+    threads: set[int] = set()
+    both = threading.Barrier(2)
+    for name in ("_write", "_name"):
+        real = getattr(company, name)
+
+        def work(member: Bulkhead, batch: Any, real: Any = real) -> Any:
+            if not in_one_go:
+                both.wait(10)
+            threads.add(threading.get_ident())
+            return real(member, batch)
+
+        monkeypatch.setattr(company, name, work)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        assert await store_all(mine, CONTENTS) == [None] * 16
+        end(mine)
+
+    run(scenario())
+    assert len(threads) == (1 if in_one_go else 2)
+
+
 def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: Path) -> None:
     quick = adopted(memory / "a", local=True)
     adopted(memory / "b")
@@ -344,8 +542,9 @@ def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_sto
 def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commit_together(pair)
     monkeypatch.setattr(together, "_LONG", 0.0)
-    all_at_once = threading.Barrier(4)
+    all_at_once = threading.Barrier(8)
     real = company._write_one
 
     def write_one(entrance: Any, parcel: Parcel) -> Any:
@@ -356,12 +555,43 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     monkeypatch.setattr(company, "_write_one", write_one)
 
     async def scenario() -> None:
-        mine = in_company(pair[:1])
+        mine = in_company(pair)
         assert await store_all(mine, CONTENTS[:5]) == [None] * 5
         end(mine)
 
     run(scenario())
-    assert sorted(blobs(pair[0])) == CONTENTS[:5]
+    assert [sorted(blobs(storage)) for storage in pair] == [CONTENTS[:5]] * 2
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_what_is_left_for_one_storage_is_done_there_alone(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, slow: int
+) -> None:
+    commit_together(pair)
+    monkeypatch.setattr(together, "_LONG", 0.05)
+    done = Counter[str]()
+
+    def slowly(name: str, real: Any) -> None:
+        def one(first: Any, second: Any) -> Any:
+            storage = (first if name == "_write_one" else second)._storage
+            done[storage + name] += 1
+            if storage == pair[slow].root:
+                time.sleep(0.1)
+            return real(first, second)
+
+        monkeypatch.setattr(company, name, one)
+
+    slowly("_write_one", company._write_one)
+    slowly("_name_one", company._name_one)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
+        end(mine)
+
+    run(scenario())
+    assert [sorted(blobs(storage)) for storage in pair] == [CONTENTS[:5]] * 2
+    assert set(done.values()) == {5}
 
 
 def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_named(
@@ -452,7 +682,7 @@ def test_a_batch_of_which_nothing_is_named_holds_nobody_up(memory: Path, durable
 
 @pytest.mark.parametrize("size", [4096, company._LITTLE])
 def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_ones_on_any(
-    memory: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    memory: Path, monkeypatch: pytest.MonkeyPatch, size: int, in_one_go: bool
 ) -> None:
     monkeypatch.setattr(processors, "_all", set())
     everywhere = os.sched_getaffinity(0)
@@ -474,7 +704,7 @@ def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_o
     thread = threading.Thread(target=run, args=(scenario(),))  # what is changed for a thread goes with it
     thread.start()
     thread.join()
-    assert seen == [{min(everywhere)} if size == 4096 else everywhere] * 2
+    assert seen == [{min(everywhere)} if in_one_go and size == 4096 else everywhere] * 2
 
 
 def test_where_writing_waits_there_are_no_batches(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

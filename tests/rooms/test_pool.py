@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -13,11 +14,12 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.events import Event, LookedUp, StorageFailed
 from pystor.hints import Hints
+from pystor.ingest import store_at_once
 from pystor.marker import Marker
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.verification import Verifier
-from tests.rooms.tools import adopted, eventually, place, pool_of, run
+from tests.rooms.tools import adopted, blobs, eventually, place, pool_of, run, running
 
 CONTENT = b"a blob"
 BLOB = Digest.of(CONTENT)
@@ -54,6 +56,24 @@ def test_a_storage_that_hangs_at_the_start_delays_neither_it_nor_the_others(tmp_
         await pool.stop()
 
     run(scenario())
+
+
+def test_small_uploads_are_written_by_one_thread_of_their_set_which_ends_with_the_pool(memory: Path) -> None:
+    contents = [b"%d" % number for number in range(8)]
+    pair = [adopted(memory / name, local=True, durable=False) for name in "ab"]
+    name = f"stor {pair[0].root}|{pair[1].root}"
+
+    def theirs() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == name]
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await asyncio.gather(*(store_at_once(pool, content, Digest.of(content)) for content in contents))
+            assert len(theirs()) == 1
+        await eventually(lambda: theirs() == [])
+
+    run(scenario())
+    assert [sorted(blobs(storage)) for storage in pair] == [contents] * 2
 
 
 class Rumours:

@@ -764,6 +764,57 @@ def test_what_is_synced_alone_has_a_temporary_name(storage: Directory, shared: E
         assert len(temporaries(storage)) == 1
 
 
+def test_a_way_is_made_for_a_new_blob_and_nothing_is_there(storage: Directory, shared: Entrance) -> None:
+    leaf = where(storage, BLOB).parent
+    assert shared.make_way(BLOB)
+    assert leaf.is_dir()
+    assert shared.make_way(BLOB)
+    leaf.rmdir()
+    assert shared.make_way(BLOB)
+    assert leaf.is_dir()
+
+
+@pytest.mark.parametrize("what", ["a blob", "a bad one", "a directory", "a dangling link"])
+def test_there_is_no_way_where_something_has_the_name(storage: Directory, shared: Entrance, what: str) -> None:
+    there = place(storage, CONTENT if what == "a blob" else b"bad", BLOB)
+    if what not in ("a blob", "a bad one"):
+        there.unlink()
+        there.mkdir() if what == "a directory" else there.symlink_to("nowhere")
+    assert not shared.make_way(BLOB)
+
+
+def test_no_directory_is_made_where_there_is_no_room(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.attach()
+    monkeypatch.setattr(Directory, "left", lambda *_: -1)
+    with storage.enter() as entrance, pytest.raises(StorageFull):
+        entrance.make_way(BLOB)
+    assert not (Path(storage.root) / BLOB.path[:2]).exists()
+
+
+def test_a_directory_that_cannot_be_made_is_a_failure_of_the_storage(
+    shared: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mkdir(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(StorageError, match="storage failed") as caught:
+        shared.make_way(BLOB)
+    assert caught.value.unwritable
+
+
+def test_the_root_that_is_gone_is_no_reason_to_make_directories_for_ever(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    root.rmdir()
+    try:
+        with pytest.raises(FileNotFoundError):
+            staging.make_directory(BLOB.leaf, fd)
+    finally:
+        os.close(fd)
+
+
 def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Directory, shared: Entrance) -> None:
     place(storage, b"bad", BLOB)
     with shared.stage(6, shared=True) as staged:

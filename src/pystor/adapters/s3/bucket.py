@@ -138,9 +138,9 @@ class Bucket:
         """Whether writing waits for nothing: it waits for the network."""
         return False
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether there is an object of a blob's name."""
-        return self._client.size_of(self._prefix + digest.key) is not None
+    def make_way(self, digest: Digest) -> bool:
+        """Tell whether there is no object of a blob's name."""
+        return self._client.size_of(self._prefix + digest.key) is None
 
     def enter(self) -> AbstractContextManager[Bucket]:
         """Write several blobs in one go: each is one for itself."""
