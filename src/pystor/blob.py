@@ -263,6 +263,11 @@ class Storage(Protocol):
         ...
 
     @property
+    def syncs(self) -> bool:
+        """Whether it takes syncs for what is written to be on stable storage, and they are wanted."""
+        ...
+
+    @property
     def prompt(self) -> bool:
         """Whether small blobs are written and named without waiting: several in one go are quicker than each alone."""
         ...

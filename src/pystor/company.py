@@ -103,7 +103,8 @@ class Company:
             self._crew.stop()
 
     async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
-        batch[0].alone = len(batch) == 1 and all(member.uploads == 1 for member in self.members)
+        syncs = any(member.storage.syncs for member in self.members)
+        batch[0].alone = syncs and len(batch) == 1 and all(member.uploads == 1 for member in self.members)
 
         def written() -> None:
             if self._is_named_next(batch):
@@ -169,9 +170,8 @@ class Company:
 
         The next batch is written after that: two at once take the time from each other, and each is smaller.
         """
-        going = [parcel for parcel in batch if not parcel.failed]
-        unsynced = all(staged.filesystem is None for parcel in going for staged in parcel.staged.values())
-        return bool(going) and unsynced and all(member.storage.prompt for member in self.members)
+        at_once = all(member.storage.prompt and not member.storage.syncs for member in self.members)
+        return at_once and not all(parcel.failed for parcel in batch)
 
     async def _sync(self, batch: Sequence[Parcel]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""

@@ -253,6 +253,11 @@ class Directory:
     # Writing
 
     @property
+    def syncs(self) -> bool:
+        """Whether what is written is synced before it is acknowledged."""
+        return self._durable
+
+    @property
     def prompt(self) -> bool:
         """Whether small blobs are written and named without waiting for the disk: that is left to a shared sync."""
         return self._commits or (self.local and not self._durable)

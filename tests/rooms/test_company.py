@@ -75,17 +75,18 @@ async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException 
 @pytest.fixture(autouse=True, params=[True, False], ids=["in one go", "in parts"])
 def in_one_go(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether one thread does what is light on all storages, or one of each."""
-    crew = (lambda: Crew("stor a|b", 4, roams=False)) if request.param else lambda: None
-    monkeypatch.setattr(f"{__name__}._crew", crew)
+    if not request.param:
+        monkeypatch.setattr(f"{__name__}._crew", lambda _: None)
     return bool(request.param)
 
 
-def _crew() -> Crew | None: ...
+def _crew(storages: list[Directory]) -> Crew | None:
+    return Crew(f"stor {storages[0].root}", 4, roams=False)
 
 
 def in_company(storages: list[Directory]) -> Company:
     committers = Committers()
-    return Company([Bulkhead(storage, committers=committers) for storage in storages], _crew())
+    return Company([Bulkhead(storage, committers=committers) for storage in storages], _crew(storages))
 
 
 def end(mine: Company) -> None:
@@ -98,7 +99,8 @@ def end(mine: Company) -> None:
 async def ended(mine: Company) -> None:
     """Wait until what hung is over, too."""
     end(mine)
-    await eventually(lambda: not any(thread.name.startswith("stor") for thread in threading.enumerate()))
+    names = {f"stor {member.storage.root}" for member in mine.members}
+    await eventually(lambda: not any(thread.name in names for thread in threading.enumerate()))
 
 
 def commit_together(pair: list[Directory]) -> None:
@@ -170,6 +172,32 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
         end(mine)
 
     run(scenario())
+
+
+def test_one_that_is_alone_and_not_synced_is_as_light_as_several(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, in_one_go: bool
+) -> None:
+    pair = [adopted(memory / name, local=True, durable=False) for name in "ab"]
+    threads: set[int] = set()
+    write, both = company._write, threading.Barrier(2)
+
+    def note(member: Bulkhead, batch: Any) -> Any:
+        if not in_one_go:
+            both.wait(10)
+        threads.add(threading.get_ident())
+        return write(member, batch)
+
+    monkeypatch.setattr(company, "_write", note)
+    monkeypatch.setattr(os, "rename", None)
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        await store(mine, b"alone")
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[b"alone"]] * 2
+    assert len(threads) == (1 if in_one_go else 2)
 
 
 def test_a_failure_with_one_replica_is_not_that_of_the_others(

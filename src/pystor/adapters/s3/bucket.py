@@ -134,6 +134,11 @@ class Bucket:
         """Do nothing: what a bucket has answered, it has."""
 
     @property
+    def syncs(self) -> bool:
+        """Whether there is anything to sync: what a bucket has answered, it has."""
+        return False
+
+    @property
     def prompt(self) -> bool:
         """Whether writing waits for nothing: it waits for the network."""
         return False
