@@ -132,7 +132,8 @@ class Company:
         for member in self.members:
             member.hurry()
         try:
-            if self._crew is not None and self._is_light(batch):
+            # Who had to wait for a thread behind others that hang would blame the wrong storage.
+            if self._crew is not None and self._crew.room > 0 and self._is_light(batch):
                 left = await self._in_one_go(self._crew, work, batch)
             else:
                 left = [part for member in self.members for part in _parts(member, batch)]

@@ -132,6 +132,11 @@ class Crew:
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
 
+    @property
+    def room(self) -> int:
+        """How many more jobs would find a thread, even if none that is at work now ever came back."""
+        return self._limit - (self._threads - len(self._resting)) - len(self._jobs)
+
     def give(
         self,
         call: Callable[..., _T],

@@ -345,6 +345,33 @@ def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
     run(scenario())
 
 
+def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.5)
+    monkeypatch.setattr(batches, "_PATIENCE", 0.001)
+    well = adopted(memory / "a", local=True)
+    adopted(memory / "b", local=True)
+    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
+    hanging.attach()
+    commit_together([well, hanging])
+
+    async def scenario() -> None:
+        mine = in_company([well, hanging])
+        waiting = []
+        for number in range(30):
+            waiting += [asyncio.create_task(store(mine, b"%d of %d" % (each, number))) for each in range(2)]
+            await asyncio.sleep(0.01)
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {result.storage for result in results if isinstance(result, StorageError)} == {hanging.root}
+        assert [member.out for member in mine.members] == [False, True]
+        hanging.go_on.set()
+        await ended(mine)
+        assert clean_now(well, hanging)
+
+    run(scenario())
+
+
 def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
