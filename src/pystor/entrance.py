@@ -26,6 +26,7 @@ class Entrance:
         self._left_of: Final = left
         self._durable: Final = durable
         self._left: int | None = None
+        self._made: Final[set[str]] = set()
 
     def make_way(self, digest: Digest) -> bool:
         """Make the directory of a blob if there is none; False if something stands under the blob's name.
@@ -35,9 +36,11 @@ class Entrance:
         if self._room() < 0:
             raise self._full()
         try:
-            return bool(staging.make_directory(digest.leaf, self._root.fd)) or not self._has(digest)
+            made = staging.make_directory(digest.leaf, self._root.fd)
         except OSError as error:
             raise StorageError.from_os(self._storage, "make a directory", error, writing=True) from error
+        self._made.update(made)
+        return bool(made) or not self._has(digest)
 
     def _has(self, digest: Digest) -> bool:
         try:
@@ -70,7 +73,7 @@ class Entrance:
 
     def _begin(self, *, shared: bool = False) -> StagedFile:
         unnamed = shared and (self._root.filesystem is not None or not self._durable)
-        return StagedFile(self._storage, self._root.join(), durable=self._durable, unnamed=unnamed)
+        return StagedFile(self._storage, self._root.join(), durable=self._durable, unnamed=unnamed, made=self._made)
 
     def _take_room(self, size: int) -> None:
         """Count what is written as used: the room is measured once for all that comes in one go."""

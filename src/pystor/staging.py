@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from pystor import marker, posix
@@ -68,8 +69,10 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(self, storage: str, root: Root, *, durable: bool, unnamed: bool = False) -> None:
-        """Make the temporary; takes over one use of the root.
+    def __init__(
+        self, storage: str, root: Root, *, durable: bool, unnamed: bool = False, made: AbstractSet[str] = frozenset()
+    ) -> None:
+        """Make the temporary; takes over one use of the root. `made` are directories in which one was made for it.
 
         `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but what made its bytes
         durable has to be done once more when it has its name, since it is only then that the file is to stay.
@@ -79,6 +82,7 @@ class StagedFile:
         self._root: Root | None = root
         self._root_fd = root.fd
         self._durable: Final = durable
+        self._made: Final = made
         self._temporary: Temporary | None = None
         self._published = False
         self._written = 0
@@ -191,7 +195,7 @@ class StagedFile:
         with self._translated("publish"):
             made = self._take_name(digest)
             if self._durable:
-                self._sync_directories(digest.leaf, made)
+                self._sync_directories(digest.leaf, made | self._made)
             self._close()
 
     def _take_name(self, digest: Digest) -> set[str]:
@@ -208,7 +212,7 @@ class StagedFile:
         temporary.close()
         return made
 
-    def _sync_directories(self, leaf: str, changed: set[str]) -> None:
+    def _sync_directories(self, leaf: str, changed: AbstractSet[str]) -> None:
         """Sync the leaf, where the name is new, and each directory above it in which a directory may be new.
 
         Another upload may have made a directory a moment ago and not synced its parent yet: a fresh parent is synced

@@ -291,6 +291,21 @@ def test_a_parent_that_was_made_is_synced_though_its_time_is_wrong(
     assert {path for call, path in steps.taken[2:]} == {os.path.dirname(BLOB.path), BLOB.path[:5], BLOB.path[:2], "."}
 
 
+def test_a_parent_that_was_made_before_the_blob_was_written_is_synced_though_its_time_is_wrong(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_is_fresh", lambda _: False)
+    steps = Steps(storage, monkeypatch)
+    with storage.enter() as entrance:
+        assert entrance.make_way(BLOB)
+        with entrance.stage(len(CONTENT)) as staged:
+            staged.write(CONTENT)
+            staged.sync()
+            staged.publish(BLOB)
+
+    assert {path for call, path in steps.taken[2:]} == {os.path.dirname(BLOB.path), BLOB.path[:5], BLOB.path[:2], "."}
+
+
 def test_a_parent_that_another_makes_at_the_same_time_is_used(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
