@@ -110,6 +110,25 @@ def commit_together(pair: list[Directory]) -> None:
         storage._commits = True
 
 
+def threads_of(monkeypatch: pytest.MonkeyPatch, *works: str, together: bool) -> set[int]:
+    """Note which threads do a work; `together`: those of two storages wait for each other."""
+    threads: set[int] = set()
+    both = threading.Barrier(2)
+
+    def noted(real: Any) -> Any:
+        def work(member: Bulkhead, batch: Any) -> Any:
+            if together:
+                both.wait(10)
+            threads.add(threading.get_ident())
+            return real(member, batch)
+
+        return work
+
+    for name in works:
+        monkeypatch.setattr(company, name, noted(getattr(company, name)))
+    return threads
+
+
 def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,13 +178,7 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
     async def scenario() -> None:
         mine = in_company(pair)
         calls = Calls(monkeypatch)
-        write, both = company._write, threading.Barrier(2)
-
-        def write_with_the_other(member: Bulkhead, batch: Any) -> Any:
-            both.wait(10)
-            return write(member, batch)
-
-        monkeypatch.setattr(company, "_write", write_with_the_other)
+        threads_of(monkeypatch, "_write", together=True)
         await store(mine, b"alone")
         assert calls.of["syncfs"] == 0
         assert calls.of["fsync"] > 2
@@ -178,16 +191,7 @@ def test_one_that_is_alone_and_not_synced_is_as_light_as_several(
     memory: Path, monkeypatch: pytest.MonkeyPatch, in_one_go: bool
 ) -> None:
     pair = [adopted(memory / name, local=True, durable=False) for name in "ab"]
-    threads: set[int] = set()
-    write, both = company._write, threading.Barrier(2)
-
-    def note(member: Bulkhead, batch: Any) -> Any:
-        if not in_one_go:
-            both.wait(10)
-        threads.add(threading.get_ident())
-        return write(member, batch)
-
-    monkeypatch.setattr(company, "_write", note)
+    threads = threads_of(monkeypatch, "_write", together=not in_one_go)
     monkeypatch.setattr(os, "rename", None)
 
     async def scenario() -> None:
@@ -289,6 +293,15 @@ class Hanging(Directory):
         return super().enter()
 
 
+def one_hangs(memory: Path) -> tuple[Directory, Hanging]:
+    """Two storages that leave their syncs to those of the whole filesystem, and the second hangs."""
+    well = adopted(memory / "a", local=True)
+    adopted(memory / "b", local=True)
+    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
+    commit_together([well, hanging])
+    return well, hanging
+
+
 def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_else_waits(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,12 +338,8 @@ def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
     memory: Path, monkeypatch: pytest.MonkeyPatch, hangs: int
 ) -> None:
     monkeypatch.setattr(company, "WRITE_DEADLINE", 0.3)
-    well = adopted(memory / "a", local=True)
-    adopted(memory / "b", local=True)
-    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
-    hanging.attach()
-    pair: list[Directory] = [well, hanging] if hangs else [hanging, well]
-    commit_together(pair)
+    well, hanging = one_hangs(memory)
+    pair = [well, hanging] if hangs else [hanging, well]
 
     async def scenario() -> None:
         mine = in_company(pair)
@@ -350,11 +359,7 @@ def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
 ) -> None:
     monkeypatch.setattr(company, "WRITE_DEADLINE", 0.5)
     monkeypatch.setattr(batches, "_PATIENCE", 0.001)
-    well = adopted(memory / "a", local=True)
-    adopted(memory / "b", local=True)
-    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
-    hanging.attach()
-    commit_together([well, hanging])
+    well, hanging = one_hangs(memory)
 
     async def scenario() -> None:
         mine = in_company([well, hanging])
@@ -375,11 +380,7 @@ def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
 def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    well = adopted(memory / "a", local=True)
-    adopted(memory / "b", local=True)
-    hanging = Hanging(str(memory / "b"), reserve=0, local=True)
-    hanging.attach()
-    commit_together([well, hanging])
+    well, hanging = one_hangs(memory)
 
     async def scenario() -> None:
         mine = in_company([well, hanging])
@@ -418,7 +419,7 @@ def test_a_storage_that_is_not_in_its_place_fails_for_itself(
         mine = in_company(pair)
         monkeypatch.setattr(Directory, "enter", refuse)
         results = await store_all(mine, CONTENTS[:4])
-        assert [str(result.storage) for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
+        assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
         assert [member.last_error is None for member in mine.members] == [False, True]
         await eventually(lambda: clean_now(*pair))
         end(mine)
@@ -495,18 +496,7 @@ def test_what_is_light_is_done_by_one_thread_on_all_storages(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch, in_one_go: bool
 ) -> None:
     commit_together(pair)
-    threads: set[int] = set()
-    both = threading.Barrier(2)
-    for name in ("_write", "_name"):
-        real = getattr(company, name)
-
-        def work(member: Bulkhead, batch: Any, real: Any = real) -> Any:
-            if not in_one_go:
-                both.wait(10)
-            threads.add(threading.get_ident())
-            return real(member, batch)
-
-        monkeypatch.setattr(company, name, work)
+    threads = threads_of(monkeypatch, "_write", "_name", together=not in_one_go)
 
     async def scenario() -> None:
         mine = in_company(pair)
