@@ -18,10 +18,12 @@ import pytest
 import uvicorn
 
 from pystor import outbox
-from pystor.http import server
+from pystor.http import protocol, server
+from pystor.http.heads import Heads, Sent
 from pystor.http.messages import DIRECT, Response, text
-from pystor.http.protocol import Limits, StorProtocol
+from pystor.http.protocol import StorProtocol
 from pystor.http.server import Server
+from pystor.http.wire import Limits
 from tests.support.processes import eventually
 
 MIB = 1 << 20
@@ -85,6 +87,16 @@ class Application:
                 return text(404, path)
         return text(200, path)
 
+    async def take(self, sent: Sent, _client: str) -> Response:
+        """Answer as `do_echo` does, by the short door; `/short-late…` late, `/short-stall…` never."""
+        self.events.append("short")
+        name = sent.target.decode().removeprefix("/short")
+        if name.startswith("error"):
+            raise RuntimeError("a secret of the inside")
+        await asyncio.sleep(0.3 if name.startswith("late") else 30 if name.startswith("stall") else 0)
+        self.events.append("told")
+        return text(200, hashlib.sha256(sent.body).hexdigest(), *[(b"x-method", sent.method)])
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             for _ in range(2):
@@ -93,7 +105,9 @@ class Application:
         assert scope["path"].startswith(("/", "*"))
         name = scope["path"].split("/")[1] if "/" in scope["path"] else "star"
         self.events.append(name)
-        handle = getattr(self, f"do_{name.partition('-')[0]}", self.do_plain)
+        handle = (
+            self.do_echo if name.startswith("short") else getattr(self, f"do_{name.partition('-')[0]}", self.do_plain)
+        )
         await handle(scope, receive, send)
 
     async def do_plain(self, scope: Any, _receive: Any, send: Any) -> None:
@@ -326,6 +340,11 @@ def line(answer: bytes) -> bytes:
     return body
 
 
+@pytest.fixture(autouse=True)
+def knowing_no_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_heads", Heads())
+
+
 @pytest.fixture(scope="module", params=["one by one", "together"], autouse=True)
 def sending(request: pytest.FixtureRequest) -> Iterator[str]:
     """How small answers are sent: each as it comes, or those of a turn of the event loop in one system call."""
@@ -358,7 +377,7 @@ def taking(least: float, most: float) -> Iterator[None]:
     assert least <= took <= most, took
 
 
-# The two doors
+# The fast door and the long one
 
 
 def without_date(answer: bytes) -> bytes:
@@ -629,6 +648,175 @@ def test_what_is_not_named_as_a_blob_is_left_to_the_parser(site: Site, path: str
             assert status(client.answer()) == 200
         client.send(b"GET /" + b"x" * 30 + b" " + b"x" * 33 + get("")[len(b"GET ") :])
         assert status(client.rest()) == 400
+
+
+# What comes in one piece
+
+
+def sent(name: str, body: bytes = b"a body", *fields: bytes, method: bytes = b"POST") -> bytes:
+    """A request with a body, named as a blob is."""
+    return post(named(name, 0), body, *fields).replace(b"POST", method, 1)
+
+
+def echoed(body: bytes = b"a body") -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+@pytest.mark.parametrize("size", [0, 1, 7000])
+def test_a_body_that_comes_with_a_known_head_takes_the_short_door(site: Site, method: bytes, size: int) -> None:
+    fields = (b"x-known: %b %d" % (method, size),)
+    with site.connect() as client:
+        for number in range(3):
+            site.app.events.clear()
+            body = os.urandom(size)
+            client.send(sent("short", body, *fields, method=method))
+            answer = client.answer()
+            assert line(answer) == echoed(body)
+            assert (b"x-method: " + method in answer) is (number > 0)
+            assert site.app.events == (["short", "told"] if number else [named("short", 0)[1:]])
+        client.send(sent("short", b"x" * size, b"connection: close", *fields, method=method))
+        assert line(client.rest()) == echoed(b"x" * size)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"expect: 100-continue", b"connection: close", b"x: " + b"y" * 2000],
+    ids=["asks before it sends", "closes", "is long"],
+)
+def test_what_says_something_of_the_connection_takes_the_long_door_each_time(site: Site, field: bytes) -> None:
+    for _ in range(3):
+        site.app.events.clear()
+        answer = site.ask(sent("short", b"a body", field), end=True)
+        assert answer.endswith(echoed())
+        assert site.app.events == [named("short", 0)[1:]]
+
+
+def test_an_offer_to_upgrade_is_ignored_at_the_short_door_too(site: Site) -> None:
+    with site.connect() as client:
+        for _ in range(3):
+            client.send(sent("short", b"a body", b"upgrade: h2c\r\nconnection: upgrade"))
+            assert line(client.answer()) == echoed()
+
+
+def test_what_does_not_come_in_one_piece_alone_is_left_to_the_parser(site: Site) -> None:
+    request = sent("short", b"a body", b"x-known: parts")
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(request)
+            client.answer()
+        for parts in ((request[:20], request[20:]), (request[:-1], request[-1:]), (request[:-6], request[-6:])):
+            site.app.events.clear()
+            client.send(parts[0])
+            time.sleep(0.05)
+            client.send(parts[1])
+            assert line(client.answer()) == echoed()
+            assert site.app.events == [named("short", 0)[1:]]
+        site.app.events.clear()
+        client.send(request + get("/fast/x") + request)
+        assert [line(client.answer()) for _ in range(3)] == [echoed(), b"/fast/x", echoed()]
+        assert "short" not in site.app.events
+
+
+@pytest.mark.parametrize("name", [named("shor%", 0), named("short", 0)[:-1], "/" + "a/" * 32, named("short", 0) + "x"])
+def test_a_body_that_is_not_sent_to_the_name_of_a_blob_is_left_to_the_parser(site: Site, name: str) -> None:
+    fields = (b"x-known: name",)
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", *fields))
+            client.answer()
+        for _ in range(2):
+            site.app.events.clear()
+            client.send(post(name, b"a body", *fields))
+            assert status(client.answer()) == 200
+            assert "short" not in site.app.events
+
+
+def test_what_comes_while_the_short_door_is_busy_waits_and_is_answered_in_its_turn(site: Site) -> None:
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", b"x-known: busy"))
+            client.answer()
+        site.app.events.clear()
+        client.send(sent("shortlate", b"a body", b"x-known: busy"))
+        eventually(lambda: "short" in site.app.events)
+        connection = site.connection_of(client)
+        assert connection is not None
+        client.send(get("/fast/1") + post("/echo", b"x"))
+        eventually(lambda: bool(connection._unparsed))
+        client.send(get("/fast/2"))
+        time.sleep(0.1)
+        assert site.app.events == ["short"]
+        answers = [line(client.answer()) for _ in range(4)]
+        assert answers == [echoed(), b"/fast/1", echoed(b"x"), b"/fast/2"]
+        client.send(get("/fast/3"))
+        assert line(client.answer()) == b"/fast/3"
+
+
+def test_no_more_is_read_while_the_short_door_is_busy_than_one_read_brings(site: Site) -> None:
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", b"x-known: full"))
+            client.answer()
+        site.app.events.clear()
+        client.send(sent("shortstall", b"a body", b"x-known: full"))
+        eventually(lambda: "short" in site.app.events)
+        client.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.pour(b"x" * MIB, 200 * MIB)
+
+
+def test_who_has_ended_his_half_is_answered_by_the_short_door_and_that_is_all(site: Site) -> None:
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", b"x-known: half"))
+            client.answer()
+        client.send(sent("shortlate", b"a body", b"x-known: half"))
+        client.end()
+        answer = client.rest()
+        assert line(answer) == echoed()
+        assert b"\r\nconnection: close\r\n" in answer
+
+
+def test_a_client_that_goes_while_the_short_door_is_busy_harms_nobody(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("short", "short", "shortlate"):
+        site.app.events.clear()
+        with site.connect() as client:
+            client.send(sent(name, b"a body", b"x-known: gone"))
+            if name == "short":
+                client.answer()
+            eventually(lambda: bool(site.app.events))
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    eventually(lambda: site.app.events == ["short", "told"])
+    assert line(site.ask(get("/fast/x", b"connection: close"))) == b"/fast/x"
+    assert not caplog.records
+
+
+def test_an_error_at_the_short_door_is_one_line_that_tells_nothing_of_the_inside(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with site.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", b"x-known: error"))
+            client.answer()
+        client.send(sent("shorterror", b"a body", b"x-known: error"))
+        answer = client.rest()
+    assert (status(answer), line(answer)) == (500, b"Internal Server Error")
+    assert "a secret of the inside" in caplog.text
+
+
+def test_an_upload_by_the_short_door_has_as_long_as_it_takes_and_then_the_connection_as_long_as_any(
+    brisk: Site,
+) -> None:
+    assert status(brisk.ask(sent("short", b"a body", b"x-known: time"), end=True)) == 200
+    with brisk.connect() as client:
+        for _ in range(3):
+            client.send(sent("shortlate", b"a body", b"x-known: time"))
+            assert line(client.answer()) == echoed()
+        with taking(0.3, 3.0):
+            assert client.rest() == b""
 
 
 def test_headers_that_take_too_long_after_a_remembered_head_are_answered_408(brisk: Site) -> None:
@@ -1137,6 +1325,22 @@ def test_shutting_down_waits_for_answers_for_a_while(request_: bytes, expected: 
             assert status(client.rest()) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [("shortlate", 200), ("shortstall", 503)])
+def test_shutting_down_waits_for_the_short_door_for_a_while(name: str, expected: int) -> None:
+    with Site() as running, running.connect() as client:
+        for _ in range(2):
+            client.send(sent("short", b"a body", b"x-known: end"))
+            client.answer()
+        running.app.events.clear()
+        client.send(sent(name, b"a body", b"x-known: end"))
+        eventually(lambda: running.app.events == ["short"])
+        running.stop()
+        with taking(0.0, 5.0):
+            answer = client.rest()
+    assert status(answer) == expected
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_shutting_down_ends_no_connection_again_that_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     with Site() as running, running.connect() as client:
         client.send(post("/early", b"x", b"connection: close", length=1000))
@@ -1161,20 +1365,24 @@ def test_shutting_down_closes_idle_connections_at_once() -> None:
             assert (idle.rest(), silent.rest(), slow.rest()) == (b"", b"", b"")
 
 
-@pytest.mark.parametrize("path", ["/fast/x", "/" + "fast".ljust(64, "x"), "/echo"], ids=["fast", "by heart", "slow"])
+@pytest.mark.parametrize(
+    "request_",
+    [get("/fast/x"), get("/" + "fast".ljust(64, "x")), get("/echo"), post("/" + "short".ljust(64, "x"), b"x")],
+    ids=["fast", "by heart", "slow", "short"],
+)
 @pytest.mark.parametrize("before", [0, 1, 3], ids=["new", "after one", "after some"])
 def test_a_request_that_comes_when_the_end_has_begun_is_answered_and_is_the_last(
-    monkeypatch: pytest.MonkeyPatch, path: str, before: int
+    monkeypatch: pytest.MonkeyPatch, request_: bytes, before: int
 ) -> None:
     monkeypatch.setattr(server, "PARTING", 5.0)
     with Site() as running, running.connect() as client:
         for _ in range(before):
-            client.send(get(path))
+            client.send(request_)
             assert status(client.answer()) == 200
         eventually(lambda: len(running.connections) == 1)
         with taking(0.0, 4.0):
             running.part()
-            client.send(get(path))
+            client.send(request_)
             answer = client.rest()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.count(b"HTTP/1.1") == 1

@@ -22,7 +22,7 @@ import pytest
 
 from pystor.http import server, supervisor
 from pystor.http.messages import Response, text
-from pystor.http.protocol import Limits
+from pystor.http.wire import Limits
 from tests.support.processes import command_of, eventually, in_session
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +42,9 @@ class Application:
         self, _method: bytes, target: bytes, _headers: list[tuple[bytes, bytes]], _client: str
     ) -> Response | None:
         return text(200, str(os.getpid())) if target == b"/pid" else None
+
+    async def take(self, *_: object) -> Response:
+        raise AssertionError("nobody sends anything here")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

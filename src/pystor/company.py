@@ -39,8 +39,9 @@ class Parcel:
     alone: bool = False
     """Whether it is synced for itself."""
     name: Digest | None = None
+    """What it is to be called; it is named as soon as it is written if that is known by then."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """Whether the step that it takes now has ended."""
+    """Whether it is as far as it can go for now."""
     staged: dict[Bulkhead, Staged] = field(default_factory=dict)
     failed: dict[Bulkhead, Exception] = field(default_factory=dict)
 
@@ -66,13 +67,13 @@ class Company:
         self._held: Callable[[], None] = _nothing
         """Lets the next batch be written, once that which was written last is named."""
 
-    async def write(self, content: bytes, unseen: Digest | None = None) -> Parcel:
+    async def write(self, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> Parcel:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
 
-        Raises the failure of a storage, or `Seen` if one has something under the name of what is `unseen`; then
-        nothing stays.
+        It has its `name` as well by then, if that is given; `failed` tells where not. Raises the failure of a storage
+        to write it, or `Seen` if one has something under the name of what is `unseen`; then nothing stays.
         """
-        parcel = Parcel(content, unseen)
+        parcel = Parcel(content, unseen, name=name)
         for member in self.members:
             member.uploads += 1
         try:
@@ -115,9 +116,14 @@ class Company:
         try:
             await self._do(_write, batch, written)
         finally:
-            await asyncio.shield(_discard_all([parcel for parcel in batch if parcel.failed or parcel.done.done()]))
+            lost = [parcel for parcel in batch if parcel.failed or parcel.done.done()]
+            if lost:
+                await asyncio.shield(_discard_all(lost))
             for parcel in batch:
-                _settle(parcel, parcel.failure())
+                if parcel.name is None or parcel.failed:
+                    _settle(parcel, parcel.failure())
+                elif not parcel.done.done():
+                    self._naming.join(parcel)
 
     async def _name(self, batch: list[Parcel], through: Callable[[], None]) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
@@ -52,8 +52,7 @@ class Body:
         yield b"".join(waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Where a blob is now, and whether this made it so."""
 
     digest: Digest

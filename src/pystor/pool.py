@@ -333,8 +333,9 @@ class Pool:
 
         The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
-        not known. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer, and `Seen`
-        if something stands under the name of what is `unseen`.
+        not known. What is `unseen` is to be looked for; if nothing stands under its name it gets that at once, unless
+        something is to be noted before. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did
+        not answer, and `Seen` if something stands there.
         """
         await self._measure()
         dice = digest or Digest.of(os.urandom(32))
@@ -344,16 +345,16 @@ class Pool:
             self._measured_at = -_MEASURED_FOR
             await self._measure()
             ranked = self._places(dice, size)
-        failed = not self._all_answered or any(each.writable and not each.takes for each in self.sets)
+        failed = False
         for replica_set in ranked:
             try:
                 if content is None:
                     return await Upload.stage(replica_set.members, size, None)
-                return await send(self._companies[replica_set], content, unseen)
+                return await send(self._companies[replica_set], content, unseen, None if self.mirrored else unseen)
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)
-        if failed:
+        if failed or not self._all_answered or any(each.writable and not each.takes for each in self.sets):
             raise Unavailable("No replica set could take the file, and a storage did not answer; try again later")
         raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
 

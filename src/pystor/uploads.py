@@ -119,7 +119,7 @@ class Upload:
 
 
 class _Parcelled(Upload):
-    """A small one, which is written already and is named with others."""
+    """A small one, which is written already, and is named with others unless it has its name."""
 
     def __init__(self, company: Company, parcel: Parcel) -> None:
         super().__init__(parcel.staged)
@@ -127,7 +127,8 @@ class _Parcelled(Upload):
         self._parcel: Final = parcel
 
     async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
-        await self._company.name(self._parcel, digest)
+        if self._parcel.name is None:
+            await self._company.name(self._parcel, digest)
         return self._parcel.failed
 
     async def __aexit__(self, *_: object) -> None:
@@ -135,12 +136,13 @@ class _Parcelled(Upload):
         await super().__aexit__()
 
 
-async def send(company: Company, content: bytes, unseen: Digest | None = None) -> Upload:
+async def send(company: Company, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> Upload:
     """Begin a small blob, in company: it is on stable storage when this returns.
 
-    Raises `Seen` if something stands under the name of what is `unseen`.
+    If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `Seen` if something
+    stands under the name of what is `unseen`.
     """
-    return _Parcelled(company, await company.write(content, unseen))
+    return _Parcelled(company, await company.write(content, unseen, name))
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

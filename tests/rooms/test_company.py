@@ -64,8 +64,20 @@ class Calls:
 
 async def store(mine: Company, content: bytes, unseen: Digest | None = None) -> None:
     digest = Digest.of(content)
-    async with await send(mine, content, unseen) as upload:
+    async with await send(mine, content, unseen, _name_of(digest)) as upload:
         await upload.publish(digest)
+
+
+def _name_of(_: Digest) -> Digest | None:
+    return None
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["named when asked", "named at once"])
+def named_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a blob gets its name as soon as it is written, or when whoever stores it asks."""
+    if request.param:
+        monkeypatch.setattr(f"{__name__}._name_of", lambda digest: digest)
+    return bool(request.param)
 
 
 async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException | None]:
@@ -531,8 +543,8 @@ def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: 
     assert [sorted(blobs(storage)) for storage in (quick, slow)] == [stored] * 2
 
 
-def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_written_leaves_nothing(
-    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_done_leaves_nothing_or_all(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, *, named_at_once: bool
 ) -> None:
     real = company._settle
 
@@ -552,7 +564,7 @@ def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_written_leaves_
         end(mine)
 
     run(scenario())
-    assert [blobs(storage) for storage in pair] == [[], []]
+    assert [blobs(storage) for storage in pair] == [[b"too late"] * named_at_once] * 2
 
 
 def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_storage(

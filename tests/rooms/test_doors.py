@@ -1,4 +1,4 @@
-"""One logic, two doors: the fast path and ASGI say the same."""
+"""One logic, three doors: the fast one, the short one and ASGI say the same."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from pystor.events import AnsweredAtOnce, BlobServed, Event, HintAsked, Leftover
 from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
-from pystor.http.messages import DIRECT, Field, Response
-from pystor.http.protocol import Limits
+from pystor.http.heads import Sent
+from pystor.http.messages import DIRECT, Field, Response, gather_fields
+from pystor.http.wire import Limits
 from pystor.pool import Pool
 from pystor.verification import Verifier
 from tests.rooms.tools import adopted, blobs, break_reads, descriptors, place, pool_of, run, tiers_of, where
@@ -146,7 +147,7 @@ def fill(*storages: Directory) -> None:
         os.utime(path, (MODIFIED, MODIFIED))
 
 
-# Both doors
+# The fast door and ASGI
 
 RANGES = (
     b"",
@@ -347,6 +348,62 @@ def test_both_doors_say_the_same_of_names(pair: list[Directory], method: str) ->
                 assert at_once(app, method, f"/{name}") is not None
 
     run(scenario())
+
+
+# The short door and ASGI
+
+
+async def take(app: App, method: str, path: str, headers: tuple[Field, ...], body: bytes) -> Answer:
+    """Ask by the short door."""
+    response = await app.take(Sent(method.encode(), path.encode(), gather_fields(headers), body), "")
+    assert isinstance(response.body, bytes)
+    return Answer(response.status, sorted(fields_of(response)), response.body)
+
+
+SENT = random.Random(7).randbytes(4 * KIB)
+LENGTH: Field = (b"content-length", b"%d" % len(SENT))
+UPLOADS: dict[str, tuple[str, tuple[Field, ...], bytes]] = {
+    "new": (Digest.of(SENT).hex, (WRITER, LENGTH), SENT),
+    "new, in upper case": (Digest.of(SENT).hex.upper(), (WRITER, LENGTH), SENT),
+    "empty": (Digest.of(b"").hex, (WRITER, (b"content-length", b"0")), b""),
+    "of no declared length": (Digest.of(b"").hex, (WRITER,), b""),
+    "too large": (Digest.of(bytes(KIB << 10 | 1)).hex, (WRITER,), bytes(KIB << 10 | 1)),
+    "not what it is called": (Digest.of(b"none").hex.upper(), (WRITER, LENGTH), SENT),
+    "called nothing": ("g" * 64, (WRITER, LENGTH), SENT),
+    "of a stranger": (Digest.of(SENT).hex, (LENGTH,), SENT),
+    "of a liar": (Digest.of(SENT).hex, ((b"authorization", b"Basic d3JpdGVyOmxpZXM="), LENGTH), SENT),
+}
+
+
+@pytest.mark.parametrize("found", ["nothing", "everything", "half", "half, and bad", "no room"])
+@pytest.mark.parametrize("what", UPLOADS)
+def test_the_short_door_and_asgi_do_and_tell_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, found: str
+) -> None:
+    name, headers, body = UPLOADS[what]
+    if found == "no room":
+        monkeypatch.setattr(Directory, "left", lambda *_: 0)
+
+    def try_(way: Callable[..., Awaitable[Answer]], method: str) -> tuple[Answer, list[Event], dict[Path, bytes]]:
+        root = tmp_path / f"{way.__name__} {method}"
+        root.mkdir()
+        monkeypatch.chdir(root)  # what is told of paths is the same, then
+        pair, events = [adopted(Path(side)) for side in "ab"], list[Event]()
+        for storage in pair if found == "everything" else pair[:1] if found.startswith("half") else ():
+            place(storage, b"bad" if found.endswith("bad") else body, Digest.of(body))
+
+        async def scenario() -> Answer:
+            async with Living(app_over(*pair, events=events)) as app:
+                events.clear()
+                return await way(app, method, f"/{name}", headers, body)
+
+        answer = run(scenario())
+        return answer, told(events), {path: path.read_bytes() for path in Path().glob("?/??/??/??/*")}
+
+    for method in ("POST", "PUT"):
+        short, long = try_(take, method), try_(ask, method)
+        assert short == long
+        assert len(short[1]) > 2
 
 
 @pytest.mark.parametrize(

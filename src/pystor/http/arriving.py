@@ -1,4 +1,4 @@
-"""A body on its way in, as ASGI tells of it."""
+"""A body on its way in: as ASGI tells of it, or here already."""
 
 from __future__ import annotations
 
@@ -59,6 +59,28 @@ class Arriving:
         except TimeoutError:
             limit = self._idle_timeout
             raise StalledBody(f"Nothing came for {limit:g} s; nothing was stored, send it again") from None
+
+
+class Arrived:
+    """The body of a request that came in one piece."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content: Final = content
+        self.received = 0
+        """Bytes that were taken."""
+
+    def count(self) -> int:
+        """Tell how many bytes were taken."""
+        return self.received
+
+    def at_once(self) -> bytes:
+        """Give all of it."""
+        self.received = len(self._content)
+        return self._content
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Give all of it."""
+        yield self.at_once()
 
 
 def _now(receive: Receive) -> Message | None:

@@ -17,12 +17,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pystor.http.messages import Source, bytes_of, text
-from pystor.http.wire import Alarm, Cycle, Door, Flow, Limits, encode_head, unsent_bytes
+from pystor.http.wire import Alarm, Cycle, Door, Errand, Flow, Limits, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
 
 BETWEEN: Final = 0
 HEAD: Final = 1
 BODY: Final = 2
+WHOLE: Final = 3  # a request is read, body and all, and nothing is parsed until it is answered
 
 UNSENT: Final = 16 << 10
 """Bytes that may wait for a slow reader before no more are made for it."""
@@ -57,7 +58,7 @@ class Connection(HttpToolsProtocol):
         self._limits: Limits = config.loaded_app.limits
         self._alarm = Alarm(self.loop, self._ring)
         self._phase = BETWEEN
-        self._running: Cycle | None = None  # whose answer is being made
+        self._running: Cycle | Errand | None = None  # whose answer is being made
         self._reading: Cycle | None = None  # whose body is being read
         self._unparsed = b""  # what came while a request was waiting for another's answer
         self._refusal = b""  # what is said last, after the answers that are still to be made
@@ -94,8 +95,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         for cycle in waiting:
             if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                cycle.disconnect()  # type: ignore[union-attr]  # only Cycles are put there
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps its half open
@@ -219,8 +219,7 @@ class Connection(HttpToolsProtocol):
         self._phase = BETWEEN
         if cycle is not None and cycle is self._running:
             self._running = None
-            cycle.disconnected = True
-            cycle.message_event.set()
+            cycle.disconnect()
         elif cycle is not None and not cycle.response_complete:
             self.pipeline.popleft()
         if cycle is not None and cycle.response_started:

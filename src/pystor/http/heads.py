@@ -1,15 +1,18 @@
 """Heads of requests that need no parser: a client sends the same header fields again and again.
 
-What stands behind the target of a GET or HEAD ("HTTP/1.1", the fields, the empty line) is parsed once and remembered;
-the next request that has the same bytes there is the same but for its target.
+What stands behind the target ("HTTP/1.1", the fields, the empty line) is parsed once and remembered; the next request
+that has the same bytes there is the same but for its target, and for its body if it has one.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from pystor.http.messages import Field
+from pystor.http.messages import Field, gather_fields
+
+_T = TypeVar("_T")
 
 _TARGET: Final = 65
 """Bytes of a slash and a digest."""
@@ -20,7 +23,16 @@ _END: Final = b"\r\n\r\n"
 
 
 Head: TypeAlias = tuple[bytes, bytes, list[Field]]
-"""Method, target and fields of a request without a body, after which the connection goes on."""
+"""Method, target and fields of a request after which the connection goes on."""
+
+
+class Sent(NamedTuple):
+    """A request with a body that came in one piece, after which the connection goes on."""
+
+    method: bytes
+    target: bytes
+    headers: Mapping[bytes, bytes]
+    body: bytes
 
 
 class Heads:
@@ -28,6 +40,7 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: Final[OrderedDict[bytes, list[Field]]] = OrderedDict()
+        self._sending: Final[OrderedDict[bytes, tuple[Mapping[bytes, bytes], int]]] = OrderedDict()
 
     def find(self, data: bytes) -> Head | None:
         """Recognise a whole request, and nothing more; None for the parser."""
@@ -40,13 +53,35 @@ class Heads:
         target = data[begin:end]
         return (method, target, fields) if method and target[1:].isalnum() else None
 
-    def learn(self, data: bytes, head: Head) -> None:
-        """Remember a request without a body that was parsed, if there is nothing else in `data`."""
+    def find_sent(self, data: bytes) -> Sent | None:
+        """Recognise a whole request with its body, and nothing more; None for the parser."""
+        method = b"POST" if data.startswith(b"POST /") else b"PUT" if data.startswith(b"PUT /") else b""
+        begin = len(method) + 1
+        end = begin + _TARGET
+        body = data.find(_END, end, end + _LONGEST) + len(_END)
+        known = self._sending.get(data[end:body])
+        if known is None:
+            return None
+        headers, size = known
+        target = data[begin:end]
+        whole = len(data) == body + size and method and target[1:].isalnum()
+        return Sent(method, target, headers, data[body:]) if whole else None
+
+    def learn(self, data: bytes, head: Head, size: int | None = None) -> None:
+        """Remember a request that was parsed, if there is nothing else in `data`; `size` is that of its body."""
         method, target, fields = head
         before = b"%b %b" % (method, target)
-        rest = data[len(before) :]
-        whole = data.startswith(before + _VERSION) and data.find(_END) == len(data) - len(_END)
+        end = data.find(_END) + len(_END)
+        rest = data[len(before) : end]
+        whole = data.startswith(before + _VERSION) and len(data) == end + (size or 0)
         if whole and len(target) == _TARGET and len(rest) <= _LONGEST:
-            if len(self._known) >= _MOST:
-                self._known.popitem(last=False)
-            self._known[rest] = fields
+            if size is None:
+                _add(self._known, rest, fields)
+            else:
+                _add(self._sending, rest, (gather_fields(fields), size))
+
+
+def _add(known: OrderedDict[bytes, _T], head: bytes, what: _T) -> None:
+    if len(known) >= _MOST:
+        known.popitem(last=False)
+    known[head] = what

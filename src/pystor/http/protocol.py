@@ -1,75 +1,33 @@
-"""HTTP/1.1 on the wire: uvicorn's protocol with a fast path in front of it and limits around it.
-
-Two doors lead into the application:
-
-- the fast one, `Application.answer`, is synchronous; what it returns is written at once, without a task or a timer;
-- the long one is ASGI, as in uvicorn, with uvicorn's back-pressure both ways.
-
-Answers leave in the order of the requests whichever door those take.
-"""
+"""HTTP/1.1 on the wire: uvicorn's protocol with limits around it, and with shorter ways than ASGI beside it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, Protocol
-from urllib.parse import unquote
+from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
-from pystor.http.connection import BETWEEN, BODY, HEAD, Connection
+from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
+from pystor.http.doors import Doors
 from pystor.http.heads import Head, Heads
-from pystor.http.messages import DIRECT, Field, Response, bytes_of
-from pystor.http.wire import (
-    Cycle,
-    Limits,
-    Refused,
-    collect,
-    content_length,
-    encode_head,
-    path_and_query,
-    without_upgrade,
-)
-
-__all__ = ["Application", "Limits", "StorProtocol"]
+from pystor.http.wire import Refused, collect, content_length, without_upgrade
 
 PIECE: Final = 8192
 """Bytes parsed at once outside of a body of known length: what one read may put into the queue is bounded by it."""
 
 _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _FAST: Final = frozenset({b"GET", b"HEAD"})
-_BODILESS: Final = frozenset({204, 304})
-_EXTENSIONS: Final[dict[str, dict[object, object]]] = {DIRECT: {}}
+_SENDING: Final = frozenset({b"POST", b"PUT"})
+_P: Final = ord("P")
 
 _heads: Final = Heads()
 
 
-class Application(Protocol):
-    """What is served: an ASGI application with a synchronous door beside the asynchronous one."""
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of every connection."""
-        ...
-
-    def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
-        """Answer a GET or HEAD at once, with a body of bytes, or return None: it has to wait, go the long way.
-
-        `target` is as sent, ASCII; `headers` have lower-case names. Both doors must give the same answer.
-        """
-        ...
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer as an ASGI application."""
-        ...
-
-
-class StorProtocol(Connection):
-    """What is asked on a connection, and how it is answered."""
-
-    app: Application
+class StorProtocol(Doors):
+    """What is asked on a connection."""
 
     def __init__(
         self,
@@ -79,12 +37,12 @@ class StorProtocol(Connection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._answer = self.app.answer
         self._piece = min(PIECE, self._limits.max_header_bytes)
         self._greeted = False  # a whole head was read
         self._moved = False  # something other than a header field has come out of the parser
         self._carried = 0  # bytes since then
         self._plain: Head | None = None  # a request that was answered at once, and the connection goes on
+        self._sent: Head | None = None  # a request with a body of known length, and the connection goes on
         self._declined = False  # what is parsed has been offered to the fast door already
         self._noted = False  # a field of this head makes a difference here:
         self._long_way = False
@@ -97,23 +55,38 @@ class StorProtocol(Connection):
     # Bytes to the parser
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; most often it is one whole request without a body."""
+        """Take what came; most often it is one whole request."""
         if self._phase != BETWEEN or len(data) > self._piece or self._deaf or self._unparsed:
             self._consume(data)
             return
-        head = _heads.find(data)
-        if head is not None and not (
-            self._running or self._last or self.flow.write_paused or self.server_state.parting
-        ):
-            method, self.url, self.headers = head
-            self._greeted = True
-            if self._go_fast(method, keep_alive=True):
-                return
-            self._declined = True
+        free = not (self._running or self._last or self.flow.write_paused or self.server_state.parting)
+        if free and self._go_unparsed(data):
+            return
         self._parse(data)
         if self._plain is not None:
             _heads.learn(data, self._plain)
-        self._plain, self._declined = None, False
+        elif self._sent is not None and self._phase == BETWEEN:
+            _heads.learn(data, self._sent, self._length)
+        self._plain, self._sent, self._declined = None, None, False
+
+    def _go_unparsed(self, data: bytes) -> bool:
+        """Take one of the shorter ways, if `data` is a whole request with a head that is known."""
+        if data[0] == _P:
+            sent = _heads.find_sent(data)
+            if sent is None:
+                return False
+            self._greeted = True
+            self.headers = []
+            self._go_short_way(sent)
+            return True
+        head = _heads.find(data)
+        if head is None:
+            return False
+        method, self.url, self.headers = head
+        self._greeted = True
+        gone = self._go_fast(method, keep_alive=True)
+        self._declined = not gone
+        return gone
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -133,8 +106,9 @@ class StorProtocol(Connection):
             if self._deaf:
                 self._drop(len(view))
                 return
-            if self.pipeline:
+            if self.pipeline or self._phase == WHOLE:
                 self._unparsed += view
+                self._flow.hold()
                 return
             piece = view[: max(self._piece, self._left)]
             view = view[len(piece) :]
@@ -291,31 +265,8 @@ class StorProtocol(Connection):
     def _too_large(self) -> str:
         return f"The request line and headers are larger than {self._limits.max_header_bytes} bytes"
 
-    # The two doors
-
-    def _go_fast(self, method: bytes, *, keep_alive: bool) -> bool:
-        """Answer in one write. False: the application wants the long way."""
-        try:
-            response = self._answer(method, self.url, self.headers, self._peer)
-        except Exception:
-            self.logger.exception("The fast path failed")
-            return False
-        if response is None:
-            return False
-        head = encode_head(response, self.server_state.default_headers, keep_alive=keep_alive)
-        silent = method == b"HEAD" or response.status in _BODILESS
-        if response.encoded is None and _is_odd(head, keep_alive=keep_alive, silent=silent):
-            return False  # rare, and uvicorn knows how
-        self._write(head, b"" if silent else bytes_of(response))
-        self.server_state.total_requests += 1
-        if keep_alive:
-            self._alarm.ring_in(self._limits.keep_alive_timeout)
-        else:
-            self._last = True
-            self._leave()
-        return True
-
     def _go_long_way(self, method: bytes, keep_alive: bool) -> None:
+        self._sent = None
         if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":
             self._retell = without_upgrade(method, self.url, self.headers)
             return
@@ -324,6 +275,8 @@ class StorProtocol(Connection):
         self._phase = BODY
         self._left = self._length
         self._last = not keep_alive or method == b"CONNECT"
+        if method in _SENDING and keep_alive and not (self._chunked or self.expect_100_continue):
+            self._sent = method, self.url, self.headers
         self.cycle = self._reading = cycle = self._cycle(method)
         self.headers = []  # trailers are not headers
         if self._running is None:
@@ -331,59 +284,3 @@ class StorProtocol(Connection):
         else:
             self.pipeline.appendleft((cycle, self.app))
             self._flow.hold()
-
-    def _cycle(self, method: bytes) -> Cycle:
-        path, query = path_and_query(self.url)
-        version = self.parser.get_http_version()
-        return Cycle(
-            scope={
-                "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-                "http_version": version,
-                "server": self.server,
-                "client": self.client,
-                "scheme": self.scheme or "http",
-                "method": method.decode("ascii"),
-                "root_path": self.root_path,
-                "path": unquote(path.decode("ascii")),
-                "raw_path": path,
-                "query_string": query,
-                "headers": self.headers,
-                "state": self.app_state.copy(),
-                "extensions": _EXTENSIONS,
-            },
-            transport=self._door,  # type: ignore[arg-type]  # the part of a transport that a cycle uses
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=not self._last,
-            on_response=self.on_response_complete,
-        )
-
-    def _run(self, cycle: Cycle) -> None:
-        self._running = cycle
-        self._start_asgi_task(cycle, self.app)
-
-    def on_response_complete(self) -> None:
-        """Go on with what came meanwhile."""
-        self.server_state.total_requests += 1
-        self._running = None
-        if self._is_ending():
-            return
-        if self.pipeline:
-            self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]  # only Cycles are put there
-        if not self.pipeline:
-            waiting, self._unparsed = self._unparsed, b""
-            self._consume(waiting)
-        if not (self.pipeline or self._deaf):
-            self._flow.release()
-        self._rest()
-
-
-def _is_odd(head: bytes, *, keep_alive: bool, silent: bool) -> bool:
-    """Tell whether a head says something of the connection, or not how long the body is."""
-    return (b"\r\nconnection: " in head and keep_alive) or (not silent and b"\r\ncontent-length: " not in head)

@@ -26,8 +26,10 @@ from uvicorn.config import STARTUP_FAILURE
 
 from pystor import processors
 from pystor.http.connection import State
-from pystor.http.protocol import Application, Limits, StorProtocol
+from pystor.http.doors import Application
+from pystor.http.protocol import StorProtocol
 from pystor.http.supervisor import READY, STOPPING, Line, Supervisor, tell
+from pystor.http.wire import Limits
 from pystor.outbox import Outbox
 
 BACKLOG: Final = 2048

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import math
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from pystor.http.messages import DIRECT, Field, Response, Source, bytes_of, encode_fields, text
+
+_log: Final = logging.getLogger("pystor")
+
+PARTED: Final = text(503, "The server is shutting down; nothing was stored, try again")
+"""What is answered when the time to shut down is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +179,11 @@ class Cycle(RequestResponseCycle):
     body: bytes | bytearray  # type: ignore[assignment]  # uvicorn hands on bytes(body), which copies no bytes
     transport: Door  # type: ignore[assignment]  # the part of a transport that a cycle uses
 
+    def disconnect(self) -> None:
+        """Let the application know that the client is gone."""
+        self.disconnected = True
+        self.message_event.set()
+
     async def run_asgi(self, app: Any) -> None:
         """Run `app`; when the time to shut down is over it is cancelled, and a client still waiting gets a 503."""
 
@@ -190,9 +201,8 @@ class Cycle(RequestResponseCycle):
             self.transport.abort()
             return
         self.keep_alive = False
-        response = text(503, "The server is shutting down; nothing was stored, try again")
-        await self.send({"type": "http.response.start", "status": 503, "headers": response.headers})
-        await self.send({"type": "http.response.body", "body": bytes_of(response), "more_body": False})
+        await self.send({"type": "http.response.start", "status": PARTED.status, "headers": PARTED.headers})
+        await self.send({"type": "http.response.body", "body": bytes_of(PARTED), "more_body": False})
 
     async def send(self, message: Any) -> Any:
         """Send an ASGI event. A start that is `whole` is followed by all of its body at once, which is not empty.
@@ -216,6 +226,36 @@ class Cycle(RequestResponseCycle):
         sent = self.transport.send_directly(source)
         self.expected_content_length -= sent
         return sent
+
+
+class Errand:
+    """A request that came in one piece, on the short way."""
+
+    __slots__ = ("disconnected", "keep_alive")
+    response_started: Final = False
+    response_complete: Final = False
+    message_event: Final = asyncio.Event()
+    """uvicorn sets it when the client is gone; nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.keep_alive = True
+        self.disconnected = False
+
+    def disconnect(self) -> None:
+        """Answer nobody."""
+        self.disconnected = True
+
+    async def run(self, answering: Awaitable[Response]) -> Response:
+        """Wait for the answer, or give one of last resort, after which the connection ends."""
+        try:
+            return await answering
+        except asyncio.CancelledError:
+            self.keep_alive = False
+            return PARTED
+        except Exception:  # noqa: BLE001  as on the long way: nothing that is thrown inside reaches a client
+            _log.exception("The short way failed")
+            self.keep_alive = False
+            return text(500, "Internal Server Error")
 
 
 def content_length(value: bytes) -> int:
