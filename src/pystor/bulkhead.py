@@ -130,7 +130,7 @@ class Bulkhead:
             step.give_up(self._is_out(step.name))
 
     def quicken(self, seconds: float) -> None:
-        """Take note of how long an answer took."""
+        """Take note of how long an answer took, of several in one go one of them."""
         self._pace += (seconds - self._pace) * _PACE_WEIGHT
 
     def note(self, error: StorageError) -> StorageError:

@@ -28,7 +28,7 @@ class Member(Protocol):
         ...
 
     def quicken(self, seconds: float) -> None:
-        """Take note of how long an answer took."""
+        """Take note of how long an answer took, of several in one go one of them."""
         ...
 
     def forget(self, step: Awaited[Any]) -> None:
@@ -151,7 +151,7 @@ class Running(Awaited[_T]):
             raise
         finally:
             self._leave()
-        self._member.quicken(self._job.seconds)
+        self._member.quicken(self._job.seconds / self._job.things)
         return result
 
     def abandon(self) -> None:

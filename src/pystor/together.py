@@ -55,7 +55,7 @@ class Round:
         self.done: Final[list[Done]] = []
         """What became of the things on each storage that it is through with."""
         self._members: Final = members
-        self._seconds: Final[list[float]] = []
+        self._seconds: Final[list[float]] = []  # for one of the things on each storage
 
     def begin(self, crew: Crew, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
         """Have it done; the result is `done`. All of it may take `deadline` seconds."""
@@ -69,7 +69,7 @@ class Round:
         for member in self._members:
             began = time.monotonic()
             done = work(member, things)
-            self._seconds.append(time.monotonic() - began)
+            self._seconds.append((time.monotonic() - began) / max(1, len(done)))
             self.done.append(done)
         return Done(self.done)
 
@@ -87,7 +87,7 @@ class Round:
         return self._at.note(error)
 
     def quicken(self, _: float) -> None:
-        """Tell each storage how long it took there."""
+        """Tell each storage how long one of the things took there."""
         for member, seconds in zip(self._members, self._seconds, strict=True):
             member.quicken(seconds)
 

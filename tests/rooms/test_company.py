@@ -485,20 +485,25 @@ def test_a_storage_that_is_left_alone_by_writes_is_not_touched(
     assert clean_now(*pair)
 
 
-def test_a_storage_that_is_slow_makes_only_itself_slow(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seconds", "contents"), [(0.5, CONTENTS[:2]), (0.02, CONTENTS)], ids=["slow", "many"])
+def test_a_storage_is_slow_by_each_thing_that_it_does_and_makes_only_itself_slow(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, seconds: float, contents: list[bytes]
+) -> None:
     commit_together(pair)
-    enter = Directory.enter
+    make_way = Entrance.make_way
 
-    def slowly(storage: Directory) -> Entrance:
-        if storage is pair[1]:
-            time.sleep(0.5)
-        return enter(storage)
+    def slowly(entrance: Entrance, digest: Digest) -> bool:
+        if entrance._storage == pair[1].root:
+            time.sleep(seconds)
+        return make_way(entrance, digest)
 
     async def scenario() -> None:
         mine = in_company(pair)
-        monkeypatch.setattr(Directory, "enter", slowly)
-        assert await store_all(mine, CONTENTS[:4]) == [None] * 4
-        assert [member.slow for member in mine.members] == [False, True]
+        monkeypatch.setattr(Entrance, "make_way", slowly)
+        assert await asyncio.gather(*(store(mine, each, Digest.of(each)) for each in contents)) == [None] * len(
+            contents
+        )
+        assert [member.slow for member in mine.members] == [False, seconds > 0.1]
         end(mine)
 
     run(scenario())
