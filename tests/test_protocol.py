@@ -88,14 +88,19 @@ class Application:
         return text(200, path)
 
     async def take(self, sent: Sent, _client: str) -> Response:
-        """Answer as `do_echo` does, by the short door; `/short-late…` late, `/short-stall…` never."""
+        """Answer as `do_echo` does, by the short door; `/shortlate…` and `/shortlong…` late, `/shortstall…` never."""
         self.events.append("short")
         name = sent.target.decode().removeprefix("/short")
         if name.startswith("error"):
             raise RuntimeError("a secret of the inside")
-        await asyncio.sleep(0.3 if name.startswith("late") else 30 if name.startswith("stall") else 0)
+        await asyncio.sleep({"late": 0.3, "long": 0.9, "stal": 30}.get(name[:4], 0))
         self.events.append("told")
-        return text(200, hashlib.sha256(sent.body).hexdigest(), *[(b"x-method", sent.method)])
+        return text(
+            200,
+            hashlib.sha256(sent.body).hexdigest(),
+            (b"x-method", sent.method),
+            (b"x-known", sent.headers.get(b"x-known", b"")),
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -718,6 +723,49 @@ def test_what_does_not_come_in_one_piece_alone_is_left_to_the_parser(site: Site)
         assert "short" not in site.app.events
 
 
+def test_a_head_is_not_taken_for_that_of_another_request_to_the_same_name(site: Site) -> None:
+    mine, others = sent("short", b"a body", b"x-known: mine"), sent("short", b"a body", b"x-known: others")
+    with site.connect() as client:
+        client.send(mine + others)
+        for _ in range(2):
+            client.answer()
+        answers = []
+        for request in (mine, others, mine, others):
+            client.send(request)
+            answers.append(client.answer())
+    assert b"\r\nx-known: mine\r\n" in answers[2]
+    assert b"\r\nx-known: others\r\n" in answers[3]
+
+
+def test_a_head_is_not_taken_for_that_of_an_earlier_request_that_came_in_pieces(site: Site) -> None:
+    request = sent("short", b"a body", b"x-known: pieces")
+    asking = sent("short", b"a body", b"expect: 100-continue")
+    with site.connect() as client:
+        client.send(request[:-10])
+        time.sleep(0.05)
+        client.send(request[-10:])
+        client.answer()
+        site.app.events.clear()
+        for _ in range(3):
+            client.send(asking)
+            time.sleep(0.1)
+        client.end()
+        assert client.rest().endswith(echoed())
+    assert "short" not in site.app.events
+
+
+def test_the_head_after_a_first_request_by_the_short_door_has_its_time_from_its_first_byte() -> None:
+    with Site(header_timeout=0.3, keep_alive_timeout=30.0) as quick:
+        assert status(quick.ask(sent("short", b"a body"), end=True)) == 200
+        with quick.connect() as client:
+            client.send(sent("short", b"a body"))
+            client.answer()
+            time.sleep(0.5)
+            client.send(b"GET /")
+            with taking(0.2, 3.0):
+                assert status(client.rest()) == 408
+
+
 @pytest.mark.parametrize("name", [named("shor%", 0), named("short", 0)[:-1], "/" + "a/" * 32, named("short", 0) + "x"])
 def test_a_body_that_is_not_sent_to_the_name_of_a_blob_is_left_to_the_parser(site: Site, name: str) -> None:
     fields = (b"x-known: name",)
@@ -812,8 +860,8 @@ def test_an_upload_by_the_short_door_has_as_long_as_it_takes_and_then_the_connec
 ) -> None:
     assert status(brisk.ask(sent("short", b"a body", b"x-known: time"), end=True)) == 200
     with brisk.connect() as client:
-        for _ in range(3):
-            client.send(sent("shortlate", b"a body", b"x-known: time"))
+        for _ in range(2):
+            client.send(sent("shortlong", b"a body", b"x-known: time"))
             assert line(client.answer()) == echoed()
         with taking(0.3, 3.0):
             assert client.rest() == b""

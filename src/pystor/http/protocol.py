@@ -65,7 +65,7 @@ class StorProtocol(Doors):
         self._parse(data)
         if self._plain is not None:
             _heads.learn(data, self._plain)
-        elif self._sent is not None and self._phase == BETWEEN:
+        elif self._sent is not None:
             _heads.learn(data, self._sent, self._length)
         self._plain, self._sent, self._declined = None, None, False
 
@@ -275,7 +275,7 @@ class StorProtocol(Doors):
         self._phase = BODY
         self._left = self._length
         self._last = not keep_alive or method == b"CONNECT"
-        if method in _SENDING and keep_alive and not (self._chunked or self.expect_100_continue):
+        if method in _SENDING and keep_alive and not self.expect_100_continue:
             self._sent = method, self.url, self.headers
         self.cycle = self._reading = cycle = self._cycle(method)
         self.headers = []  # trailers are not headers
