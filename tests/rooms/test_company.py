@@ -524,7 +524,17 @@ def test_what_is_light_is_done_by_one_thread_on_all_storages(
     assert len(threads) == (1 if in_one_go else 2)
 
 
-def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: Path) -> None:
+def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = []
+    name_one = company._name_one
+
+    def note(parcel: Parcel, staged: Any) -> None:
+        named.append(parcel.content)
+        name_one(parcel, staged)
+
+    monkeypatch.setattr(company, "_name_one", note)
     quick = adopted(memory / "a", local=True)
     adopted(memory / "b")
     slow = Hanging(str(memory / "b"), reserve=0)
@@ -546,6 +556,7 @@ def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(memory: 
     run(scenario())
     stored = sorted(content for content in CONTENTS if content != CONTENTS[3])
     assert [sorted(blobs(storage)) for storage in (quick, slow)] == [stored] * 2
+    assert CONTENTS[3] not in named
 
 
 def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_done_leaves_nothing_or_all(

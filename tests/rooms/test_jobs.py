@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from pystor import company
 from pystor.blob import Staged
+from pystor.company import Parcel
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import Unavailable
 from pystor.events import Event, JobDone
-from pystor.ingest import store
+from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
 from pystor.pool import Pool
 from tests.rooms.tools import adopted, beside, body_of, run, running
@@ -58,6 +60,26 @@ def test_what_is_to_be_mirrored_is_noted_on_every_storage(storages: list[Directo
 
     run(scenario())
     assert noted(storages) == [[Digest.of(content).hex.upper()]] * 2
+
+
+def test_a_small_blob_has_no_name_before_it_is_noted_everywhere_that_it_is_to_be_mirrored(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    name_one = company._name_one
+
+    def look_and_name(parcel: Parcel, staged: Staged) -> None:
+        seen.append(noted(storages))
+        name_one(parcel, staged)
+
+    monkeypatch.setattr(company, "_name_one", look_and_name)
+
+    async def scenario() -> None:
+        async with running(storages, mirrored=True) as pool:
+            assert await store_at_once(pool, CONTENT, DIGEST) is not None
+
+    run(scenario())
+    assert seen == [[NOTED] * 2] * 2
 
 
 class Eager(Directory):

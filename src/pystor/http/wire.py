@@ -246,11 +246,10 @@ class Errand:
         self.disconnected = True
 
     async def run(self, answering: Awaitable[Response]) -> Response:
-        """Wait for the answer, or give one of last resort, after which the connection ends."""
+        """Wait for the answer; if the time to shut down is over, or it fails, give one of last resort instead."""
         try:
             return await answering
         except asyncio.CancelledError:
-            self.keep_alive = False
             return PARTED
         except Exception:  # noqa: BLE001  as on the long way: nothing that is thrown inside reaches a client
             _log.exception("The short way failed")
