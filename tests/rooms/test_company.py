@@ -527,14 +527,14 @@ def test_what_is_light_is_done_by_one_thread_on_all_storages(
 def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = []
-    name_one = company._name_one
+    named: list[bytes] = []
+    name = company._name
 
-    def note(parcel: Parcel, staged: Any) -> None:
-        named.append(parcel.content)
-        name_one(parcel, staged)
+    def note(member: Bulkhead, batch: list[Parcel]) -> Any:
+        named.extend(parcel.content for parcel in batch)
+        return name(member, batch)
 
-    monkeypatch.setattr(company, "_name_one", note)
+    monkeypatch.setattr(company, "_name", note)
     quick = adopted(memory / "a", local=True)
     adopted(memory / "b")
     slow = Hanging(str(memory / "b"), reserve=0)
