@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bench import limits, peers
@@ -21,27 +22,31 @@ from bench.setting import Setting, filesystem_of, pair_in
 _SIZES = (("4 KiB", 4096, 60_000), ("64 KiB", 65536, 30_000), ("1 MiB", MIB, 4000))
 """Names, sizes, and uploads in a second that are named in advance: more than anybody makes."""
 _SCRIPTED = 3200
-_ROOM = 30_000  # MiB that all rounds of one size fit into
+_TAKEN = 800  # MiB that Stor takes in a second at most, in files, directories and inodes
+_TAKEN_BY_OTHERS = 1500  # by all of them
 
 
 def uploads(setting: Setting) -> Iterator[Comparison]:
     """Compare storing with everybody, then reading and storing at once."""
     for label, size, most in _SIZES:
-        with setting.fresh(megabytes=_ROOM) as (room, kind):
-            yield from _small(setting, room, label, Bodies(size), most, kind)
+        yield from _small(setting, label, Bodies(size), most)
     with setting.room() as room:  # the disk itself, since few files are made
         yield from _large(setting, room, filesystem_of(room))
-    with setting.fresh(journal=True) as (room, kind):
-        yield from itertools.islice(_small(setting, room, "4 KiB", Bodies(4096), _SIZES[0][2], kind), 1)
+    yield from itertools.islice(_small(setting, "4 KiB", Bodies(4096), _SIZES[0][2], journal=True), 1)
     with setting.fresh() as (room, _):
         yield from _mixed(setting, room)
 
 
-def _small(setting: Setting, room: Path, label: str, bodies: Bodies, most: int, kind: str) -> Iterator[Comparison]:
-    durable, loose = pair_in(room, "durable"), pair_in(room, "loose")
+def _small(setting: Setting, label: str, bodies: Bodies, most: int, *, journal: bool = False) -> Iterator[Comparison]:
+    """Each on a filesystem of its own: what one has made there must not take the others' time."""
+    runs = (setting.rounds + 1) * setting.seconds
+    fresh = partial(setting.fresh, journal=journal, megabytes=2000 + _TAKEN * runs)
     with (
-        peers.stor(room, [durable], setting.workers) as stor,
-        peers.stor(room, [loose], setting.workers, "stor, not durable", durability="none") as quick,
+        fresh() as (durable, kind),
+        fresh() as (loose, _),
+        fresh(megabytes=2000 + _TAKEN_BY_OTHERS * runs) as (room, _),
+        peers.stor(durable, [pair_in(durable)], setting.workers) as stor,
+        peers.stor(loose, [pair_in(loose)], setting.workers, "stor, not durable", durability="none") as quick,
         setting.others(room, pair_in(room, "others")[0]) as (others, _),
     ):
         quick.name = "stor"
@@ -51,7 +56,7 @@ def _small(setting: Setting, room: Path, label: str, bodies: Bodies, most: int, 
             os.sync()  # what others left to be written does not count
             return Requests(uploads=peer.uploads(bodies, most * setting.seconds))
 
-        scripts = scripts_in(room, bodies.size) if label == "4 KiB" else {}
+        scripts = scripts_in(durable, bodies.size) if label == "4 KiB" else {}
         yield setting.compare(
             f"POST {label}, durable, {kind}, 32 connections",
             [stor, *filter(None, map(_synced, takers))],
