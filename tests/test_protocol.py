@@ -754,6 +754,17 @@ def test_a_head_is_not_taken_for_that_of_an_earlier_request_that_came_in_pieces(
     assert "short" not in site.app.events
 
 
+def test_the_head_of_a_body_in_chunks_is_not_taken_for_one_without_a_body_though_it_comes_alone(site: Site) -> None:
+    request = chunked(named("short", 0), b"6\r\na body\r\n0\r\n\r\n")
+    head = request[: request.index(b"\r\n\r\n") + 4]
+    with site.connect() as client:
+        for _ in range(3):
+            client.send(head)
+            time.sleep(0.05)
+            client.send(request[len(head) :])
+            assert line(client.answer()) == echoed()
+
+
 def test_the_head_after_a_first_request_by_the_short_door_has_its_time_from_its_first_byte() -> None:
     with Site(header_timeout=0.3, keep_alive_timeout=30.0) as quick:
         assert status(quick.ask(sent("short", b"a body"), end=True)) == 200

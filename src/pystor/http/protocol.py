@@ -65,7 +65,7 @@ class StorProtocol(Doors):
         self._parse(data)
         if self._plain is not None:
             _heads.learn(data, self._plain)
-        elif self._sent is not None:
+        elif self._sent is not None and self._phase == BETWEEN:
             _heads.learn(data, self._sent, self._length)
         self._plain, self._sent, self._declined = None, None, False
 
