@@ -14,9 +14,6 @@ from abc import abstractmethod
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
 from pystor.http.connection import BETWEEN, WHOLE, Connection
 from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Field, Response, bytes_of
@@ -55,16 +52,6 @@ class Doors(Connection):
 
     app: Application
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._answer = self.app.answer
-
     @abstractmethod
     def _consume(self, data: bytes) -> None:
         """Go on with what the client has sent."""
@@ -72,7 +59,7 @@ class Doors(Connection):
     def _go_fast(self, method: bytes, *, keep_alive: bool) -> bool:
         """Answer in one write. False: the application wants the long way."""
         try:
-            response = self._answer(method, self.url, self.headers, self._peer)
+            response = self.app.answer(method, self.url, self.headers, self._peer)
         except Exception:
             self.logger.exception("The fast path failed")
             return False
