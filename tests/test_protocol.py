@@ -663,6 +663,21 @@ def sent(name: str, body: bytes = b"a body", *fields: bytes, method: bytes = b"P
     return post(named(name, 0), body, *fields).replace(b"POST", method, 1)
 
 
+def introduce(client: Client, field: bytes) -> None:
+    """Let the head of a request become known, so that the next one like it takes the short door."""
+    for _ in range(2):
+        client.send(sent("short", b"a body", field))
+        client.answer()
+
+
+def occupy(site: Site, client: Client, name: str) -> None:
+    """Have something that takes long asked for at the short door."""
+    introduce(client, b"x-known: busy")
+    site.app.events.clear()
+    client.send(sent(name, b"a body", b"x-known: busy"))
+    eventually(lambda: "short" in site.app.events)
+
+
 def echoed(body: bytes = b"a body") -> bytes:
     return hashlib.sha256(body).hexdigest().encode()
 
@@ -793,12 +808,7 @@ def test_a_body_that_is_not_sent_to_the_name_of_a_blob_is_left_to_the_parser(sit
 
 def test_what_comes_while_the_short_door_is_busy_waits_and_is_answered_in_its_turn(site: Site) -> None:
     with site.connect() as client:
-        for _ in range(2):
-            client.send(sent("short", b"a body", b"x-known: busy"))
-            client.answer()
-        site.app.events.clear()
-        client.send(sent("shortlate", b"a body", b"x-known: busy"))
-        eventually(lambda: "short" in site.app.events)
+        occupy(site, client, "shortlate")
         connection = site.connection_of(client)
         assert connection is not None
         client.send(get("/fast/1") + post("/echo", b"x"))
@@ -814,12 +824,7 @@ def test_what_comes_while_the_short_door_is_busy_waits_and_is_answered_in_its_tu
 
 def test_no_more_is_read_while_the_short_door_is_busy_than_one_read_brings(site: Site) -> None:
     with site.connect() as client:
-        for _ in range(2):
-            client.send(sent("short", b"a body", b"x-known: full"))
-            client.answer()
-        site.app.events.clear()
-        client.send(sent("shortstall", b"a body", b"x-known: full"))
-        eventually(lambda: "short" in site.app.events)
+        occupy(site, client, "shortstall")
         client.socket.settimeout(0.5)
         with pytest.raises(TimeoutError):
             client.pour(b"x" * MIB, 200 * MIB)
@@ -827,9 +832,7 @@ def test_no_more_is_read_while_the_short_door_is_busy_than_one_read_brings(site:
 
 def test_who_has_ended_his_half_is_answered_by_the_short_door_and_that_is_all(site: Site) -> None:
     with site.connect() as client:
-        for _ in range(2):
-            client.send(sent("short", b"a body", b"x-known: half"))
-            client.answer()
+        introduce(client, b"x-known: half")
         client.send(sent("shortlate", b"a body", b"x-known: half"))
         client.end()
         answer = client.rest()
@@ -857,9 +860,7 @@ def test_an_error_at_the_short_door_is_one_line_that_tells_nothing_of_the_inside
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     with site.connect() as client:
-        for _ in range(2):
-            client.send(sent("short", b"a body", b"x-known: error"))
-            client.answer()
+        introduce(client, b"x-known: error")
         client.send(sent("shorterror", b"a body", b"x-known: error"))
         answer = client.rest()
     assert (status(answer), line(answer)) == (500, b"Internal Server Error")
@@ -1387,9 +1388,7 @@ def test_shutting_down_waits_for_answers_for_a_while(request_: bytes, expected: 
 @pytest.mark.parametrize(("name", "expected"), [("shortlate", 200), ("shortstall", 503)])
 def test_shutting_down_waits_for_the_short_door_for_a_while(name: str, expected: int) -> None:
     with Site() as running, running.connect() as client:
-        for _ in range(2):
-            client.send(sent("short", b"a body", b"x-known: end"))
-            client.answer()
+        introduce(client, b"x-known: end")
         running.app.events.clear()
         client.send(sent(name, b"a body", b"x-known: end"))
         eventually(lambda: running.app.events == ["short"])

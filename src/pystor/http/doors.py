@@ -24,7 +24,7 @@ _EXTENSIONS: Final[dict[str, dict[object, object]]] = {DIRECT: {}}
 
 
 class Application(Protocol):
-    """What is served: an ASGI application with a synchronous door beside the asynchronous one."""
+    """What is served: an ASGI application with two shorter ways beside ASGI."""
 
     @property
     def limits(self) -> Limits:

@@ -232,7 +232,6 @@ class Errand:
     """A request that came in one piece, on the short way."""
 
     __slots__ = ("disconnected", "keep_alive")
-    response_started: Final = False
     response_complete: Final = False
     message_event: Final = asyncio.Event()
     """uvicorn sets it when the client is gone; nobody waits for it."""
