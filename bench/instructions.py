@@ -2,7 +2,8 @@
 
     python -m bench.instructions [--record]
 
-Compares with what is recorded in instructions.json; `--record` records it. Half a minute, most of it for the start.
+Compares with what is recorded in instructions.json; `--record` records it, and makes the page anew.
+Half a minute, most of it for the start.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import blobs
+from bench import blobs, page
 from bench.blobs import Bodies
 from bench.peers import free_port, started
+from bench.results import RECORD
 from tests.support import Server, needs
 
-RECORD = Path(__file__).with_name("instructions.json")
 _WARM, _GETS, _POSTS = 100, 300, 100
 _SIZE = 4096
 
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*report(found), sep="\n")
     if given.record:
         RECORD.write_text(json.dumps(found, indent=2) + "\n")
+        page.write()
     return 0
 
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bench import instructions, table
-from bench.results import HOME, Results
+from bench import table
+from bench.results import HOME, RECORD, Results
 from bench.sections import SECTIONS
 
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
@@ -59,7 +59,7 @@ def _page(found: Sequence[Results]) -> Iterator[str]:
 
 
 def _instructions() -> Iterator[str]:
-    recorded = json.loads(instructions.RECORD.read_text())
+    recorded = json.loads(RECORD.read_text())
     yield "As valgrind counts them in the worker; they do not depend on the neighbours on the machine.\n"
     yield from (f"- {name}: {number:,}" for name, number in recorded.items())
 

@@ -11,6 +11,8 @@ from bench.samples import Check, Comparison, Sample, Target
 from bench.sections import Result
 
 HOME = Path(__file__).with_name("results")
+RECORD = Path(__file__).with_name("instructions.json")
+"""How many instructions a request of each kind took, as `bench.instructions` recorded it."""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from bench import blobs, clients, instructions, load, page, table
 from bench.blobs import Bodies
 from bench.comparing import compare, costed
 from bench.load import LoadFailed, Requests, Uploads
-from bench.results import Results
+from bench.results import RECORD, Results
 from bench.samples import MIB, Check, Comparison, Sample, Spread, Target
 from tests.support import Server, needs
 
@@ -155,7 +155,7 @@ def test_what_a_session_used_is_noted_with_the_run(make_server: Callable[..., Se
 
 
 def test_instructions_are_compared_with_those_recorded() -> None:
-    recorded = json.loads(instructions.RECORD.read_text())
+    recorded = json.loads(RECORD.read_text())
     assert set(recorded) == {"GET 4 KiB", "POST 4 KiB"}
     lines = list(instructions.report({name: number * 2 for name, number in recorded.items()}))
     assert all("+100.0%" in line for line in lines)
