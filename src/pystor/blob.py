@@ -31,11 +31,11 @@ UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
 """That of a storage that says no when it is full, and nothing before."""
 
 
-Again: TypeAlias = Callable[[memoryview | None], memoryview | None]
-"""Reads a whole replica once more, if it is still what it was, nothing has to be waited for, and it fits.
+Again: TypeAlias = Callable[[int, memoryview], bool]
+"""Fills room with the bytes from an offset on of a replica that was closed, if it is still what it was.
 
-It is given room, of which it returns the part that it has filled; without room it reads nothing, and returns nothing in
-it. None: it has to be looked for anew.
+False if it is not, if that takes waiting, or if the replica ends: it has to be looked for anew. Without room nothing is
+read.
 """
 
 
@@ -101,7 +101,7 @@ class Replica(AbstractContextManager["Replica"], Protocol):
 
     @property
     def again(self) -> Again | None:
-        """How to read it once more after it was closed, without looking for it; None if there is no such way."""
+        """How to read of it again after it was closed, without looking for it; None if there is no such way."""
         ...
 
     def digest(self) -> Digest:

@@ -16,8 +16,6 @@ from pystor.blob import READ_SIZE, Again, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError
 
-_NOTHING: Final = memoryview(b"")
-
 
 def close_now(fd: int) -> None:
     """Close a descriptor; a dead mount may refuse, and there is nothing to lose by reading."""
@@ -122,7 +120,7 @@ class FileReplica:
 
     @property
     def again(self) -> Again | None:
-        """How to read the whole once more, from the same file of a local filesystem."""
+        """How to read of it again, from the same file of a local filesystem."""
         return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._close is close_now else None
 
     def digest(self) -> Digest:
@@ -149,18 +147,15 @@ def _fingerprint(info: os.stat_result) -> Fingerprint:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _read_again(path: bytes, fingerprint: Fingerprint, room: memoryview | None) -> memoryview | None:
+def _read_again(path: bytes, fingerprint: Fingerprint, offset: int, room: memoryview) -> bool:
     fd = posix.open_cached(path)
     if fd < 0:
-        return None
+        return False
     try:
         if _fingerprint(os.fstat(fd)) != fingerprint:
-            return None
-        if room is None:
-            return _NOTHING
-        size = fingerprint[2]
-        return room[:size] if os.preadv(fd, (room,), 0, os.RWF_NOWAIT) == size else None
+            return False
+        return not room or os.preadv(fd, (room,), offset, os.RWF_NOWAIT) == len(room)
     except OSError:
-        return None
+        return False
     finally:
         os.close(fd)

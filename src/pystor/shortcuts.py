@@ -1,8 +1,8 @@
-"""The way back to a small blob that was just served: straight to its replicas, without looking for them."""
+"""The way back to a blob that was just served: straight to its replicas, without looking for them."""
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pystor.blob import Again, Replica
 from pystor.replicas import ReplicaSet
@@ -10,33 +10,33 @@ from pystor.replicas import ReplicaSet
 _T = TypeVar("_T")
 
 
-class Shortcut(Generic[_T]):
-    """Reads a blob again from the replicas that served it, each for as long as it is the very file it was then.
+class Way(NamedTuple, Generic[_T]):
+    """A replica that is not open, and is read for as long as it is the very file it was."""
 
-    With each it keeps a note of how it was served: replicas of one blob may have different times.
-    """
+    storage: str
+    size: int
+    modified: int
+    read_cached: Again
+    note: _T
+    """How it was served: replicas of one blob may have different times."""
+
+
+class Shortcut(Generic[_T]):
+    """The ways to those replicas of a blob that served it."""
 
     __slots__ = ("_replica_set", "_ways")
 
     def __init__(self, replica_set: ReplicaSet) -> None:
         """Know no replica of this set yet."""
         self._replica_set: Final = replica_set
-        self._ways: Final[dict[str, tuple[Again, _T]]] = {}
+        self._ways: Final[dict[str, Way[_T]]] = {}
 
     def learn(self, replica: Replica, note: _T) -> None:
         """Take note of a replica that is verified."""
         if replica.again is not None:
-            self._ways[replica.storage] = replica.again, note
+            way = Way(replica.storage, replica.size, replica.modified, replica.again, note)
+            self._ways[replica.storage] = way
 
-    def follow(self, room: memoryview | None) -> tuple[str, memoryview, _T] | None:
-        """Read the blob, from a member that is as good as any: its root, and all bytes, in `room`, and the note.
-
-        None: look for it anew. Without `room` nothing is read: the replica is still there, and the same.
-        """
-        root = self._replica_set.pick().storage.root
-        way = self._ways.get(root)
-        if way is None:
-            return None
-        again, note = way
-        content = again(room)
-        return None if content is None else (root, content, note)
+    def pick(self) -> Way[_T] | None:
+        """Choose the replica of a member that is as good as any; None if that has not served it yet."""
+        return self._ways.get(self._replica_set.pick().storage.root)

@@ -220,7 +220,12 @@ def test_both_doors_say_the_same_of_a_blob(pair: list[Directory], size: int, *, 
     ],
 )
 def test_a_small_part_of_a_large_blob_that_is_known_is_answered_at_once(
-    pair: list[Directory], method: str, fields: tuple[Field, ...], *, quick: bool
+    pair: list[Directory],
+    method: str,
+    fields: tuple[Field, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    quick: bool,
 ) -> None:
     for storage in pair:
         place(storage, LARGE)
@@ -233,6 +238,9 @@ def test_a_small_part_of_a_large_blob_that_is_known_is_answered_at_once(
             fast = at_once(app, method, path, fields)
             assert (fast is not None) is quick
             assert fast in (None, await ask(app, method, path, fields))
+            if quick:
+                monkeypatch.setattr(app._blobs.hot, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
+                assert at_once(app, method, path, fields) == fast
 
     run(scenario())
 
@@ -256,6 +264,29 @@ def test_replicas_with_different_times_are_each_answered_with_their_own_and_from
                 assert response.body == content
                 dates.add(dict(fields_of(response))[b"last-modified"])
             assert len(dates) == 2
+
+    run(scenario())
+
+
+def test_replicas_with_different_times_are_each_compared_with_their_own(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, digest = CONTENTS[4 * KIB], Digest.of(CONTENTS[4 * KIB])
+    for number, storage in enumerate(pair):
+        os.utime(place(storage, content), (MODIFIED + number, MODIFIED + number))
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            for _ in range(100):
+                app.answer(b"GET", f"/{digest.hex}".encode(), [], "")
+            monkeypatch.setattr(app._blobs.hot, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
+            statuses = set()
+            for _ in range(100):
+                response = app.answer(b"GET", f"/{digest.hex}".encode(), [(b"if-modified-since", DATE)], "")
+                assert response is not None
+                assert response.body == (content if response.status == 200 else b"")
+                statuses.add(response.status)
+            assert statuses == {200, 304}
 
     run(scenario())
 

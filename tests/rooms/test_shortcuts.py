@@ -42,15 +42,42 @@ def learned(*storages: Directory) -> Shortcut[str]:
     return shortcut
 
 
+def again(shortcut: Shortcut[str], offset: int = 0, size: int = len(CONTENT)) -> tuple[str, bytes] | None:
+    """A part of the blob, and the root of the storage that it came from."""
+    way = shortcut.pick()
+    room = ROOM[:size]
+    return (way.storage, bytes(room)) if way is not None and way.read_cached(offset, room) else None
+
+
 def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
     shortcut = learned(*pair)
-    answers = [shortcut.follow(ROOM) for _ in range(100)]
-    assert all(note == root for root, _, note in filter(None, answers))
-    found = [None if answer is None else (answer[0], bytes(answer[1])) for answer in answers]
+    found = [again(shortcut) for _ in range(100)]
 
+    assert None not in found
     assert {content for _, content in filter(None, found)} == {CONTENT}
     assert Counter(root for root, _ in filter(None, found)).keys() == {storage.root for storage in pair}
-    assert None not in found
+    assert not descriptors(tmp_path)
+
+
+def test_a_way_tells_of_its_replica(pair: list[Directory]) -> None:
+    for storage, moment in zip(pair, (10**9, 10**9 + 7), strict=True):
+        os.utime(where(storage, BLOB), (moment, moment))
+    shortcut = learned(*pair)
+    ways = {way.storage: way for way in filter(None, (shortcut.pick() for _ in range(100)))}
+
+    assert [ways[storage.root].modified for storage in pair] == [10**9, 10**9 + 7]
+    assert {way.size for way in ways.values()} == {len(CONTENT)}
+    assert all(way.note == root for root, way in ways.items())
+
+
+def test_a_part_of_a_blob_is_read_again_but_not_past_its_end(pair: list[Directory], tmp_path: Path) -> None:
+    shortcut = learned(*pair)
+
+    assert {content for _, content in filter(None, (again(shortcut, 1000, 50) for _ in range(20)))} == {
+        CONTENT[1000:1050]
+    }
+    assert {content for _, content in filter(None, (again(shortcut, 4096, 0) for _ in range(20)))} == {b""}
+    assert [again(shortcut, 4000, 97) for _ in range(20)] == [None] * 20
     assert not descriptors(tmp_path)
 
 
@@ -74,14 +101,15 @@ def _replace(path: Path) -> None:
     [_rewrite, _replace, Path.unlink, lambda path: os.truncate(path, 100), lambda path: path.chmod(0o640)],
     ids=["rewritten", "replaced", "removed", "truncated", "touched"],
 )
+@pytest.mark.parametrize("size", [0, 50, 4096])
 def test_a_replica_that_is_not_what_it_was_is_looked_for_anew(
-    pair: list[Directory], change: Callable[[Path], None], tmp_path: Path
+    pair: list[Directory], change: Callable[[Path], None], size: int, tmp_path: Path
 ) -> None:
     shortcut = learned(*pair)
     for storage in pair:
         change(where(storage, BLOB))
 
-    assert [shortcut.follow(ROOM) for _ in range(20)] == [None] * 20
+    assert [again(shortcut, 0, size) for _ in range(20)] == [None] * 20
     assert not descriptors(tmp_path)
 
 
@@ -89,12 +117,12 @@ def test_a_storage_that_is_not_local_has_no_shortcut(pair: list[Directory]) -> N
     for storage in pair:
         storage.local = False
 
-    assert learned(*pair).follow(ROOM) is None
+    assert learned(*pair).pick() is None
 
 
 def test_a_slow_storage_is_not_asked(pair: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
     slow = pair[0].root
     monkeypatch.setattr(Bulkhead, "slow", property(lambda member: member.storage.root == slow))
 
-    found = filter(None, (learned(*pair).follow(ROOM) for _ in range(50)))
-    assert {root for root, _, _ in found} == {pair[1].root}
+    found = filter(None, (again(learned(*pair)) for _ in range(50)))
+    assert {root for root, _ in found} == {pair[1].root}

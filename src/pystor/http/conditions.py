@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 _ONE_RANGE: Final = re.compile(rb"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since", b"range"})
@@ -30,8 +29,7 @@ def is_conditional(fields: Iterable[tuple[bytes, bytes]]) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What of a blob is answered, and how: 200, 206, 304 or 416, and the bytes from `start` up to `stop`."""
 
     status: int

@@ -66,7 +66,7 @@ class Doors(Connection):
         if response is None:
             return False
         head = encode_head(response, self.server_state.default_headers, keep_alive=keep_alive)
-        silent = method == b"HEAD" or response.status in _BODILESS
+        silent = response.status in _BODILESS or method == b"HEAD"
         if response.encoded is None and _is_odd(head, keep_alive=keep_alive, silent=silent):
             return False  # rare, and uvicorn knows how
         self._write(head, b"" if silent else bytes_of(response))

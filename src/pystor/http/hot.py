@@ -10,7 +10,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pystor.blob import Replica
 from pystor.digest import Digest
@@ -18,8 +18,8 @@ from pystor.errors import MalformedDigest, NotFound
 from pystor.events import AnsweredAtOnce, Observer
 from pystor.http import statuses
 from pystor.http.conditions import is_conditional
-from pystor.http.messages import Field, Origin, Response, bytes_of, encode_fields, gather_fields
-from pystor.http.representation import head_of, headers_of, past_the_end, select_of
+from pystor.http.messages import Field, Response, bytes_of, encode_fields, gather_fields
+from pystor.http.representation import Dated, head_of, head_of_part, past_the_end, select_of
 from pystor.shortcuts import Shortcut
 from pystor.tiers import Tiers
 
@@ -38,13 +38,21 @@ _MISSING_FIELDS: Final = encode_fields(_MISSING.headers)
 _BEFORE, _, _AFTER = bytes(bytes_of(_MISSING)).partition(_NAME.encode())
 
 
+class _Source(Dated, Protocol):
+    """What is read without waiting: an open replica, or the way to one."""
+
+    def read_cached(self, offset: int, room: memoryview, /) -> bool:
+        """Fill the room with the bytes from `offset` on; False if that takes waiting."""
+        ...
+
+
 class _Known(NamedTuple):
-    """A small blob that was answered before."""
+    """A blob that was answered before."""
 
     digest: Digest
     tier: str
     shortcut: Shortcut[bytes]
-    """With the header fields for each replica, as they are written."""
+    """With the header fields of the whole, as they are written, for each replica."""
 
 
 class Hot:
@@ -64,17 +72,24 @@ class Hot:
         The body may be memory that the next answer uses.
         """
         began = time.perf_counter()
-        plain = not is_conditional(fields)
-        known = self._known.get(path) if plain else None
-        if known is not None:
-            found = known.shortcut.follow(self._room if method == "GET" else None)
-            if found is not None:
-                root, content, encoded = found
-                size, seconds = len(content), time.perf_counter() - began
-                self._observe(
-                    AnsweredAtOnce(method, path, 200, known.digest, True, 1, size, seconds, client, root, known.tier)
-                )
-                return Response(200, (), content, None, encoded)
+        conditions = gather_fields(fields) if is_conditional(fields) else None
+        known = self._known.get(path)
+        if known is None:
+            return self._answer_anew(method, path, conditions, client, began)
+        digest, tier, shortcut = known
+        way = shortcut.pick()
+        response = None if way is None else self._answer(way, digest, method, conditions, way.note)
+        if way is None or response is None:
+            return self._answer_anew(method, path, conditions, client, began)
+        size, seconds = len(bytes_of(response)), time.perf_counter() - began
+        status, root = response.status, way.storage
+        self._observe(AnsweredAtOnce(method, path, status, digest, True, 1, size, seconds, client, root, tier))
+        return response
+
+    def _answer_anew(
+        self, method: str, path: str, conditions: Mapping[bytes, bytes] | None, client: str, began: float
+    ) -> Response | None:
+        """Look for the blob, in what the kernel has in memory."""
         try:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
@@ -82,73 +97,68 @@ class Hot:
         glimpse = self._tiers.find_now(digest)
         if glimpse is None:
             return None
-        response = self._answer_anew(glimpse.replica, method, path, digest, None if plain else fields)
-        if response is None:
-            return None
-        _, storage, tier = response.origin or (digest, None, None)
-        size, seconds = 0 if method == "HEAD" else len(bytes_of(response)), time.perf_counter() - began
-        hinted, attempts = glimpse.hinted, glimpse.attempts
-        self._observe(
-            AnsweredAtOnce(
-                method, path, response.status, digest, hinted, attempts, size, seconds, client, storage, tier
-            )
-        )
+        replica, hinted, attempts = glimpse
+        if replica is None:
+            response, root, tier = _missing(path[1:]), None, None
+        else:
+            root, tier = replica.storage, self._tiers.tier_of(replica).name
+            with replica:
+                found = self._answer_from(replica, digest, method, path, conditions)
+            if found is None:
+                return None
+            response = found
+        status, size = response.status, 0 if method == "HEAD" else len(bytes_of(response))
+        seconds = time.perf_counter() - began
+        self._observe(AnsweredAtOnce(method, path, status, digest, hinted, attempts, size, seconds, client, root, tier))
         return response
 
-    def _answer_anew(
-        self, replica: Replica | None, method: str, path: str, digest: Digest, conditions: list[Field] | None
+    def _answer_from(
+        self, replica: Replica, digest: Digest, method: str, path: str, conditions: Mapping[bytes, bytes] | None
     ) -> Response | None:
-        if replica is None:
-            return _missing(path[1:])
-        with replica:
-            if conditions is None:
-                return self._answer_whole(replica, path, method, digest)
-            return self._answer_part(replica, method, digest, gather_fields(conditions))
-
-    def _answer_whole(self, replica: Replica, path: str, method: str, digest: Digest) -> Response | None:
-        """Answer from a replica, if it is known to be good or can be hashed now, and if it is small."""
+        """Answer from a replica that is known to be good, or can be hashed now; remember one that was known."""
         known = self._tiers.knows(replica, digest)
-        content = self._content(replica, digest, 0, replica.size if method == "GET" else 0, known=known)
-        if content is None:
+        if not known and not self._vouches(replica, digest):
             return None
         encoded = head_of(replica, digest)
-        if known and 0 < replica.size <= _LARGEST:
+        response = self._answer(replica, digest, method, conditions, encoded)
+        if known and response is not None:
             self._learn(path, digest, replica, encoded)
-        return Response(200, (), content, self._origin(replica, digest), encoded)
+        return response
+
+    def _vouches(self, replica: Replica, digest: Digest) -> bool:
+        """Tell whether a small replica is good; False also if that cannot be told now."""
+        content = self._read(replica, 0, replica.size)
+        return content is not None and self._tiers.vouch(replica, content, digest)
+
+    def _answer(
+        self, source: _Source, digest: Digest, method: str, conditions: Mapping[bytes, bytes] | None, encoded: bytes
+    ) -> Response | None:
+        """Answer from what is good, if what is wanted of it is small; `encoded` are the header fields of the whole."""
+        if conditions is not None:
+            return self._answer_part(source, digest, method, conditions, encoded)
+        content = self._read(source, 0, source.size if method == "GET" else 0)
+        return None if content is None else Response(200, (), content, None, encoded)
 
     def _answer_part(
-        self, replica: Replica, method: str, digest: Digest, headers: Mapping[bytes, bytes]
+        self, source: _Source, digest: Digest, method: str, conditions: Mapping[bytes, bytes], encoded: bytes
     ) -> Response | None:
-        """Do the same when the header fields may ask for less than the whole."""
-        selection = select_of(replica, digest, method, headers)
+        selection = select_of(source, digest, method, conditions)
         start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
-        content = self._content(replica, digest, start, stop, known=self._tiers.knows(replica, digest))
+        content = self._read(source, start, stop)
         if content is None:
             return None
-        origin = self._origin(replica, digest)
         if selection.status == 416:
-            return past_the_end(replica.size, origin)
-        return Response(selection.status, headers_of(replica, digest, selection), content, origin)
+            return past_the_end(source.size, None)
+        return Response(selection.status, (), content, None, head_of_part(encoded, source.size, selection))
 
-    def _origin(self, replica: Replica, digest: Digest) -> Origin:
-        return Origin(digest, replica.storage, self._tiers.tier_of(replica).name)
-
-    def _content(self, replica: Replica, digest: Digest, start: int, stop: int, *, known: bool) -> memoryview | None:
-        return self._read(replica, start, stop) if known else self._verified(replica, digest, start, stop)
-
-    def _read(self, replica: Replica, start: int, stop: int) -> memoryview | None:
+    def _read(self, source: _Source, start: int, stop: int) -> memoryview | None:
         if stop - start > _LARGEST:
             return None
         room = self._room[: stop - start]
-        return room if replica.read_cached(start, room) else None
-
-    def _verified(self, replica: Replica, digest: Digest, start: int, stop: int) -> memoryview | None:
-        """Read a part of a small replica if the whole is its blob; None also if that cannot be told now."""
-        whole = self._read(replica, 0, replica.size)
-        return whole[start:stop] if whole is not None and self._tiers.vouch(replica, whole, digest) else None
+        return room if source.read_cached(start, room) else None
 
     def _learn(self, path: str, digest: Digest, replica: Replica, encoded: bytes) -> None:
-        """Take note of how a whole blob is answered that was asked for before: most are asked for once."""
+        """Take note of how a blob is answered that was asked for before: most are asked for once."""
         known = self._known.get(path)
         if known is None:
             if len(self._known) >= _KNOWN:
