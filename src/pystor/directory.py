@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
-from pystor import commit, marker, posix, staging, temporary
+from pystor import commit, marker, posix, temporary, tree
 from pystor.blob import Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
 from pystor.entrance import Entrance, measure
@@ -88,7 +88,7 @@ class Directory:
             self.watched = self._watch is not None and self._watch.follow(self._marker_path)
             known = _identify(os.stat(self._marker_path))
             if self.writable:
-                staging.prepare(self.root)
+                tree.prepare(self.root)
             kind = marker.filesystem_of(self.root)
             self.local = marker.is_local(kind) if self._is_local is None else self._is_local
             self._commits = self._durable and self.local and commit.is_told(kind)
@@ -244,7 +244,7 @@ class Directory:
         if not self._durable:
             return
         try:
-            staging.confirm(self.root, digest)
+            tree.confirm(self.root, digest)
         except OSError as error:
             failure = StorageError.from_os(self.root, "confirm", error)
             failure.unwritable = True
@@ -323,7 +323,7 @@ class Directory:
     def _queue(self, queue: QueueName) -> Iterator[Entries]:
         try:
             self._guard()
-            yield Entries(f"{self.root}/{staging.QUEUES[queue]}")
+            yield Entries(f"{self.root}/{tree.QUEUES[queue]}")
         except OSError as error:
             raise StorageError.from_os(self.root, f"queue {queue}", error) from error
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from pystor import staging
+from pystor import tree
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
@@ -36,7 +36,7 @@ class Entrance:
         if self._room() < 0:
             raise self._full()
         try:
-            made = staging.make_directory(digest.leaf, self._root.fd)
+            made = tree.make_directory(digest.leaf, self._root.fd)
         except OSError as error:
             raise StorageError.from_os(self._storage, "make a directory", error, writing=True) from error
         self._made.update(made)
@@ -60,7 +60,7 @@ class Entrance:
             self._take_room(size)
             return self._begin(shared=shared)
         # One at a time, in all workers: what one upload is promised, no other is.
-        with staging.alone(self._root.fd):
+        with tree.alone(self._root.fd):
             if self._measure() < size:
                 raise self._full()
             staged = self._begin()

@@ -6,38 +6,26 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from pystor import placement
 from pystor.auditing import Audit
 from pystor.blob import Replica, root_in
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.company import Company
 from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
-from pystor.events import LeftoversSwept, LookedUp, Observer, ReplicaBad, StorageFailed
+from pystor.events import LookedUp, Observer, ReplicaBad, StorageFailed
 from pystor.glances import Glances
 from pystor.hints import Hints
+from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
+from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
 from pystor.verification import Verifier
 from pystor.watch import Watch
-
-_BEGUN_WITHIN: Final = 0.3
-"""Seconds for which the start waits for storages: those that are well take none, those that are not may be a while."""
-
-_RECOVERED_EVERY: Final = 1.0
-"""Seconds between two probes of a storage that is out."""
-
-_MEASURED_EVERY: Final = 10.0
-"""Seconds between two measurements when nobody stores: the look-up order and the metrics go by them."""
-
-_MEASURED_FOR: Final = 1.0
-"""Seconds for which a measurement of free space is good enough to place by."""
 
 _THREADS: Final = 8
 """How many at most write small uploads to a set, near the event loop."""
@@ -88,13 +76,12 @@ class Pool:
         """
         self._glances: Final = Glances(sets, watch)
         self.mirrored: Final = mirrored
-        self._sweep_period: Final = sweep_period
         self._hints: Final = hints
         self.sets: Final = tuple(sets)
         self.verifier: Final = verifier
         self.observe: Final = observe
         self._verify_first: Final = verify_first
-        self._seeds: Final = [replica_set.seed for replica_set in self.sets]
+        self._places: Final = Places(sets)
         self._member_of: Final = {member.storage.root: member for member in self.members()}
         self._set_of: Final = {
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
@@ -102,10 +89,7 @@ class Pool:
         self._companies: Final = {
             each: Company(each.members, Crew(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
         }
-        self._weights = [1 for _ in self.sets]
-        self._measured_at = -_MEASURED_FOR
-        self._all_answered = False
-        self._background: Final[set[asyncio.Task[None]]] = set()
+        self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)
         self._audit: Final = Audit(
             verifier,
@@ -124,61 +108,18 @@ class Pool:
         return self._set_of[replica.storage]
 
     async def start(self) -> None:
-        """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often.
-
-        A storage that does not answer at once is not waited for: it is used as soon as it answers.
-        """
-        begun = asyncio.create_task(self._begin())
-        self._background.add(begun)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(begun), _BEGUN_WITHIN)
-        self._background.add(asyncio.create_task(self._sweep(self._sweep_period)))
-        self._background.add(asyncio.create_task(self._recover()))
+        """Begin to look after the storages; one that does not answer at once is used as soon as it does."""
+        await self._upkeep.start()
 
     async def stop(self) -> None:
         """End what goes on in the background, and let the threads go."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, self.repairs.stop(), self._audit.stop(), return_exceptions=True)
+        await asyncio.gather(self._upkeep.stop(), self.repairs.stop(), self._audit.stop(), return_exceptions=True)
         for company in self._companies.values():
             company.stop()
         for member in self.members():
             member.stop()
 
-    async def _begin(self) -> None:
-        await asyncio.gather(*(self._attach(member) for member in self.members()))
-        await self._measure()
-
-    async def _attach(self, member: Bulkhead) -> None:
-        try:
-            await member.run(member.storage.attach)
-        except StorageError as error:
-            self.observe(StorageFailed(error))
-
-    async def _recover(self) -> None:
-        while True:
-            await self._recover_all()
-            if time.monotonic() - self._measured_at >= _MEASURED_EVERY:
-                await self._measure()
-            await asyncio.sleep(_RECOVERED_EVERY)
-
-    async def _recover_all(self) -> None:
-        await asyncio.gather(*(member.recover() for member in self.members()))
-
-    async def _sweep(self, period: float) -> None:
-        while True:
-            await asyncio.gather(*(self._sweep_one(member) for member in self.members() if member.storage.writable))
-            await asyncio.sleep(period)
-
-    async def _sweep_one(self, member: Bulkhead) -> None:
-        with suppress(StorageError):  # reported by whatever needs the storage
-            count = await member.run(member.storage.sweep, deadline=WRITE_DEADLINE)
-            self.observe(LeftoversSwept(member.storage.root, count))
-
     # Looking up
-
-    def _ranked(self, digest: Digest) -> Iterator[ReplicaSet]:
-        return (self.sets[index] for index in placement.order(digest, self._seeds, self._weights))
 
     def _hinted(self, digest: Digest, hint: str | None) -> ReplicaSet | None:
         """Tell the set that a hint speaks of."""
@@ -189,7 +130,7 @@ class Pool:
         hinted = self._hinted(digest, hint)
         if hinted is not None:
             yield from hinted.in_turn()
-        for replica_set in self._ranked(digest):
+        for replica_set in self._places.ranked(digest):
             if replica_set is not hinted:
                 yield from replica_set.in_turn()
 
@@ -282,7 +223,7 @@ class Pool:
         """Choose the set that has a blob most likely."""
         if len(self.sets) == 1:
             return self.sets[0]
-        return self._hinted(digest, hint) or self.sets[placement.best(digest, self._seeds, self._weights)]
+        return self._hinted(digest, hint) or self._places.likeliest(digest)
 
     def _note(self, digest: Digest, found: Replica | None, missing: Iterable[Bulkhead]) -> None:
         """Take note of where a blob was found, and of the storages of the same set where it is missing."""
@@ -323,7 +264,7 @@ class Pool:
 
     async def survey(self, digest: Digest) -> list[Survey]:
         """See what every storage has of a blob."""
-        looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._ranked(digest)]
+        looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._places.ranked(digest)]
         return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
 
     async def stage(
@@ -337,14 +278,7 @@ class Pool:
         something is to be noted before. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did
         not answer, and `Seen` if something stands there.
         """
-        await self._measure()
-        dice = digest or Digest.of(os.urandom(32))
-        ranked = self._places(dice, size)
-        if not ranked:
-            # What was measured a moment ago may have been freed since: nobody is refused for that.
-            self._measured_at = -_MEASURED_FOR
-            await self._measure()
-            ranked = self._places(dice, size)
+        ranked = await self._places.choose(digest or Digest.of(os.urandom(32)), size)
         failed = False
         for replica_set in ranked:
             try:
@@ -354,24 +288,6 @@ class Pool:
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)
-        if failed or not self._all_answered or any(each.writable and not each.takes for each in self.sets):
+        if failed or not self._places.all_take:
             raise Unavailable("No replica set could take the file, and a storage did not answer; try again later")
         raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
-
-    def _places(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        """Rank the sets that take blobs and have room for this one, as last measured."""
-        taking = [replica_set for replica_set in self.sets if replica_set.takes]
-        left = [replica_set.left - size for replica_set in taking]
-        chosen = placement.choose(digest, [replica_set.seed for replica_set in taking], left)
-        return [taking[index] for index in chosen]
-
-    async def _measure(self) -> None:
-        """Bring the sets' free space up to date if it is old, and whether the writable storages answer."""
-        if time.monotonic() - self._measured_at < _MEASURED_FOR:
-            return
-        answered = await asyncio.gather(*(replica_set.measure() for replica_set in self.sets))
-        self._all_answered = all(
-            known or not replica_set.writable for known, replica_set in zip(answered, self.sets, strict=True)
-        )
-        self._weights = [max(replica_set.left, 1) for replica_set in self.sets]
-        self._measured_at = time.monotonic()

@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import secrets
 import threading
 import time
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from pystor import marker, posix
-from pystor.blob import Filesystem, QueueName
+from pystor import posix, tree
+from pystor.blob import Filesystem
 from pystor.digest import Digest
 from pystor.errors import StorageError
-from pystor.temporary import TEMPORARIES, Temporary
-
-QUARANTINE: Final = f"{marker.HOME}/quarantine"
-QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
+from pystor.temporary import Temporary
 
 _PUBLISHED_MODE: Final = 0o644
-_FRESH: Final = 600.0
-"""Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
-
 _AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
 _AHEAD: Final = 2 << 20  # bytes that may be on their way to the disk
 _GENTLE: Final = 0.1  # seconds in which a write makes way for others; what is left then goes to the disk at once
@@ -156,7 +147,7 @@ class StagedFile:
 
     def _write_out(self) -> None:
         """Send the bytes to the disk and wait until they are there, one upload after the other, in all workers."""
-        with alone(self._root_fd):
+        with tree.alone(self._root_fd):
             posix.write_back(self._fd, self._sent, self._written - self._sent, wait=True)
         self._sent = self._written
 
@@ -195,7 +186,7 @@ class StagedFile:
         with self._translated("publish"):
             made = self._take_name(digest)
             if self._durable:
-                self._sync_directories(digest.leaf, made | self._made)
+                tree.sync_way(digest.leaf, made | self._made, self._root_fd)
             self._close()
 
     def _take_name(self, digest: Digest) -> set[str]:
@@ -206,36 +197,22 @@ class StagedFile:
         try:
             temporary.keep(digest.path)
         except FileNotFoundError:
-            made = make_directory(digest.leaf, self._root_fd)
+            made = tree.make_directory(digest.leaf, self._root_fd)
             temporary.keep(digest.path)
         self._temporary, self._published = None, True
         temporary.close()
         return made
 
-    def _sync_directories(self, leaf: str, changed: AbstractSet[str]) -> None:
-        """Sync the leaf, where the name is new, and each directory above it in which a directory may be new.
-
-        Another upload may have made a directory a moment ago and not synced its parent yet: a fresh parent is synced
-        as well, whoever changed it.
-        """
-        for directory in (*_upwards(leaf), "."):
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
-            try:
-                if directory == leaf or directory in changed or _is_fresh(fd):
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-
     def set_aside(self, digest: Digest) -> None:
         """Keep what stands under the final name now in quarantine; `publish` replaces it."""
         with self._translated("quarantine"), contextlib.suppress(FileNotFoundError):
-            aside = quarantine_name(digest)
+            aside = tree.quarantine_name(digest)
             try:
                 # A second name, so that there is no moment without the first.
                 os.link(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd, follow_symlinks=False)
             except PermissionError:
                 os.rename(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)  # a directory
-            _sync_directory(QUARANTINE, self._root_fd)
+            tree.sync(tree.QUARANTINE, self._root_fd)
 
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""
@@ -282,85 +259,3 @@ class _Step:
         self._lock.release()
         if isinstance(error, OSError):
             raise StorageError.from_os(self._storage, self._operation, error, writing=True) from error
-
-
-def make_directory(directory: str, root_fd: int) -> set[str]:
-    """Make a directory below a root, and what is missing above it; returns those in which something is new.
-
-    Raises `OSError`.
-    """
-    above, _, _ = directory.rpartition("/")
-    try:
-        os.mkdir(directory, dir_fd=root_fd)
-    except FileExistsError:
-        return set()  # maybe by another upload, just now
-    except FileNotFoundError:
-        if not above:
-            raise  # the root itself is gone
-        return make_directory(above, root_fd) | make_directory(directory, root_fd)
-    return {above or "."}
-
-
-@contextlib.contextmanager
-def alone(root_fd: int) -> Iterator[None]:
-    """Keep all others, in other processes too, from doing the same with this storage at the same time."""
-    with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
-        fcntl.flock(root_fd, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(root_fd, fcntl.LOCK_UN)
-
-
-def confirm(root: str, digest: Digest) -> None:
-    """Sync a replica and the directories on its way, unless it is old enough to be on stable storage anyway.
-
-    Raises `OSError`. Whoever made it may have been killed between giving it its name and syncing that.
-    """
-    fd = os.open(f"{root}/{digest.path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if time.time() - os.fstat(fd).st_ctime > _FRESH:
-            return
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    for directory in _upwards(os.path.dirname(digest.path)):
-        _sync_directory(f"{root}/{directory}")
-    _sync_directory(root)
-
-
-def _upwards(directory: str) -> Iterator[str]:
-    """`AA/BB/CC`, `AA/BB`, `AA`."""
-    while directory:
-        yield directory
-        directory = os.path.dirname(directory)
-
-
-def _is_fresh(fd: int) -> bool:
-    age = time.time() - os.fstat(fd).st_mtime
-    return age < _FRESH
-
-
-def _sync_directory(name: str, root_fd: int | None = None) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def quarantine_name(digest: Digest) -> str:
-    """Name a place in quarantine, below the storage's root, that nothing else has."""
-    return f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat"
-
-
-def prepare(root: str) -> None:
-    """Make the directories that are kept beside the blobs, durably. Raises `OSError`."""
-    missing = [
-        name for name in (TEMPORARIES, QUARANTINE, *QUEUES.values()) if not os.path.isdir(os.path.join(root, name))
-    ]
-    for name in missing:
-        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
-    if missing:
-        _sync_directory(os.path.join(root, marker.HOME))

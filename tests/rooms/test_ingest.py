@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pystor import breaker, ingest, pool, posix, staging
+from pystor import breaker, ingest, places, posix, staging
 from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -734,7 +734,7 @@ def test_a_set_that_failed_to_write_is_not_tried_again_before_it_writes_again(
                 for number in range(30):
                     assert (await put(pool, b"%d" % number)).paths == paths(good, b"%d" % number)
                 assert len([event for event in events if isinstance(event, StorageFailed)]) == 1
-            await pool._recover_all()
+            await pool._upkeep.recover()
             assert blobs(broken[0]) == []
             for number in range(30, 60):
                 await put(pool, b"%d" % number)
@@ -826,7 +826,7 @@ def test_room_is_measured_again_after_a_while(pair: list[Directory], monkeypatch
             before = len(checks)
             await asyncio.gather(*(put(pool_, b"%d" % number) for number in range(5)))
             assert len(checks) == before  # each staging looks for itself
-            monkeypatch.setattr(pool, "_MEASURED_FOR", 0.0)
+            monkeypatch.setattr(places, "_FRESH", 0.0)
             await put(pool_, SMALL)
             assert len(checks) == before + 2
             assert pool_.sets[0].left > 0

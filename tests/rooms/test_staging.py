@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from pystor import posix, staging
+from pystor import posix, staging, tree
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -110,7 +110,7 @@ def test_a_replica_whose_directories_are_still_synced_is_not_done(
         syncing.set()
         assert go_on.wait(20)
 
-    monkeypatch.setattr(StagedFile, "_sync_directories", hang)
+    monkeypatch.setattr(tree, "sync_way", hang)
     staged = storage.stage(6)
     staged.write(CONTENT)
     staged.sync()
@@ -284,7 +284,7 @@ def test_a_parent_that_another_has_just_changed_is_synced_too(
 def test_a_parent_that_was_made_is_synced_though_its_time_is_wrong(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "_is_fresh", lambda _: False)
+    monkeypatch.setattr(tree, "_is_fresh", lambda _: False)
     steps = Steps(storage, monkeypatch)
     publish(storage, CONTENT)
 
@@ -294,7 +294,7 @@ def test_a_parent_that_was_made_is_synced_though_its_time_is_wrong(
 def test_a_parent_that_was_made_before_the_blob_was_written_is_synced_though_its_time_is_wrong(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "_is_fresh", lambda _: False)
+    monkeypatch.setattr(tree, "_is_fresh", lambda _: False)
     steps = Steps(storage, monkeypatch)
     with storage.enter() as entrance:
         assert entrance.make_way(BLOB)
@@ -825,7 +825,7 @@ def test_the_root_that_is_gone_is_no_reason_to_make_directories_for_ever(tmp_pat
     root.rmdir()
     try:
         with pytest.raises(FileNotFoundError):
-            staging.make_directory(BLOB.leaf, fd)
+            tree.make_directory(BLOB.leaf, fd)
     finally:
         os.close(fd)
 

@@ -1,0 +1,121 @@
+"""The directories of a storage: those of its blobs, and those beside them; how they are made and made durable."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from pystor import marker
+from pystor.blob import QueueName
+from pystor.digest import Digest
+from pystor.temporary import TEMPORARIES
+
+QUARANTINE: Final = f"{marker.HOME}/quarantine"
+QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
+
+_FRESH: Final = 600.0
+"""Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
+
+
+def make_directory(directory: str, root_fd: int) -> set[str]:
+    """Make a directory below a root, and what is missing above it; returns those in which something is new.
+
+    Raises `OSError`.
+    """
+    above, _, _ = directory.rpartition("/")
+    try:
+        os.mkdir(directory, dir_fd=root_fd)
+    except FileExistsError:
+        return set()  # maybe by another upload, just now
+    except FileNotFoundError:
+        if not above:
+            raise  # the root itself is gone
+        return make_directory(above, root_fd) | make_directory(directory, root_fd)
+    return {above or "."}
+
+
+def sync_way(leaf: str, changed: AbstractSet[str], root_fd: int) -> None:
+    """Sync a leaf, where a name is new, and each directory above it in which a directory may be new. Raises `OSError`.
+
+    Another upload may have made a directory a moment ago and not synced its parent yet: a fresh parent is synced as
+    well, whoever changed it.
+    """
+    for directory in (*_upwards(leaf), "."):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+        try:
+            if directory == leaf or directory in changed or _is_fresh(fd):
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def confirm(root: str, digest: Digest) -> None:
+    """Sync a replica and the directories on its way, unless it is old enough to be on stable storage anyway.
+
+    Raises `OSError`. Whoever made it may have been killed between giving it its name and syncing that.
+    """
+    fd = os.open(f"{root}/{digest.path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if time.time() - os.fstat(fd).st_ctime > _FRESH:
+            return
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    for directory in _upwards(os.path.dirname(digest.path)):
+        sync(f"{root}/{directory}")
+    sync(root)
+
+
+def _upwards(directory: str) -> Iterator[str]:
+    """`AA/BB/CC`, `AA/BB`, `AA`."""
+    while directory:
+        yield directory
+        directory = os.path.dirname(directory)
+
+
+def _is_fresh(fd: int) -> bool:
+    age = time.time() - os.fstat(fd).st_mtime
+    return age < _FRESH
+
+
+def sync(name: str, root_fd: int | None = None) -> None:
+    """Sync a directory, below a root if that is given. Raises `OSError`."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def quarantine_name(digest: Digest) -> str:
+    """Name a place in quarantine, below the storage's root, that nothing else has."""
+    return f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat"
+
+
+def prepare(root: str) -> None:
+    """Make the directories that are kept beside the blobs, durably. Raises `OSError`."""
+    missing = [
+        name for name in (TEMPORARIES, QUARANTINE, *QUEUES.values()) if not os.path.isdir(os.path.join(root, name))
+    ]
+    for name in missing:
+        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+    if missing:
+        sync(os.path.join(root, marker.HOME))
+
+
+@contextlib.contextmanager
+def alone(root_fd: int) -> Iterator[None]:
+    """Keep all others, in other processes too, from doing the same with this storage at the same time."""
+    with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
+        fcntl.flock(root_fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(root_fd, fcntl.LOCK_UN)

@@ -1,0 +1,82 @@
+"""What goes on beside the requests to keep the storages of a pool in use: attached, measured, swept, taken in again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.errors import StorageError
+from pystor.events import LeftoversSwept, Observer, StorageFailed
+from pystor.places import Places
+
+_BEGUN_WITHIN: Final = 0.3
+"""Seconds for which the start waits for storages: those that are well take none, those that are not may be a while."""
+
+_RECOVERED_EVERY: Final = 1.0
+"""Seconds between two probes of a storage that is out."""
+
+_MEASURED_EVERY: Final = 10.0
+"""Seconds between two measurements when nobody stores: the look-up order and the metrics go by them."""
+
+
+class Upkeep:
+    """Looks after storages for as long as it is started."""
+
+    def __init__(self, members: Sequence[Bulkhead], places: Places, *, sweep_period: float, observe: Observer) -> None:
+        """Begin nothing yet. Temporaries of dead processes are swept every `sweep_period` seconds."""
+        self._members: Final = members
+        self._places: Final = places
+        self._sweep_period: Final = sweep_period
+        self._observe: Final = observe
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+
+    async def start(self) -> None:
+        """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often.
+
+        A storage that does not answer at once is not waited for: it is used as soon as it answers.
+        """
+        begun = asyncio.create_task(self._begin())
+        self._tasks.add(begun)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(begun), _BEGUN_WITHIN)
+        self._tasks.add(asyncio.create_task(self._sweep()))
+        self._tasks.add(asyncio.create_task(self._recover()))
+
+    async def stop(self) -> None:
+        """End what goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        await asyncio.gather(*(self._attach(member) for member in self._members))
+        await self._places.measure(0.0)
+
+    async def _attach(self, member: Bulkhead) -> None:
+        try:
+            await member.run(member.storage.attach)
+        except StorageError as error:
+            self._observe(StorageFailed(error))
+
+    async def _recover(self) -> None:
+        while True:
+            await self.recover()
+            await self._places.measure(_MEASURED_EVERY)
+            await asyncio.sleep(_RECOVERED_EVERY)
+
+    async def recover(self) -> None:
+        """Probe the storages that are out, and take in again those that work."""
+        await asyncio.gather(*(member.recover() for member in self._members))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.gather(*(self._sweep_one(member) for member in self._members if member.storage.writable))
+            await asyncio.sleep(self._sweep_period)
+
+    async def _sweep_one(self, member: Bulkhead) -> None:
+        with suppress(StorageError):  # reported by whatever needs the storage
+            count = await member.run(member.storage.sweep, deadline=WRITE_DEADLINE)
+            self._observe(LeftoversSwept(member.storage.root, count))
