@@ -13,7 +13,7 @@ SERVED ?= $(VENV)/.installed
 TESTED ?= $(VENV)/.installed-dev
 
 # Tests of different files run side by side, unless they have to be alone; those of a file share its servers.
-BESIDE ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+BESIDE ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
