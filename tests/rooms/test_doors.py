@@ -291,6 +291,21 @@ def test_replicas_with_different_times_are_each_compared_with_their_own(
     run(scenario())
 
 
+def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) -> None:
+    fill(*pair)
+    path = f"/{Digest.of(CONTENTS[1]).hex}".encode()
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            known = []
+            for _ in range(2):
+                assert app.answer(b"GET", path, [], "") is not None
+                known.append(len(app._blobs.hot._known))
+            assert known == [0, 1]
+
+    run(scenario())
+
+
 def test_a_wide_circle_of_blobs_does_not_push_out_what_is_remembered_in_turn(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:

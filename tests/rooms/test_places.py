@@ -1,0 +1,99 @@
+"""The sets of a pool by their room, and what keeps their storages in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pystor import upkeep
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.events import Event, LeftoversSwept
+from pystor.places import Places
+from pystor.replicas import ReplicaSet
+from pystor.temporary import TEMPORARIES
+from pystor.upkeep import Upkeep
+from tests.rooms.tools import adopted, eventually, run
+from tests.support.mounts import Mounts
+
+MIB = 1 << 20
+DIGESTS = [Digest.of(b"%d" % number) for number in range(200)]
+
+
+def sets_of(*storages: Directory) -> list[ReplicaSet]:
+    return [ReplicaSet([Bulkhead(storage, threads=1)]) for storage in storages]
+
+
+def fill(storage: Directory, size: int) -> Path:
+    path = Path(storage.root) / "something else"
+    path.write_bytes(bytes(size))
+    return path
+
+
+def test_a_blob_is_looked_for_first_where_there_is_more_room(mounts: Mounts) -> None:
+    storages = [adopted(mounts.tmpfs(32 * MIB)), adopted(mounts.tmpfs(32 * MIB))]
+    fill(storages[0], 31 * MIB)
+    sets = sets_of(*storages)
+    places = Places(sets)
+
+    async def scenario() -> None:
+        assert 50 < [places.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 150
+        await places.measure(0.0)
+        assert [places.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 20
+
+    run(scenario())
+    assert all(places.ranked(digest)[0] is places.likeliest(digest) for digest in DIGESTS)
+    assert all(set(places.ranked(digest)) == set(sets) for digest in DIGESTS)
+
+
+def test_nobody_is_refused_for_room_that_has_been_freed_a_moment_ago(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(8 * MIB))
+    fat = fill(storage, 7 * MIB)
+    places = Places(sets_of(storage))
+
+    async def scenario() -> None:
+        assert await places.choose(DIGESTS[0], 4 * MIB) == []
+        fat.unlink()
+        assert len(await places.choose(DIGESTS[0], 4 * MIB)) == 1
+
+    run(scenario())
+
+
+def test_the_room_is_measured_though_nobody_stores(mounts: Mounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_MEASURED_EVERY", 0.0)
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.01)
+    storage = adopted(mounts.tmpfs(8 * MIB))
+    sets = sets_of(storage)
+
+    async def scenario() -> None:
+        kept = Upkeep(sets[0].members, Places(sets), sweep_period=1800, observe=lambda _: None)
+        await kept.start()
+        before = sets[0].left
+        fill(storage, 4 * MIB)
+        await eventually(lambda: before - 5 * MIB < sets[0].left <= before - 4 * MIB)
+        await kept.stop()
+
+    run(scenario())
+
+
+def test_what_the_dead_have_left_is_swept_but_not_from_a_storage_that_is_not_to_be_written(tmp_path: Path) -> None:
+    ours, theirs = adopted(tmp_path / "ours"), adopted(tmp_path / "theirs")
+    left = [Path(each.root) / TEMPORARIES / "left" for each in (ours, theirs)]
+    for path in left:
+        path.write_bytes(b"half of a blob")
+    old = Directory(theirs.root, writable=False)
+    events: list[Event] = []
+
+    async def scenario() -> None:
+        sets = sets_of(old, ours)
+        members = [member for each in sets for member in each.members]
+        kept = Upkeep(members, Places(sets), sweep_period=1800, observe=events.append)
+        await kept.start()
+        await eventually(lambda: LeftoversSwept(ours.root, 1) in events)
+        await kept.stop()
+
+    run(scenario())
+    assert [path.exists() for path in left] == [False, True]
+    assert events == [LeftoversSwept(ours.root, 1)]
