@@ -280,6 +280,30 @@ def test_replicas_with_different_times_are_each_answered_and_compared_with_their
     run(scenario())
 
 
+@pytest.mark.parametrize(("fields", "part"), [((), slice(None)), (((b"range", b"bytes=7-99"),), slice(7, 100))])
+def test_what_was_hashed_is_what_is_answered_though_the_file_changes_at_once(
+    pair: list[Directory], fields: tuple[Field, ...], part: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = CONTENTS[4 * KIB]
+    file = place(pair[0], content)
+    vouch = Verifier.vouch
+
+    def vouch_and_change(*arguments: Any) -> bool:
+        good = vouch(*arguments)
+        file.write_bytes(bytes(len(content)))
+        return good
+
+    monkeypatch.setattr(Verifier, "vouch", vouch_and_change)
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            response = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), list(fields), "")
+            assert response is not None
+            assert response.body == content[part]
+
+    run(scenario())
+
+
 def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) -> None:
     fill(*pair)
     path = f"/{Digest.of(CONTENTS[1]).hex}".encode()

@@ -86,7 +86,7 @@ class Blobs:
         selection = select_of(replica, digest, request.method, request.headers)
         if selection.status == 416:
             replica.close()
-            return past_the_end(replica.size, origin)
+            return past_the_end(replica.size)._replace(origin=origin)
         # A signed URL is for GET alone.
         wants_bytes = request.method == "GET" and selection.stop > selection.start
         if self._redirect is not None and origin.tier == "archive" and wants_bytes:

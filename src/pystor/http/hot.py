@@ -46,6 +46,19 @@ class _Source(Dated, Protocol):
         ...
 
 
+class _Hashed(NamedTuple):
+    """A replica whose bytes are here: these were found good, and what the file has by now may be something else."""
+
+    size: int
+    modified: int
+    content: memoryview
+
+    def read_cached(self, offset: int, room: memoryview, /) -> bool:
+        """Fill the room, which may be where the content is."""
+        room[:] = self.content[offset : offset + len(room)]
+        return True
+
+
 class _Known(NamedTuple):
     """A blob that was answered before."""
 
@@ -117,18 +130,21 @@ class Hot:
     ) -> Response | None:
         """Answer from a replica that is known to be good, or can be hashed now; remember one that was known."""
         known = self._tiers.knows(replica, digest)
-        if not known and not self._vouches(replica, digest):
+        source = replica if known else self._hashed(replica, digest)
+        if source is None:
             return None
         encoded = head_of(replica, digest)
-        response = self._answer(replica, digest, method, conditions, encoded)
+        response = self._answer(source, digest, method, conditions, encoded)
         if known and response is not None:
             self._learn(path, digest, replica, encoded)
         return response
 
-    def _vouches(self, replica: Replica, digest: Digest) -> bool:
-        """Tell whether a small replica is good; False also if that cannot be told now."""
+    def _hashed(self, replica: Replica, digest: Digest) -> _Hashed | None:
+        """Read a small replica, if it is good; None also if that cannot be told now."""
         content = self._read(replica, 0, replica.size)
-        return content is not None and self._tiers.vouch(replica, content, digest)
+        if content is None or not self._tiers.vouch(replica, content, digest):
+            return None
+        return _Hashed(replica.size, replica.modified, content)
 
     def _answer(
         self, source: _Source, digest: Digest, method: str, conditions: Mapping[bytes, bytes] | None, encoded: bytes
@@ -148,7 +164,7 @@ class Hot:
         if content is None:
             return None
         if selection.status == 416:
-            return past_the_end(source.size, None)
+            return past_the_end(source.size)
         return Response(selection.status, (), content, None, head_of_part(encoded, source.size, selection))
 
     def _read(self, source: _Source, start: int, stop: int) -> memoryview | None:

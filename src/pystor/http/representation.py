@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from pystor.digest import Digest
 from pystor.http.conditions import Selection, format_date, select
-from pystor.http.messages import Field, Origin, Response, encode_fields, text
+from pystor.http.messages import Field, Response, encode_fields, text
 
 _TYPE: Final[Field] = (b"content-type", b"application/octet-stream")
 _FIXED_FIELDS: Final[tuple[Field, ...]] = (
@@ -73,13 +73,13 @@ def head_of_part(whole: bytes, size: int, selection: Selection) -> bytes:
     )
 
 
-def past_the_end(size: int, origin: Origin | None) -> Response:
+def past_the_end(size: int) -> Response:
     """Answer a range that begins behind the last byte."""
     return text(
         416,
         f"The range begins past the end of the file, which has {size} bytes",
         (b"content-range", b"bytes */%d" % size),
-    )._replace(origin=origin)
+    )
 
 
 def _etag(digest: Digest) -> bytes:
