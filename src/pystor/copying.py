@@ -20,10 +20,11 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     when it cannot be done now.
     """
     surveys = await into.survey(digest)
-    if already_stored(digest, surveys) and not any(survey.mendable and not survey.complete for survey in surveys):
-        return 0
-    if any(State.UNKNOWN in survey.states.values() for survey in surveys):
-        raise Unavailable("A storage does not answer; it is tried again when it does")
+    if not any(survey.mendable and not survey.complete for survey in surveys):
+        if already_stored(digest, surveys):
+            return 0
+        if any(State.UNKNOWN in survey.states.values() for survey in surveys):
+            raise Unavailable("A storage does not answer; it is tried again when it does")
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.errors import Unavailable
 from pystor.events import Event, LeftoversSwept, ReplicaRepaired
 from tests.rooms.tools import adopted, blobs, place, run, running, tiers_of
 
@@ -48,3 +50,18 @@ def test_what_is_not_there_any_more_is_not_copied_and_not_counted_as_missed(pair
 
     assert run(scenario()) == 0
     assert told(events) == []
+
+
+def test_a_storage_that_is_away_keeps_only_its_own_set_from_being_repaired(tmp_path: Path) -> None:
+    pairs = [[adopted(tmp_path / f"{number}{side}", f"set {number}") for side in "ab"] for number in range(2)]
+    shutil.rmtree(pairs[1][1].root)
+
+    async def scenario(pair: list[Directory], content: bytes) -> int:
+        place(pair[0], content)
+        async with running(*pairs) as pool:
+            return await copy(tiers_of(pool), pool, Digest.of(content))
+
+    assert run(scenario(pairs[0], b"of the set that is well")) > 0
+    assert blobs(pairs[0][1]) == [b"of the set that is well"]
+    with pytest.raises(Unavailable, match="tried again"):
+        run(scenario(pairs[1], b"of the other"))
