@@ -85,18 +85,22 @@ class Committer:
         It is an `OSError` if that sync failed, or tells that something was lost before. The descriptor stays open
         until then. `others` tells whether others are about to ask, too.
         """
-        loop = self._start()
+        loop = asyncio.get_running_loop()
         waiter = _Waiter(filesystem, loop.create_future(), others)
         self._waiting.append(waiter)
         loop.call_soon(self._gather)  # those who ask in the same moment, for another storage there, share it
         return waiter.future
 
-    def _start(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+    def _start(self) -> None:
+        """See that there is a thread; raises `OSError` if the system has none to give now."""
+        if self._loop is not None:
+            return
+        try:
             # A thread that hangs in a dead disk must not keep the process from ending: hence a daemon.
             threading.Thread(target=self._work, name="stor commit", daemon=True).start()
-        return self._loop
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
+        self._loop = asyncio.get_running_loop()
 
     def _gather(self) -> None:
         """Let a sync begin when none is under way and all have come who are expected, or after a moment."""
@@ -122,6 +126,7 @@ class Committer:
             return
         first = min((waiter.filesystem for waiter in waiters), key=attrgetter("since"))
         try:
+            self._start()
             # Of our own: who gives up closes his, and its number may be another file's by the time it is used.
             fd = os.dup(first.fd)
         except OSError as error:

@@ -166,21 +166,31 @@ class Crew:
             self._away.append(None)
         if self._pace > _QUICK or len(self._resting) + len(self._away) >= self._threads:
             self._send_one()
-        elif not self._watched:
+        else:
             self._watch()
 
     def _send_one(self) -> None:
         try:
             self._resting.pop()
         except IndexError:
-            if self._threads == self._limit:
+            if self._threads == self._limit or not self._hire():
                 return
-            self._threads += 1
-            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
-            threading.Thread(target=self._live, name=self._name, daemon=True).start()
         self._calls.put(True)
 
+    def _hire(self) -> bool:
+        """Start a thread; False if the system has none to give now, which is tried again in a moment."""
+        try:
+            # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
+            threading.Thread(target=self._live, name=self._name, daemon=True).start()
+        except RuntimeError:
+            self._watch()
+            return False
+        self._threads += 1
+        return True
+
     def _watch(self) -> None:
+        if self._watched:
+            return
         self._watched = True
         asyncio.get_running_loop().call_later(_PATIENCE, self._look, self._jobs[0] if self._jobs else None)
 

@@ -43,8 +43,11 @@ class Closer:
             self._waiting.append(fd)
             if self._works:
                 return
+            try:
+                threading.Thread(target=self._work, name="stor closes", daemon=True).start()
+            except RuntimeError:  # the system has none to give now: whoever closes the next one tries again
+                return
             self._works = True
-        threading.Thread(target=self._work, name="stor closes", daemon=True).start()
 
     def _work(self) -> None:
         while (fd := self._next()) is not None:

@@ -22,7 +22,7 @@ from pystor.blob import Filesystem
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committer, Committers
 from pystor.errors import StorageError, StorageFull
-from tests.rooms.tools import adopted, eventually, run
+from tests.rooms.tools import adopted, eventually, no_thread_to_give, run
 from tests.support.mounts import Mounts
 
 DEVICE = 7
@@ -339,6 +339,19 @@ def test_without_a_descriptor_left_for_the_sync_all_learn_it(monkeypatch: pytest
             with pytest.raises(OSError, match="Too many open files"):
                 await committer.join(filesystem)
             monkeypatch.undo()
+        committer.stop()
+
+    run(scenario())
+
+
+def test_without_a_thread_for_the_sync_all_learn_it_and_the_next_is_done() -> None:
+    async def scenario() -> None:
+        committer = Committer()
+        with opened() as filesystem:
+            with no_thread_to_give(), pytest.raises(OSError, match="can't start new thread"):
+                await committer.join(filesystem)
+            async with asyncio.timeout(5):
+                await committer.join(filesystem)
         committer.stop()
 
     run(scenario())

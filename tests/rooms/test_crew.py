@@ -11,7 +11,7 @@ import pytest
 
 from pystor import crew
 from pystor.crew import Crew, Job
-from tests.rooms.tools import run
+from tests.rooms.tools import no_thread_to_give, run
 
 
 async def results(jobs: list[Job[Any]]) -> list[Any]:
@@ -132,6 +132,20 @@ def test_a_crew_that_rests_wakes_for_each_job() -> None:
             job = mine.give(int, (number,))
             async with asyncio.timeout(5):
                 assert await job.future == number
+        mine.stop()
+
+    run(scenario())
+
+
+def test_a_crew_that_gets_no_thread_has_one_as_soon_as_there_is_one() -> None:
+    async def scenario() -> None:
+        mine = Crew("none", 2)
+        with no_thread_to_give():
+            waiting = [mine.give(int, ("5",)) for _ in range(4)]
+            await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            assert await results(waiting) == [5, 5, 5, 5]
+        assert mine.room > 0
         mine.stop()
 
     run(scenario())

@@ -19,7 +19,16 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import Closer, FileReplica
-from tests.rooms.tools import adopted, break_disk, break_reads, descriptors, open_below, place, where
+from tests.rooms.tools import (
+    adopted,
+    break_disk,
+    break_reads,
+    descriptors,
+    no_thread_to_give,
+    open_below,
+    place,
+    where,
+)
 from tests.support.mounts import Mounts
 from tests.support.processes import eventually
 
@@ -353,3 +362,12 @@ def test_what_is_closed_after_a_while_is_closed_too(tmp_path: Path) -> None:
         closer(os.open(tmp_path / str(number), os.O_CREAT | os.O_WRONLY))
         assert not descriptors(tmp_path)
         eventually(lambda: threading.active_count() == before)
+
+
+def test_what_finds_no_thread_to_be_closed_by_is_closed_with_the_next(tmp_path: Path) -> None:
+    closer = Closer()
+    with no_thread_to_give():
+        closer(os.open(tmp_path / "first", os.O_CREAT | os.O_WRONLY))
+    assert len(open_below(tmp_path)) == 1
+    closer(os.open(tmp_path / "second", os.O_CREAT | os.O_WRONLY))
+    assert not descriptors(tmp_path)

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import hashlib
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,7 +187,19 @@ def chunked(*pieces: bytes, limit: int = 1 << 40) -> Body:
     return Body(body_of(*pieces).pieces, None, limit)
 
 
-# Disks that fail
+# A system, and disks, that fail
+
+
+@contextmanager
+def no_thread_to_give() -> Iterator[None]:
+    """No thread can be started, as when the system, or its bound for a user or a container, has no more of them."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield
 
 
 def break_disk(
