@@ -277,7 +277,7 @@ class Storage(Protocol):
         ...
 
     def stage(self, size: int) -> Staged:
-        """Begin a replica of `size` bytes, as far as known."""
+        """Begin a replica of `size` bytes; 0: nobody knows yet."""
         ...
 
     def sweep(self) -> int:

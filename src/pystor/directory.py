@@ -267,9 +267,9 @@ class Directory:
         return Entrance(self.root, self._open_root(), left=self.left, durable=self._durable)
 
     def stage(self, size: int) -> StagedFile:
-        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written."""
+        """Begin a replica of `size` bytes (0: unknown): they are reserved before the first one is written."""
         with self.enter() as entrance:
-            return entrance.stage(size)
+            return entrance.stage(size) if size else entrance.stage_unsized()
 
     def _open_root(self) -> Root:
         try:

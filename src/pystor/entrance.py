@@ -52,7 +52,7 @@ class Entrance:
         return True
 
     def stage(self, size: int, *, shared: bool = False) -> StagedFile:
-        """Begin a replica of `size` bytes, as far as known: they are reserved before the first one is written.
+        """Begin a replica of `size` bytes: they are reserved before the first one is written.
 
         `shared` is whether a sync of the whole filesystem makes its name durable, if anything does.
         """
@@ -70,6 +70,11 @@ class Entrance:
                 staged.discard()
                 raise
             return staged
+
+    def stage_unsized(self) -> StagedFile:
+        """Begin a replica of which nobody knows how large it will be: room is reserved for each write of it."""
+        self._take_room(0)
+        return StagedFile(self._storage, self._root.join(), durable=self._durable, left=self._measure)
 
     def _begin(self, *, shared: bool = False) -> StagedFile:
         unnamed = shared and (self._root.filesystem is not None or not self._durable)

@@ -109,12 +109,14 @@ def call(number: int, *arguments: object) -> int:
     return result
 
 
-def reserve(fd: int, size: int) -> None:
-    """Set aside `size` bytes for a file without changing its length; raises `OSError` when there is no room.
+def reserve(fd: int, size: int, offset: int = 0) -> None:
+    """Set aside `size` bytes for a file, from an offset on, without changing its length.
+
+    Raises `OSError` when there is no room.
 
     A filesystem that cannot do so reserves nothing, and the write finds out.
     """
-    if _fallocate(fd, _KEEP_SIZE, 0, size) == 0:
+    if _fallocate(fd, _KEEP_SIZE, offset, size) == 0:
         return
     code = ctypes.get_errno()
     if code not in _NOT_OFFERED:

@@ -10,13 +10,14 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 from pystor import posix, tree
 from pystor.blob import Filesystem
 from pystor.digest import Digest
-from pystor.errors import StorageError
+from pystor.errors import StorageError, StorageFull
 from pystor.temporary import Temporary
 
 _PUBLISHED_MODE: Final = 0o644
@@ -61,12 +62,20 @@ class StagedFile:
     """
 
     def __init__(
-        self, storage: str, root: Root, *, durable: bool, unnamed: bool = False, made: AbstractSet[str] = frozenset()
+        self,
+        storage: str,
+        root: Root,
+        *,
+        durable: bool,
+        unnamed: bool = False,
+        made: AbstractSet[str] = frozenset(),
+        left: Callable[[], int] | None = None,
     ) -> None:
         """Make the temporary; takes over one use of the root. `made` are directories in which one was made for it.
 
         `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but what made its bytes
-        durable has to be done once more when it has its name, since it is only then that the file is to stay.
+        durable has to be done once more when it has its name, since it is only then that the file is to stay. `left`
+        measures how many bytes may still be written, for one that reserves nothing before its first byte.
         """
         self.filesystem: Final = root.filesystem
         self._storage: Final = storage
@@ -74,6 +83,7 @@ class StagedFile:
         self._root_fd = root.fd
         self._durable: Final = durable
         self._made: Final = made
+        self._left: Final = left
         self._temporary: Temporary | None = None
         self._published = False
         self._written = 0
@@ -109,6 +119,7 @@ class StagedFile:
         """
         view = memoryview(data)
         with self._translated("write"):
+            self._make_room(len(view))
             if self.filesystem is None or len(view) < _AT_ONCE:
                 self._append(view)
             else:
@@ -116,6 +127,15 @@ class StagedFile:
                 if rest:
                     self._append(rest)
                     self._write_back()
+
+    def _make_room(self, size: int) -> None:
+        """Reserve room for what comes next, if none was for all; one upload after the other, in all workers."""
+        if self._left is None:
+            return
+        with tree.alone(self._root_fd):
+            if self._left() < size:
+                raise StorageFull(self._storage, "reserve space", "only the reserve is left")
+            posix.reserve(self._fd, size, self._written)
 
     def _write_gently(self, view: memoryview, piece: int) -> memoryview:
         """Write piece by piece, for as long as that may take; returns what is left.

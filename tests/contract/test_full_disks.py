@@ -139,6 +139,18 @@ def test_the_reserve_stays_free(make_stor: HouseFactory, mounts: Mounts) -> None
         assert report["free_bytes"] >= 4 * MIB - 65_536
 
 
+def test_the_reserve_stays_free_though_nobody_knows_how_long_a_blob_will_be(
+    make_stor: HouseFactory, mounts: Mounts
+) -> None:
+    stor = make_stor(pairs=[small_pair(mounts, 12 * MIB)], config={"reserve_bytes": 4 * MIB})
+    with stor.nothing_left_behind():
+        check_full(stor.store_chunked(fresh(10 * MIB)))
+
+    assert stor.store_chunked(content := fresh(6 * MIB)).status == 201
+    assert stor.get(content).body == content
+    assert min(report["free_bytes"] for report in stor.report()) >= 4 * MIB
+
+
 def test_a_disk_without_inodes_is_507_and_leaves_nothing_behind(make_stor: HouseFactory, mounts: Mounts) -> None:
     pair = small_pair(mounts, inodes=64)
     stor = make_stor(pairs=[pair])
