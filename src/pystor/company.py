@@ -147,10 +147,13 @@ class Company:
                 left = await _in_parts(work, left)
             through()
             await self._sync(batch)
-        except BaseException:
+        except asyncio.CancelledError:
             for parcel in batch:
                 parcel.done.cancel()
             raise
+        except Exception as error:  # noqa: BLE001  a fault of ours: whoever waits for one of them raises it
+            for member in self.members:
+                _fail(member, batch, error)
 
     def _is_light(self, batch: Sequence[Parcel]) -> bool:
         """Tell whether one thread is through with a batch on all storages in no time, as far as can be told."""

@@ -255,6 +255,25 @@ def test_a_failure_that_says_something_of_the_storage_is_noted_there(
     assert clean_now(*pair)
 
 
+def test_a_fault_of_the_program_is_told_as_what_it_is_and_leaves_nothing(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = ZeroDivisionError("of the program")
+
+    def fails(*_: object) -> None:
+        raise fault
+
+    async def scenario() -> None:
+        mine = in_company(pair)
+        monkeypatch.setattr(company, "_shared", fails)
+        assert await store_all(mine, CONTENTS) == [fault] * 16
+        await eventually(lambda: clean_now(*pair))
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+
+
 def test_a_name_that_fails_is_that_of_one_and_the_good_replica_is_noted(pair: list[Directory]) -> None:
     digest = Digest.of(CONTENTS[3])
     (Path(pair[1].root) / digest.path).mkdir(parents=True)
