@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from pystor.background import tolerated
 from pystor.blob import READ_SIZE, Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -62,7 +63,8 @@ class Audit:
         try:
             while waiting:
                 digest = next(iter(waiting))
-                await self._look(member, digest)
+                with tolerated(f"Verifying {digest.hex}"):
+                    await self._look(member, digest)
                 del waiting[digest]
         finally:
             del self._tasks[member]

@@ -292,8 +292,8 @@ class Storage(Protocol):
         """Keep all others, in all processes, from working on a queue; None if somebody does already."""
         ...
 
-    def pending(self, queue: QueueName, most: int) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many."""
+    def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many, in an order that stays; those `beyond` the first so many."""
         ...
 
     def dequeue(self, queue: QueueName, digest: Digest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from pystor.blob import Filesystem, Replica, Space, Storage
+from pystor.blob import Filesystem, QueueName, Replica, Space, Storage
 from pystor.breaker import OwnSwitch, State, Switch
 from pystor.commit import Committers
 from pystor.crew import Crew, one
@@ -52,6 +52,8 @@ class Bulkhead:
         self._pace = 0.0
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
+        self.noted: Final[set[QueueName]] = set()
+        """Its queues on which this process has put something that nobody has looked at since."""
         self._crew: Final = Crew(f"stor {storage.root}", threads)
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
@@ -98,6 +100,11 @@ class Bulkhead:
         if not (probing or certain):
             self.remember(step)
         return step
+
+    async def enqueue(self, queue: QueueName, digest: Digest, *, deadline: float = READ_DEADLINE) -> None:
+        """Put a blob on a queue of the storage, durably. Raises `StorageError`."""
+        await self.run(self.storage.enqueue, queue, digest, deadline=deadline)
+        self.noted.add(queue)
 
     def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
         """Begin to wait until all that was written to the storage's filesystem before is on stable storage.

@@ -309,10 +309,10 @@ class Directory:
         with self._queue(queue) as entries:
             return entries.take_turn()
 
-    def pending(self, queue: QueueName, most: int) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many."""
+    def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many, in an order that stays; those `beyond` the first so many."""
         with self._queue(queue) as entries:
-            return entries.list(most)
+            return entries.list(most, beyond)
 
     def dequeue(self, queue: QueueName, digest: Digest) -> None:
         """Forget a blob that was noted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Final
@@ -32,14 +33,10 @@ class Entries:
         with suppress(FileNotFoundError):
             os.unlink(self._path(digest))
 
-    def list(self, most: int) -> list[Digest]:
-        """Tell the digests that are noted, at most so many, in no order."""
-        found: list[Digest] = []
-        with os.scandir(self._directory) as names:
-            for name in islice(names, most):
-                with suppress(MalformedDigest):  # somebody else's file
-                    found.append(Digest.parse(name.name))
-        return found
+    def list(self, most: int, beyond: int = 0) -> list[Digest]:
+        """Tell the digests that are noted, at most so many, in the directory's order; `beyond` the first so many."""
+        with os.scandir(self._directory) as files:
+            return list(islice(_digests(file.name for file in files), beyond, beyond + most))
 
     def take_turn(self) -> DirectoryTurn | None:
         """Lock the directory; None if somebody else has."""
@@ -56,6 +53,12 @@ class Entries:
 
     def _path(self, digest: Digest) -> str:
         return f"{self._directory}/{digest.hex.upper()}"
+
+
+def _digests(names: Iterable[str]) -> Iterator[Digest]:
+    for name in names:
+        with suppress(MalformedDigest):  # somebody else's file
+            yield Digest.parse(name)
 
 
 class DirectoryTurn:

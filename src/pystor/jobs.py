@@ -7,12 +7,15 @@ worker may work off what the storages of a replica set have noted, one at a time
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Final, TypeAlias
 
+from pystor.background import tolerated
 from pystor.blob import QueueName, Turn
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -24,6 +27,11 @@ from pystor.replicas import ReplicaSet
 Job: TypeAlias = Callable[[Digest], Awaitable[int]]
 """Does what is to be done about a blob; returns how many bytes that took. Raises `StorError` to be tried again."""
 
+Tell: TypeAlias = Callable[[Digest, str], None]
+"""Is told of each blob how that went."""
+
+_LOOKED_AT: Final = 32
+"""Storages that are looked at in a period, in turn: with a thousand of them that would else be all that is done."""
 _LONGEST_PAUSE: Final = 5.0  # seconds
 _AT_ONCE: Final = 10_000
 """Entries that are read from the queue of one storage in one go."""
@@ -37,8 +45,12 @@ class _Found:
     """The blobs, and who has noted each."""
     failed: int = 0
     """Storages that did not answer."""
-    more: bool = False
-    """Whether there was more than is read in one go."""
+    filled: list[Bulkhead] = field(default_factory=list)
+    """Those that may have noted more than is read in one go."""
+
+
+def _tell_nobody(_: Digest, __: str) -> None:
+    pass
 
 
 class Queue:
@@ -55,7 +67,7 @@ class Queue:
         files_per_second: float = 100.0,
         bytes_per_second: float = 100e6,
     ) -> None:
-        """Look for entries every `period` seconds; work no faster than the two rates."""
+        """Look for entries every `period` seconds, in some of many sets; work no faster than the two rates."""
         self.name: Final = name
         self._pool: Final = pool
         self._job: Final = job
@@ -66,6 +78,10 @@ class Queue:
         self._task: asyncio.Task[None] | None = None
         self._more = False
         self._left: Final[dict[str, int]] = {}
+        self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
+        storages = sum(len(replica_set.members) for replica_set in pool.sets)
+        self._at_a_time: Final = math.ceil(len(pool.sets) * min(1.0, _LOOKED_AT / max(1, storages)))
+        self._rotation: Final = cycle(pool.sets)
 
     @property
     def length(self) -> int:
@@ -85,52 +101,76 @@ class Queue:
     async def _run(self) -> None:
         pause = self._period
         while True:
-            left = await self.work_off()
+            left = 1
+            with tolerated(f"The queue {self.name}"):
+                left = await self._work_off(self._next_sets(), _tell_nobody)
             # What failed a moment ago fails again: ask less often, but what is new must not wait long.
             pause = min(pause * 2, _LONGEST_PAUSE) if left else self._period
             await asyncio.sleep(pause)
 
-    async def work_off(self, tell: Callable[[Digest, str], None] = lambda *_: None) -> int:
-        """Do what there is to do now; returns how many entries are left because they failed."""
-        left = await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets))
-        return sum(left)
+    def _next_sets(self) -> Collection[ReplicaSet]:
+        """Choose some sets in turn, and those of which it is known that something is to be done."""
+        known = [replica_set for replica_set in self._pool.sets if self._is_known_to_wait(replica_set)]
+        return dict.fromkeys([*known, *islice(self._rotation, self._at_a_time)])
 
-    async def work_off_all(self, tell: Callable[[Digest, str], None]) -> int:
-        """Do the same, again as long as a queue holds more than is read in one go."""
+    def _is_known_to_wait(self, replica_set: ReplicaSet) -> bool:
+        return self._left.get(replica_set.name, 0) > 0 or any(self.name in each.noted for each in replica_set.members)
+
+    async def work_off(self, tell: Tell = _tell_nobody) -> int:
+        """Do what there is to do now; returns how many entries are left because they failed."""
+        return await self._work_off(self._pool.sets, tell)
+
+    async def _work_off(self, sets: Iterable[ReplicaSet], tell: Tell) -> int:
+        return sum(await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in sets)))
+
+    async def work_off_all(self, tell: Tell) -> int:
+        """Do the same, and go on as long as a queue holds more than is read in one go."""
         self._more = True
         left = 0
         while self._more:
             self._more = False
-            left = await self.work_off(tell)
+            left += await self.work_off(tell)
         return left
 
-    async def _work_off_set(self, replica_set: ReplicaSet, tell: Callable[[Digest, str], None]) -> int:
+    async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> int:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""
         name = replica_set.name
+        failed = []
         async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
             self._left[name] = len(found.noted)
             for digest, members in found.noted.items():
                 if await self._do(members, digest, tell):
                     self._left[name] -= 1
-            self._more |= found.more and self._left[name] < len(found.noted)
-        return self._left[name] + found.failed
+                else:
+                    failed.append(digest)
+        self._pass_over(replica_set, found, failed)
+        self._more |= bool(found.filled)
+        return len(failed) + found.failed
+
+    def _pass_over(self, replica_set: ReplicaSet, found: _Found, failed: Sequence[Digest]) -> None:
+        """Read on behind what failed, however much that is; from the beginning again after the last one."""
+        for member in replica_set.members:
+            stuck = sum(member in found.noted[digest] for digest in failed)
+            self._beyond[member] = self._beyond.get(member, 0) + stuck if member in found.filled else 0
 
     async def _look_at(self, replica_set: ReplicaSet, turns: AsyncExitStack) -> _Found:
         """See what is noted; nothing, if somebody else has the turn of one of the storages."""
         found = _Found()
         for member in filter(_is_writable, replica_set.members):
+            member.noted.discard(self.name)
             try:
                 turn = await member.run(member.storage.take_turn, self.name)
                 if turn is None:
                     return _Found()
                 turns.push_async_callback(self._end_turn, member, turn)
-                digests = await member.run(member.storage.pending, self.name, _AT_ONCE)
+                digests = await member.run(member.storage.pending, self.name, _AT_ONCE, self._beyond.get(member, 0))
             except StorageError as error:
                 self._observe(StorageFailed(error))
                 found.failed += 1
                 continue
-            found.more |= len(digests) == _AT_ONCE
+            if len(digests) == _AT_ONCE:
+                found.filled.append(member)
             for digest in digests:
                 found.noted.setdefault(digest, []).append(member)
         return found
@@ -142,8 +182,18 @@ class Queue:
         except StorageError as error:
             self._observe(StorageFailed(error))
 
-    async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Callable[[Digest, str], None]) -> bool:
+    async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> bool:
+        """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
         began = time.monotonic()
+        size = None
+        with tolerated(f"The queue {self.name}, blob {digest.hex},"):
+            size = await self._try(members, digest, tell)
+        pause = max(1 / self._files_per_second, (size or 0) / self._bytes_per_second) - (time.monotonic() - began)
+        await asyncio.sleep(max(0.0, pause))
+        return size is not None
+
+    async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> int | None:
+        """Do it and forget the entry; gives the bytes that took, or None if it cannot be done now."""
         try:
             size = await self._job(digest)
             for member in members:
@@ -152,12 +202,10 @@ class Queue:
             tell(digest, str(error))
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))
-            return False
+            return None
         tell(digest, "done")
         self._observe(JobDone(self.name, digest, size))
-        pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
-        await asyncio.sleep(max(0.0, pause))
-        return True
+        return size
 
 
 def _is_writable(member: Bulkhead) -> bool:

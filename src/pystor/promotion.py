@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from pystor.background import tolerated
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorError
@@ -51,9 +52,13 @@ class Promotion:
     async def _run(self) -> None:
         while True:
             digest = await self._waiting.get()
-            try:
-                await copy(self._tiers, self._pool, digest)
-            except StorError as error:
-                if isinstance(error, StorageError):
-                    self._pool.observe(StorageFailed(error, digest))
+            with tolerated(f"The promotion of {digest.hex}"):
+                await self._promote(digest)
             self._noted.discard(digest)
+
+    async def _promote(self, digest: Digest) -> None:
+        try:
+            await copy(self._tiers, self._pool, digest)
+        except StorError as error:
+            if isinstance(error, StorageError):
+                self._pool.observe(StorageFailed(error, digest))

@@ -43,7 +43,7 @@ class Repairs:
 
     async def _note(self, member: Bulkhead, digest: Digest) -> None:
         try:
-            await member.run(member.storage.enqueue, "repair", digest)
+            await member.enqueue("repair", digest)
         except StorageError as error:
             self._observe(StorageFailed(error, digest))
             self._asked.pop(digest, None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from pystor.background import tolerated
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.errors import StorageError
 from pystor.events import LeftoversSwept, Observer, StorageFailed
@@ -63,8 +64,9 @@ class Upkeep:
 
     async def _recover(self) -> None:
         while True:
-            await self.recover()
-            await self._places.measure(_MEASURED_EVERY)
+            with tolerated("Looking after the storages"):
+                await self.recover()
+                await self._places.measure(_MEASURED_EVERY)
             await asyncio.sleep(_RECOVERED_EVERY)
 
     async def recover(self) -> None:
@@ -73,7 +75,8 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.gather(*(self._sweep_one(member) for member in self._members if member.storage.writable))
+            with tolerated("The sweep"):
+                await asyncio.gather(*(self._sweep_one(member) for member in self._members if member.storage.writable))
             await asyncio.sleep(self._sweep_period)
 
     async def _sweep_one(self, member: Bulkhead) -> None:

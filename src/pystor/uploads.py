@@ -82,7 +82,7 @@ class Upload:
         for member in self._staged:
             if member not in failures:
                 with suppress(StorageError):  # the other failure is the one to tell
-                    await member.run(member.storage.enqueue, "repair", digest)
+                    await member.enqueue("repair", digest)
         raise next(iter(failures.values()))
 
     async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
@@ -93,12 +93,10 @@ class Upload:
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
         """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
-        await _all(
-            {
-                member: member.begin(member.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE)
-                for member in self._staged
-            }
-        )
+        noting = [member.enqueue(queue, digest, deadline=WRITE_DEADLINE) for member in self._staged]
+        for outcome in await asyncio.gather(*noting, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _begin(self, member: Bulkhead, step: Callable[..., None], *arguments: object) -> Step[None]:
         return member.begin(step, *arguments, deadline=self._staged[member].patience, waits=True)

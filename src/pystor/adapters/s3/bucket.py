@@ -168,15 +168,15 @@ class Bucket:
         """Keep all others of this machine from working on a queue; whatever others do, may be done twice."""
         return BucketTurn.take(f"{self.root}/{queue}")
 
-    def pending(self, queue: QueueName, most: int) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many.
+    def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
+        """Tell the blobs that are noted, at most so many, in their order; those `beyond` the first so many.
 
         A queue that was empty is not looked at again within a minute, since a bucket's listings cost money.
         """
         if time.monotonic() < self._empty_until.get(queue, 0.0):
             return []
-        names = self._client.names(f"{self._prefix}.stor/{queue}", most)
-        if not names:
+        names = self._client.names(f"{self._prefix}.stor/{queue}", beyond + most)[beyond:]
+        if not (names or beyond):
             self._empty_until[queue] = time.monotonic() + _EMPTY_FOR
         return [Digest.parse(name) for name in names if _is_digest(name)]
 
