@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pystor import company
-from pystor.blob import Staged
+from pystor import company, jobs
+from pystor.blob import QueueName, Staged, Turn
 from pystor.company import Parcel
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -17,7 +17,7 @@ from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
 from pystor.pool import Pool
-from tests.rooms.tools import adopted, beside, body_of, run, running
+from tests.rooms.tools import adopted, beside, body_of, eventually, run, running
 
 CONTENT = b"a blob"
 DIGEST = Digest.of(CONTENT)
@@ -29,20 +29,23 @@ def storages(tmp_path: Path) -> list[Directory]:
 
 
 class Worker:
-    """Does what is to be done by taking note of it; `fails` says that it cannot."""
+    """Does what is to be done by taking note of it; `fails` says that it cannot, `stuck` of which blobs, and how."""
 
     def __init__(self) -> None:
         self.did: list[Digest] = []
         self.fails = False
+        self.stuck: dict[Digest, Exception] = {}
 
     async def __call__(self, digest: Digest) -> int:
         if self.fails:
             raise Unavailable("not now")
+        if digest in self.stuck:
+            raise self.stuck[digest]
         self.did.append(digest)
         return len(CONTENT)
 
     def queue(self, pool: Pool) -> Queue:
-        return Queue("mirror", pool, self, observe=pool.observe, files_per_second=1e6)
+        return Queue("mirror", pool, self, observe=pool.observe, files_per_second=1e6, period=0.01)
 
 
 def noted(storages: list[Directory]) -> list[list[str]]:
@@ -191,3 +194,85 @@ def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> N
 
     run(scenario())
     assert worker.did == [DIGEST]
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["by the command", "in the background"])
+def test_what_fails_hides_nothing_that_is_noted_behind_it(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch, once: bool
+) -> None:
+    monkeypatch.setattr(jobs, "_AT_ONCE", 3)
+    monkeypatch.setattr(jobs, "_LONGEST_PAUSE", 0.01)
+    worker, digests = Worker(), [Digest.of(bytes([number])) for number in range(12)]
+    for digest in digests:
+        storages[0].enqueue("mirror", digest)
+    in_turn = storages[0].pending("mirror", 100)
+    worker.stuck = dict.fromkeys(in_turn[:7], Unavailable("not now"))
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue = worker.queue(pool)
+            if once:
+                assert await queue.work_off_all(lambda *_: None) == 7
+            else:
+                await queue.start()
+                await eventually(lambda: len(worker.did) == 5)
+                worker.stuck.clear()  # and those that failed come round again
+                await eventually(lambda: len(worker.did) == 12)
+                await queue.stop()
+
+    run(scenario())
+    assert set(worker.did) == set(in_turn[7:] if once else digests)
+
+
+def test_what_nobody_expected_is_logged_and_ends_no_queue(
+    storages: list[Directory], caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, other = Worker(), Digest.of(b"another")
+    worker.stuck = {DIGEST: ZeroDivisionError("of the program")}
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue = worker.queue(pool)
+            storages[0].enqueue("mirror", DIGEST)
+            await queue.start()
+            await eventually(lambda: "of the program" in caplog.text)
+            storages[0].enqueue("mirror", other)
+            await eventually(lambda: worker.did == [other])
+            worker.stuck.clear()
+            await eventually(lambda: worker.did == [other, DIGEST])
+            await queue.stop()
+
+    run(scenario())
+    assert noted(storages) == [[], []]
+
+
+def test_of_many_storages_some_are_looked_at_in_turn_and_those_where_this_process_noted_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOOKED_AT", 2)
+    many = [adopted(tmp_path / str(number), f"set {number}") for number in range(9)]
+    looked: list[str] = []
+    real = Directory.take_turn
+
+    def look(storage: Directory, queue: QueueName) -> Turn | None:
+        looked.append(Path(storage.root).name)
+        return real(storage, queue)
+
+    monkeypatch.setattr(Directory, "take_turn", look)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in many)) as pool:
+            worker = Worker()
+            queue = worker.queue(pool)
+            for turn in (["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["0", "8"]):
+                await queue._work_off(queue._next_sets(), lambda *_: None)
+                assert sorted(looked) == turn
+                looked.clear()
+            await pool.sets[7].members[0].enqueue("mirror", DIGEST)
+            worker.fails = True
+            for turn in (["1", "2", "7"], ["3", "4", "7"]):  # again, since it is left
+                await queue._work_off(queue._next_sets(), lambda *_: None)
+                assert sorted(looked) == turn
+                looked.clear()
+
+    run(scenario())
