@@ -296,6 +296,6 @@ class Storage(Protocol):
         """Tell the blobs that are noted, at most so many, in an order that stays; those `beyond` the first so many."""
         ...
 
-    def dequeue(self, queue: QueueName, digest: Digest) -> None:
-        """Forget a blob that was noted."""
+    def dequeue(self, queue: QueueName, digest: Digest, noted_before: float) -> None:
+        """Forget a blob, unless it was noted anew since a moment, in seconds since the epoch."""
         ...

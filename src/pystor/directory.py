@@ -314,10 +314,10 @@ class Directory:
         with self._queue(queue) as entries:
             return entries.list(most, beyond)
 
-    def dequeue(self, queue: QueueName, digest: Digest) -> None:
-        """Forget a blob that was noted."""
+    def dequeue(self, queue: QueueName, digest: Digest, noted_before: float) -> None:
+        """Forget a blob, unless it was noted anew since a moment, in seconds since the epoch."""
         with self._queue(queue) as entries:
-            entries.remove(digest)
+            entries.remove(digest, noted_before)
 
     @contextmanager
     def _queue(self, queue: QueueName) -> Iterator[Entries]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final
 
@@ -20,18 +21,30 @@ class Entries:
         self._directory: Final = directory
 
     def add(self, digest: Digest) -> None:
-        """Note a digest; it is on stable storage when this returns."""
-        os.close(os.open(self._path(digest), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        """Note a digest, or note it anew; it is on stable storage when this returns."""
+        while not self._renew(self._path(digest)):
+            pass  # it was removed in this very moment
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
-    def remove(self, digest: Digest) -> None:
-        """Forget a digest. It may come back after a power cut: whatever is done about it may be done twice."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._path(digest))
+    def _renew(self, path: str) -> bool:
+        with _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
+            now = time.time_ns()
+            os.utime(fd, ns=(now, now))
+            return _leads_to(path, fd)
+
+    def remove(self, digest: Digest, noted_before: float) -> None:
+        """Forget a digest, unless it was noted anew since a moment, in seconds since the epoch.
+
+        It may come back after a power cut: whatever is done about it may be done twice.
+        """
+        path = self._path(digest)
+        with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as fd:
+            if os.fstat(fd).st_mtime < noted_before and _leads_to(path, fd):
+                os.unlink(path)
 
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
         """Tell the digests that are noted, at most so many, in the directory's order; `beyond` the first so many."""
@@ -53,6 +66,25 @@ class Entries:
 
     def _path(self, digest: Digest) -> str:
         return f"{self._directory}/{digest.hex.upper()}"
+
+
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    """Open an entry and keep others from it."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        with suppress(OSError):  # where there are no locks, it is a race that is rarely lost
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _leads_to(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _digests(names: Iterable[str]) -> Iterator[Digest]:

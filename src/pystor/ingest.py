@@ -190,6 +190,8 @@ async def _begin(
         try:
             return await Upload.stage([member for gap in gaps for member in gap.lacking()], size, content), gaps
         except StorageError as error:
+            if any(survey.complete for survey in surveys):
+                raise  # it is stored: what could not be mended now is not worth another copy
             pool.observe(StorageFailed(error, digest))
     return await pool.stage(digest, size, content), []
 

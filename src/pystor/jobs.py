@@ -193,11 +193,12 @@ class Queue:
         return size is not None
 
     async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> int | None:
-        """Do it and forget the entry; gives the bytes that took, or None if it cannot be done now."""
+        """Do it, and forget the entry unless it is news by then; gives the bytes that took; None: not now."""
+        began = time.time()
         try:
             size = await self._job(digest)
             for member in members:
-                await member.run(member.storage.dequeue, self.name, digest)
+                await member.run(member.storage.dequeue, self.name, digest, began)
         except StorError as error:
             tell(digest, str(error))
             if isinstance(error, StorageError):

@@ -274,8 +274,8 @@ def test_what_is_noted_is_worked_off_by_one_at_a_time(case: Case) -> None:
             pass
         assert set(case.storage.pending("repair", 10)) == digests
         for digest in digests:
-            case.storage.dequeue("repair", digest)
-            case.storage.dequeue("repair", digest)
+            case.storage.dequeue("repair", digest, time.time())
+            case.storage.dequeue("repair", digest, time.time())
         assert case.storage.pending("repair", 10) == []
     with case.storage.take_turn("repair") or pytest.fail("nobody has it"):
         pass

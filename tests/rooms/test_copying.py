@@ -10,9 +10,9 @@ import pytest
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import Unavailable
+from pystor.errors import StorageFull, Unavailable
 from pystor.events import Event, LeftoversSwept, ReplicaRepaired
-from tests.rooms.tools import adopted, blobs, place, run, running, tiers_of
+from tests.rooms.tools import adopted, blobs, place, run, running, tiers_of, where
 
 CONTENTS = [b"a blob", b"b" * 3_000_000]
 
@@ -20,6 +20,10 @@ CONTENTS = [b"a blob", b"b" * 3_000_000]
 def told(events: list[Event]) -> list[Event]:
     """What was told; the sweep at the start is another matter."""
     return [event for event in events if not isinstance(event, LeftoversSwept | ReplicaRepaired)]
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
 
 
 @pytest.fixture
@@ -65,3 +69,21 @@ def test_a_storage_that_is_away_keeps_only_its_own_set_from_being_repaired(tmp_p
     assert blobs(pairs[0][1]) == [b"of the set that is well"]
     with pytest.raises(Unavailable, match="tried again"):
         run(scenario(pairs[1], b"of the other"))
+
+
+def test_a_replica_for_which_there_is_no_room_is_not_stored_in_another_set_again_and_again(tmp_path: Path) -> None:
+    full = [adopted(tmp_path / "a", "full"), adopted(tmp_path / "b", "full", reserve=1 << 60)]
+    other = [adopted(tmp_path / name, "other") for name in "cd"]
+    place(full[0], b"a blob")
+    stored = where(other[0], Digest.of(b"a blob"))
+
+    async def scenario() -> None:
+        async with running(full, other) as pool:
+            assert await copy(tiers_of(pool), pool, Digest.of(b"a blob")) > 0  # it is in no set as a whole
+            before = inode(stored)
+            with pytest.raises(StorageFull):
+                await copy(tiers_of(pool), pool, Digest.of(b"a blob"))
+            assert inode(stored) == before
+
+    run(scenario())
+    assert blobs(other[0]) == [b"a blob"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ class Eager(Directory):
 
         def drop_and_publish(digest: Digest) -> None:
             assert noted([self]) == [NOTED]
-            self.dequeue("mirror", digest)
+            self.dequeue("mirror", digest, time.time())
             publish(digest)
 
         staged.publish = drop_and_publish  # type: ignore[method-assign]
@@ -244,6 +245,30 @@ def test_what_nobody_expected_is_logged_and_ends_no_queue(
 
     run(scenario())
     assert noted(storages) == [[], []]
+
+
+def test_what_is_noted_anew_while_it_is_being_done_is_done_again(storages: list[Directory]) -> None:
+    did: list[Digest] = []
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+
+            async def job(digest: Digest) -> int:
+                if not did:
+                    storages[0].enqueue("mirror", digest)
+                did.append(digest)
+                return 0
+
+            queue = Queue("mirror", pool, job, observe=pool.observe, files_per_second=1e6)
+            for storage in storages:
+                storage.enqueue("mirror", DIGEST)
+            await queue.work_off()
+            assert noted(storages) == [NOTED, []]
+            await queue.work_off()
+            assert noted(storages) == [[], []]
+
+    run(scenario())
+    assert did == [DIGEST, DIGEST]
 
 
 def test_of_many_storages_some_are_looked_at_in_turn_and_those_where_this_process_noted_something(

@@ -180,8 +180,8 @@ class Bucket:
             self._empty_until[queue] = time.monotonic() + _EMPTY_FOR
         return [Digest.parse(name) for name in names if _is_digest(name)]
 
-    def dequeue(self, queue: QueueName, digest: Digest) -> None:
-        """Forget a blob that was noted."""
+    def dequeue(self, queue: QueueName, digest: Digest, noted_before: float) -> None:  # noqa: ARG002
+        """Forget a blob that was noted: nobody can tell when, without a race."""
         self._client.delete(self._queued(queue, digest))
 
     def _queued(self, queue: QueueName, digest: Digest) -> str:
