@@ -20,7 +20,8 @@ def finds(heads: Heads, fields: bytes, *, sending: bool) -> bool:
 
 def learn(heads: Heads, fields: bytes, *, sending: bool) -> None:
     method, size = (b"PUT", 0) if sending else (b"GET", None)
-    heads.learn(request(fields, method=method), (method, TARGET, []), size)
+    name, _, value = fields.rstrip(b"\r\n").partition(b": ")
+    heads.learn(request(fields, method=method), (method, TARGET, [(name, value)]), size)
 
 
 @pytest.mark.parametrize("sending", [False, True])
@@ -51,3 +52,23 @@ def test_what_is_sent_is_told_with_its_fields_and_its_body() -> None:
     assert found == Sent(b"PUT", TARGET, {b"content-length": b"3", b"x": b"1, 2"}, b"\r\n\r")
     assert heads.find_sent(request(fields, method=b"PATCH", body=b"abc")) is None
     assert heads.find(request(fields, body=b"abc")) is None
+
+
+@pytest.mark.parametrize("sending", [False, True])
+@pytest.mark.parametrize(
+    "parsed",
+    [
+        [],
+        [(b"x", b"1"), (b"authorization", b"Basic eA==")],
+        [(b"x", b"2")],
+        [(b"y", b"1")],
+        [(b"x", b"1"), (b"x", b"1")],
+    ],
+)
+def test_no_head_is_remembered_by_the_fields_of_another(sending: bool, parsed: list[tuple[bytes, bytes]]) -> None:
+    heads, fields = Heads(), b"X:\t1 \r\n"
+    method, size = (b"PUT", 0) if sending else (b"GET", None)
+    heads.learn(request(fields, method=method), (method, TARGET, parsed), size)
+    assert not finds(heads, fields, sending=sending)
+    heads.learn(request(fields, method=method), (method, TARGET, [(b"x", b"1")]), size)
+    assert finds(heads, fields, sending=sending)

@@ -68,17 +68,27 @@ class Heads:
         return Sent(method, target, headers, data[body:]) if whole else None
 
     def learn(self, data: bytes, head: Head, size: int | None = None) -> None:
-        """Remember a request that was parsed, if there is nothing else in `data`; `size` is that of its body."""
+        """Remember a request that was parsed, if there is nothing else in `data`; `size` is that of its body.
+
+        Whoever sends the same bytes is taken to have sent the same fields, a password among them: so these must be
+        what the bytes spell.
+        """
         method, target, fields = head
         before = b"%b %b" % (method, target)
         end = data.find(_END) + len(_END)
         rest = data[len(before) : end]
         whole = data.startswith(before + _VERSION) and len(data) == end + (size or 0)
-        if whole and len(target) == _TARGET and len(rest) <= _LONGEST:
+        if whole and len(target) == _TARGET and len(rest) <= _LONGEST and _fields_in(rest) == fields:
             if size is None:
                 _add(self._known, rest, fields)
             else:
                 _add(self._sending, rest, (gather_fields(fields), size))
+
+
+def _fields_in(rest: bytes) -> list[Field]:
+    """Read the fields between the line of the target and the empty line."""
+    parts = [line.partition(b":") for line in rest.split(b"\r\n")[1:-2]]
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]
 
 
 def _add(known: OrderedDict[bytes, _T], head: bytes, what: _T) -> None:

@@ -63,11 +63,11 @@ class StorProtocol(Doors):
         if free and self._go_unparsed(data):
             return
         self._parse(data)
+        self._declined = False
         if self._plain is not None:
             _heads.learn(data, self._plain)
         elif self._sent is not None and self._phase == BETWEEN:
             _heads.learn(data, self._sent, self._length)
-        self._plain, self._sent, self._declined = None, None, False
 
     def _go_unparsed(self, data: bytes) -> bool:
         """Take one of the shorter ways, if `data` is a whole request with a head that is known."""
@@ -89,6 +89,7 @@ class StorProtocol(Doors):
         return gone
 
     def _parse(self, data: bytes) -> None:
+        self._plain = self._sent = None  # they may be those of a request that came in pieces
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
