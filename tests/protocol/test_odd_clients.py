@@ -9,13 +9,12 @@ import time
 
 import pytest
 
-from tests.protocol.site import ALPHABET, HOST, Site, chunked, get, line, post, status
+from tests.protocol.site import ALPHABET, HOST, Site, chunked, get, line, post, status, taking
 from tests.support.processes import eventually
 
 MALFORMED: dict[str, bytes] = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "an unknown method": get("/long/x", method=b"STORE"),
     "two lengths": get("/long/x", b"content-length: 1", b"content-length: 2", method=b"POST") + b"x",
     "one length twice": get("/long/x", b"content-length: 1", b"content-length: 1", method=b"POST") + b"x",
     "a list of lengths": get("/long/x", b"content-length: 1, 1", method=b"POST") + b"x",
@@ -131,3 +130,45 @@ def test_nothing_is_sent_directly_in_chunks_nor_to_who_is_gone(site: Site) -> No
             client.send(get("/direct"))
             client.socket.recv(1)
         eventually(lambda: narrow.app.events[-100:] == ["direct False"] * 100)
+
+
+@pytest.mark.parametrize("method", [b"FOO", b"get", b"DESCRIBE", b"X-PURGE"])
+def test_a_method_that_nobody_knows_is_405_with_those_that_are_there(site: Site, method: bytes) -> None:
+    answer = site.ask(get("/fast/x", method=method))
+    assert status(answer) == 405
+    assert b"\r\nallow: GET, HEAD, POST, PUT, OPTIONS\r\n" in answer
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"hello\r\n\r\n", b"GET\x00 / HTTP/1.1\r\n\r\n"])
+def test_what_is_no_request_is_400(site: Site, garbage: bytes) -> None:
+    assert status(site.ask(garbage)) == 400
+
+
+def test_http_1_0_knows_no_interim_answer_so_its_expectation_is_ignored(site: Site) -> None:
+    request = post("/echo", b"", b"expect: 100-continue", length=3).replace(b"HTTP/1.1", b"HTTP/1.0")
+    with site.connect() as client:
+        client.send(request)
+        client.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.socket.recv(1)
+        client.socket.settimeout(5)
+        client.send(b"abc")
+        assert status(client.rest()) == 200
+
+
+@pytest.mark.parametrize("field", [b"Connection: close", b"Expect: 100-continue", b"Upgrade: h2c"])
+def test_a_trailer_says_nothing_of_the_connection(site: Site, field: bytes) -> None:
+    with site.connect() as client:
+        client.send(chunked("/echo", b"1\r\nx\r\n0\r\n", field, b"\r\n\r\n") + get("/fast/x"))
+        assert status(client.rest()) == 400
+
+
+def test_a_head_that_begins_behind_the_end_of_another_has_its_time_from_its_first_byte() -> None:
+    with Site(header_timeout=0.3, keep_alive_timeout=30.0) as quick, quick.connect() as client:
+        request = get("/fast/x")
+        client.send(request[:20])
+        time.sleep(0.05)
+        client.send(request[20:] + request[:20])
+        client.answer()
+        with taking(0.2, 3.0):
+            assert status(client.rest()) == 408

@@ -16,7 +16,7 @@ from pystor.http import pages, statuses
 from pystor.http.arriving import Arrived, Arriving, Message, Receive
 from pystor.http.blobs import Blobs
 from pystor.http.heads import Sent
-from pystor.http.messages import DIRECT, Field, Request, Response, Stream, bytes_of, gather_fields, text
+from pystor.http.messages import DIRECT, METHODS, Field, Request, Response, Stream, bytes_of, gather_fields, text
 from pystor.http.wire import Limits
 from pystor.pool import Pool
 
@@ -26,7 +26,6 @@ _log: Final = logging.getLogger("pystor")
 
 _READ: Final = b"GET, HEAD, OPTIONS"
 _READ_AND_POST: Final = b"GET, HEAD, POST, OPTIONS"
-_READ_AND_WRITE: Final = b"GET, HEAD, POST, PUT, OPTIONS"
 
 _BLOB_TARGET_LENGTH: Final = 65
 
@@ -170,7 +169,7 @@ class App:
                 return await self._blobs.get(request)
             case "POST" | "PUT":
                 return await self._blobs.post(request)
-        return _other_method(request, _READ_AND_WRITE)
+        return _other_method(request, METHODS)
 
     async def _front(self, request: Request) -> Response:
         match request.method:

@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pystor.http.messages import Source, bytes_of, text
+from pystor.http.messages import Field, Source, bytes_of, text
 from pystor.http.wire import Alarm, Cycle, Door, Errand, Flow, Limits, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
 
@@ -210,7 +210,7 @@ class Connection(HttpToolsProtocol):
 
     # The end
 
-    def _refuse(self, status: int, line: str) -> None:
+    def _refuse(self, status: int, line: str, *fields: Field) -> None:
         """Answer `line` in its turn, and end the connection; whose body it was sees a client that is gone."""
         self._deaf = True
         if self._surplus or self._is_ending():
@@ -225,7 +225,7 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and cycle.response_started:
             self._linger() if cycle.response_complete else self._close()
             return
-        response = text(status, line)
+        response = text(status, line, *fields)
         self._refusal = encode_head(response, self.server_state.default_headers, keep_alive=False) + bytes_of(response)
         if self._running is None:
             self._say_last()

@@ -12,6 +12,8 @@ from pystor.digest import Digest
 Field: TypeAlias = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value."""
 
+METHODS: Final = b"GET, HEAD, POST, PUT, OPTIONS"
+"""All that anything here can be asked by, as `Allow` spells it."""
 
 DIRECT: Final = "stor.http.response.direct"
 """An ASGI extension, and its event: the body goes on with what a `Source` sends by itself."""

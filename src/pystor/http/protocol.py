@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final
 
 import httptools
@@ -13,6 +14,7 @@ from uvicorn.server import ServerState
 from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
 from pystor.http.doors import Doors
 from pystor.http.heads import Head, Heads
+from pystor.http.messages import METHODS
 from pystor.http.wire import Refused, collect, content_length, without_upgrade
 
 PIECE: Final = 8192
@@ -22,6 +24,8 @@ _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding
 _FAST: Final = frozenset({b"GET", b"HEAD"})
 _SENDING: Final = frozenset({b"POST", b"PUT"})
 _P: Final = ord("P")
+_OTHER_METHOD: Final = re.compile(rb"(?!(?:GET|HEAD|POST|PUT|OPTIONS) )[!#$%&'*+.^_`|~0-9A-Za-z-]+ [/*h]")
+"""How a request with a method of others begins; what is no request at all begins otherwise."""
 
 _heads: Final = Heads()
 
@@ -95,7 +99,7 @@ class StorProtocol(Doors):
         except httptools.HttpParserUpgrade as upgrade:
             self._feed(self._after(upgrade, data))
         except httptools.HttpParserError as error:
-            self._reject(error)
+            self._reject(error, data)
         if self._phase == HEAD:
             self._carried = len(data)
             self._await_head()
@@ -127,7 +131,7 @@ class StorProtocol(Doors):
             return
         if self._carried > self._limits.max_header_bytes:
             self._refuse(431, self._too_large())
-        elif waiting and self._phase == HEAD:
+        elif self._phase == HEAD and (waiting or self._moved):
             self._await_head()
 
     def _feed(self, data: bytes | memoryview) -> None:
@@ -137,7 +141,7 @@ class StorProtocol(Doors):
             except httptools.HttpParserUpgrade as upgrade:
                 data = self._after(upgrade, data)
             except httptools.HttpParserError as error:
-                self._reject(error)
+                self._reject(error, data)
             else:
                 return
 
@@ -156,13 +160,15 @@ class StorProtocol(Doors):
         if self._running is None and self._greeted:
             self._alarm.ring_in(self._limits.header_timeout)
 
-    def _reject(self, error: httptools.HttpParserError) -> None:
+    def _reject(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
         cause = error.__context__
         if isinstance(cause, Refused):
             self._refuse(cause.status, cause.line)
         elif isinstance(error, httptools.HttpParserCallbackError):
             self.logger.error("A request could not be handled", exc_info=cause)
             self._refuse(500, "Internal Server Error")
+        elif str(error).startswith("Invalid method") and _OTHER_METHOD.match(data):
+            self._refuse(405, f"This method is not known; use one of {METHODS.decode()}", (b"allow", METHODS))
         else:
             self._refuse(400, f"This is not a valid HTTP/1.1 request: {error}")
 
@@ -190,6 +196,8 @@ class StorProtocol(Doors):
 
     def _note(self, name: bytes, value: bytes) -> None:
         self._noted = True
+        if self._reading is not None:
+            raise Refused(400, f"{name.decode()} is no field for a trailer; nothing was stored")
         if name == b"connection":
             self._connection_named = True
             return
@@ -199,7 +207,8 @@ class StorProtocol(Doors):
         elif name == b"transfer-encoding":
             self._chunked = True
         elif name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
+            expects = value.lower() == b"100-continue"
+            self.expect_100_continue = expects and self.parser.get_http_version() != "1.0"  # RFC 9110, 10.1.1
 
     def on_headers_complete(self) -> None:
         """Answer at once if that is possible, else start the long way."""
