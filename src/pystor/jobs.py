@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -79,6 +79,9 @@ class Queue:
         self._more = False
         self._left: Final[dict[str, int]] = {}
         self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
+        self._under_way: Final[dict[ReplicaSet, asyncio.Task[None]]] = {}
+        self._pauses: Final[dict[ReplicaSet, float]] = {}
+        self._rests_until: Final[dict[ReplicaSet, float]] = {}
         storages = sum(len(replica_set.members) for replica_set in pool.sets)
         self._at_a_time: Final = math.ceil(len(pool.sets) * min(1.0, _LOOKED_AT / max(1, storages)))
         self._rotation: Final = cycle(pool.sets)
@@ -94,19 +97,31 @@ class Queue:
 
     async def stop(self) -> None:
         """End; what was begun is begun again by whoever comes next."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._under_way.values(), *filter(None, [self._task])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
-        pause = self._period
         while True:
+            now = time.monotonic()
+            for replica_set in self._next_sets():
+                if replica_set not in self._under_way and self._rests_until.get(replica_set, 0.0) <= now:
+                    self._under_way[replica_set] = asyncio.create_task(self._look_after(replica_set))
+            await asyncio.sleep(self._period)
+
+    async def _look_after(self, replica_set: ReplicaSet) -> None:
+        """Do what there is to do for a set, however long that takes: others are looked after meanwhile."""
+        try:
             left = 1
             with tolerated(f"The queue {self.name}"):
-                left = await self._work_off(self._next_sets(), _tell_nobody)
+                left = await self._work_off_set(replica_set, _tell_nobody)
             # What failed a moment ago fails again: ask less often, but what is new must not wait long.
-            pause = min(pause * 2, _LONGEST_PAUSE) if left else self._period
-            await asyncio.sleep(pause)
+            pause = min((self._pauses.get(replica_set) or self._period) * 2, _LONGEST_PAUSE) if left else 0.0
+            self._pauses[replica_set] = pause
+            self._rests_until[replica_set] = time.monotonic() + pause
+        finally:
+            del self._under_way[replica_set]
 
     def _next_sets(self) -> Collection[ReplicaSet]:
         """Choose some sets in turn, and those of which it is known that something is to be done."""
@@ -118,10 +133,7 @@ class Queue:
 
     async def work_off(self, tell: Tell = _tell_nobody) -> int:
         """Do what there is to do now; returns how many entries are left because they failed."""
-        return await self._work_off(self._pool.sets, tell)
-
-    async def _work_off(self, sets: Iterable[ReplicaSet], tell: Tell) -> int:
-        return sum(await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in sets)))
+        return sum(await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets)))
 
     async def work_off_all(self, tell: Tell) -> int:
         """Do the same, and go on as long as a queue holds more than is read in one go."""

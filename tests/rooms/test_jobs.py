@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_what_fails_hides_nothing_that_is_noted_behind_it(
                 await queue.start()
                 await eventually(lambda: len(worker.did) == 5)
                 worker.stuck.clear()  # and those that failed come round again
-                await eventually(lambda: len(worker.did) == 12)
+                await eventually(lambda: noted(storages) == [[], []])
                 await queue.stop()
 
     run(scenario())
@@ -240,11 +241,11 @@ def test_what_nobody_expected_is_logged_and_ends_no_queue(
             storages[0].enqueue("mirror", other)
             await eventually(lambda: worker.did == [other])
             worker.stuck.clear()
-            await eventually(lambda: worker.did == [other, DIGEST])
+            await eventually(lambda: noted(storages) == [[], []])
             await queue.stop()
 
     run(scenario())
-    assert noted(storages) == [[], []]
+    assert worker.did == [other, DIGEST]
 
 
 def test_what_is_noted_anew_while_it_is_being_done_is_done_again(storages: list[Directory]) -> None:
@@ -271,6 +272,29 @@ def test_what_is_noted_anew_while_it_is_being_done_is_done_again(storages: list[
     assert did == [DIGEST, DIGEST]
 
 
+def test_much_that_is_to_be_done_for_one_set_holds_up_no_other(tmp_path: Path) -> None:
+    one, other = adopted(tmp_path / "a", "one"), adopted(tmp_path / "b", "other")
+    did: list[Digest] = []
+
+    async def scenario() -> None:
+        async with running([one], [other]) as pool:
+
+            async def job(digest: Digest) -> int:
+                did.append(digest)
+                await asyncio.sleep(30 if digest == DIGEST else 0)
+                return 0
+
+            queue = Queue("mirror", pool, job, observe=pool.observe, period=0.01)
+            one.enqueue("mirror", DIGEST)
+            await queue.start()
+            await eventually(lambda: did == [DIGEST])
+            other.enqueue("mirror", Digest.of(b"another"))
+            await eventually(lambda: did == [DIGEST, Digest.of(b"another")])
+            await queue.stop()
+
+    run(scenario())
+
+
 def test_of_many_storages_some_are_looked_at_in_turn_and_those_where_this_process_noted_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,13 +314,15 @@ def test_of_many_storages_some_are_looked_at_in_turn_and_those_where_this_proces
             worker = Worker()
             queue = worker.queue(pool)
             for turn in (["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["0", "8"]):
-                await queue._work_off(queue._next_sets(), lambda *_: None)
+                for replica_set in queue._next_sets():
+                    await queue._work_off_set(replica_set, lambda *_: None)
                 assert sorted(looked) == turn
                 looked.clear()
             await pool.sets[7].members[0].enqueue("mirror", DIGEST)
             worker.fails = True
             for turn in (["1", "2", "7"], ["3", "4", "7"]):  # again, since it is left
-                await queue._work_off(queue._next_sets(), lambda *_: None)
+                for replica_set in queue._next_sets():
+                    await queue._work_off_set(replica_set, lambda *_: None)
                 assert sorted(looked) == turn
                 looked.clear()
 
