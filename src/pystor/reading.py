@@ -17,6 +17,8 @@ PIECE: Final = 64 << 10
 _AT_ONCE: Final = 1 << 20
 """Bytes that the kernel is asked to send in one go: the event loop waits for as long as it copies them."""
 
+_WRONG_SO_FAR: Final = "What was sent before the replica failed was not right"
+
 
 class Reading:
     """The bytes from `start` up to `stop` of a blob, to be iterated once and closed in any case.
@@ -85,11 +87,16 @@ class Reading:
         while True:
             self._replica = replica = await self._tiers.find(self._digest, without=self._failed)
             try:
-                if replica.size == size and await self._tiers.verify(replica, self._digest):
-                    return replica
-                self._give_up(self._tiers.distrust(replica, self._digest))
+                good = await self._tiers.verify(replica, self._digest)
             except StorageError as error:
                 self._give_up(error)
+                continue
+            if not good:
+                self._give_up(self._tiers.distrust(replica, self._digest))
+            elif replica.size != size:
+                raise Unavailable(_WRONG_SO_FAR)
+            else:
+                return replica
 
     def _conclude(self, found: str) -> None:
         if found == self._digest.hex:
@@ -97,6 +104,6 @@ class Reading:
                 self._tiers.remember(self._replica, self._digest)
         elif self._failed:
             # The one that went on was verified: it is the one before that was bad, and is to be repaired already.
-            raise Unavailable("What was sent before the replica failed was not right")
+            raise Unavailable(_WRONG_SO_FAR)
         else:
             raise self._tiers.distrust(self._replica, self._digest)

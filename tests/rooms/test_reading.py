@@ -584,16 +584,18 @@ def test_a_part_of_a_large_replica_has_the_whole_verified_in_the_background(
     run(scenario())
 
 
+@pytest.mark.parametrize("wrong", [b"?" + LARGE[1:], LARGE + b"?"], ids=["changed", "longer"])
 def test_what_a_reader_got_before_a_replica_failed_is_hashed_too(
-    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch
+    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch, wrong: bytes
 ) -> None:
     digest, received = Digest.of(LARGE), bytearray()
-    place(pair[0], b"?" + LARGE[1:], digest)
+    place(pair[0], wrong, digest)
     place(pair[1], LARGE)
 
     async def scenario() -> None:
         async with running(pair, verify_first=FIRST, events=events) as pool:
-            replica = await find_on(pool, digest, pair[0])
+            replica = pair[0].open(digest)  # while the other one is away
+            assert replica is not None
             break_reads(monkeypatch, pair[0].root, from_offset=2 * PIECE)
             with pytest.raises(Unavailable):
                 await receive(Reading(tiers_of(pool), digest, replica, 0, replica.size), received)
