@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from pystor.blob import Filesystem, QueueName, Replica, Space, Storage
-from pystor.breaker import OwnSwitch, State, Switch
+from pystor.breaker import SharedSwitches, State, Switch
 from pystor.commit import Committers
 from pystor.crew import Crew, one
 from pystor.digest import Digest
@@ -48,7 +48,7 @@ class Bulkhead:
         self.uploads = 0
         """Uploads of small blobs to this storage that are under way."""
         self._committers: Final = Committers() if committers is None else committers
-        self._switch: Final = switch or OwnSwitch()
+        self._switch: Final = switch or SharedSwitches(None, 1).switch(0)
         self._pace = 0.0
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""

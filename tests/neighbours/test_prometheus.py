@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,9 @@ from pystor.events import (
     UploadRefused,
 )
 from pystor.wiring import Crowd
-from tests.support import needs
+from tests.support import needs, processes
+from tests.support.mounts import Mounts
+from tests.support.server import Server, ServerFactory
 
 DOCS = Path(__file__).parents[2] / "docs"
 DIGEST = Digest.of(b"a blob")
@@ -369,6 +372,41 @@ def test_a_directory_without_room_is_noticed_at_the_start_not_by_a_bus_error(tmp
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+def test_a_directory_without_room_for_one_more_file_is_enough(mounts: Mounts) -> None:
+    home = mounts.tmpfs(1 << 20, inodes=2)
+    metrics = Prometheus(home, version="1")
+    metrics(HealthChecked())
+    assert samples(metrics)["stor_health_checks_total"] == 1
+    metrics.close()
+
+
+def test_a_directory_that_goes_away_leaves_what_this_worker_counted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    metrics = Prometheus(home, version="1")
+    metrics(HealthChecked())
+    shutil.rmtree(home)
+    told = samples(metrics)
+    assert (told["stor_health_checks_total"], told["stor_workers"]) == (1, 1)
+    metrics.close()
+
+
+def test_a_server_whose_directory_goes_away_serves_tells_and_renews_its_workers(make_server: ServerFactory) -> None:
+    server = make_server(workers=2)
+    (home,) = {link for link in processes.links_of(server.pid) if "/stor-metrics-" in link}
+    shutil.rmtree(home)
+    assert "stor_workers 1.0" in server.get("/metrics").text
+    before = set(workers_of(server))
+    os.kill(server.pid, signal.SIGHUP)
+    processes.eventually(lambda: len(workers_of(server)) == 2 and not before & set(workers_of(server)))
+    assert server.get("/metrics").status == server.get("/status").status == 200
+    assert "before it was ready" not in server.stderr
+
+
+def workers_of(server: Server) -> list[int]:
+    return [pid for pid in server.processes() if b"spawn_main" in processes.command_of(pid)]
+
+
 def test_the_lengths_of_queues_are_those_of_all_workers(home: Path) -> None:
     async def scenario() -> None:
         asked, other = Prometheus(home, version="1"), Prometheus(home, version="1")
@@ -396,6 +434,23 @@ def test_the_directory_is_in_memory_and_goes_with_the_supervisor() -> None:
         assert home.stat().st_mode & 0o777 == 0o700
         (home / "x.counts").touch()
     assert not home.exists()
+
+
+def test_without_room_in_memory_it_is_among_the_temporary_files(tmp_path: Path) -> None:
+    needs.root("mount a small filesystem")
+    script = (
+        "import tempfile; from pystor.adapters.prometheus import directory\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with directory() as home: print(home.parent)"
+    )
+    mount = 'mount -t tmpfs -o nr_inodes=1 none /dev/shm && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}\n"
 
 
 def test_what_a_killed_supervisor_left_is_swept_and_what_others_use_is_not(home: Path) -> None:

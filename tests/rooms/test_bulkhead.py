@@ -19,6 +19,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from tests.rooms.tools import adopted, break_disk, descriptors, eventually, open_below, place, run, temporaries
+from tests.support.mounts import Mounts
 
 CONTENT = b"a blob"
 BLOB = Digest.of(CONTENT)
@@ -433,6 +434,18 @@ def test_a_reason_that_two_wrote_at_once_is_not_shown(tmp_path: Path) -> None:
     at = switches.memory.find(b"fsync")
     switches.memory[at : at + 5] = b"write"
     assert switch.reason is None
+
+
+def test_without_room_for_what_is_shared_each_has_switches_of_its_own(tmp_path: Path, mounts: Mounts) -> None:
+    full = mounts.tmpfs(8 << 10)
+    (full / "fill").write_bytes(bytes(8 << 10))
+    for directory in (full, tmp_path / "gone"):
+        switches = SharedSwitches(str(directory / "s"), 20)
+        for index in range(20):
+            switches.switch(index).set(State.OUT)
+            switches.switch(index).blame(f"{index}: Input/output error")
+        assert switches.switch(19).reason == "19: Input/output error"
+        assert SharedSwitches(str(directory / "s"), 20).switch(0).get() == State.IN
 
 
 def test_all_who_share_a_switch_know_for_a_moment_that_somebody_waits_for_the_disk(

@@ -20,11 +20,11 @@ _MINUTE: Final = 60.0
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """Keep a directory for the counts of all workers, in memory if possible, for as long as the supervisor runs."""
-    home = Path("/dev/shm")
-    parent = home if os.access(home, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-    _sweep(parent)
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    """Keep a directory for the counts of all workers, in memory if possible, for as long as the supervisor runs.
+
+    Raises `OSError` if there is room for none, among the temporary files neither.
+    """
+    path = _made()
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -32,6 +32,17 @@ def directory() -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _made() -> Path:
+    with contextlib.suppress(OSError):
+        return _made_in(Path("/dev/shm"))
+    return _made_in(Path(tempfile.gettempdir()))
+
+
+def _made_in(parent: Path) -> Path:
+    _sweep(parent)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
 
 def _sweep(parent: Path) -> None:

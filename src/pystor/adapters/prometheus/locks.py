@@ -29,7 +29,11 @@ def is_dead(path: Path, *, share: bool = False) -> bool:
 def locked(directory: Path, *, share: bool) -> Iterator[bool]:
     """Keep readers, which share, and a worker that takes over apart, for 20 ms at most; tells whether that worked."""
     kind = fcntl.LOCK_SH if share else fcntl.LOCK_EX
-    handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # there is no room for it, or somebody removed the directory
+        yield False
+        return
     try:
         yield any(_try(handle, kind) for _ in range(20))
     finally:

@@ -73,7 +73,7 @@ class Sheet:
         return position
 
     def own(self) -> Counts:
-        """Go through the numbers when there is no file to read them from."""
+        """Go through the numbers of this worker, which need no file."""
         for key, position in self._slots.items():
             yield key, list(self.values[position : position + BY_NAME[key[0]].width])
 

@@ -29,16 +29,17 @@ class Workers:
     def totals(self) -> tuple[Totals, int]:
         """Add up what all counted, and tell how many workers live."""
         totals: Totals = {}
+        _add(totals, self.sheet.own(), gauges=True)
+        workers = 1
         if self._directory is None:
-            _add(totals, self.sheet.own(), gauges=True)
-            return totals, 1
-        workers = 0
+            return totals, workers
         with locked(self._directory, share=True):
             for path in self._directory.glob(f"*{_SUFFIX}"):
                 with contextlib.suppress(OSError, ValueError):  # it ended, or begins, just now
-                    alive = path == self.sheet.path or not is_dead(path, share=True)
-                    _add(totals, read(path), gauges=alive)
-                    workers += alive
+                    if path != self.sheet.path:
+                        alive = not is_dead(path, share=True)
+                        _add(totals, read(path), gauges=alive)
+                        workers += alive
         return totals, workers
 
     def take_over(self) -> None:
