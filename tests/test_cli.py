@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from typing import TypeAlias
 import pytest
 
 from pystor import __version__
+from tests.neighbours.servers.ports import free_port
 from tests.support import needs, processes
 
 Stor: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
@@ -247,6 +249,7 @@ def test_a_port_that_is_taken_is_one_line_that_names_it(stor: Stor, config: Path
     assert (done.returncode, done.stdout) == (2, "")
     line = f"stor: 127.0.0.1:{port}: cannot listen there: Address already in use; choose another host or port\n"
     assert done.stderr == line
+    assert list((config.parent / "data").iterdir()) == [], "nothing was adopted"
 
 
 def test_a_host_that_is_not_here_is_one_line_that_names_it(stor: Stor, config: Path) -> None:
@@ -254,6 +257,58 @@ def test_a_host_that_is_not_here_is_one_line_that_names_it(stor: Stor, config: P
     assert done.returncode == 2
     assert done.stderr.startswith("stor: 192.0.2.1:1: cannot listen there: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("check-config",), ("doctor",), ("serve", "--port", "0")])
+def test_what_the_machine_has_no_room_for_is_one_line(config: Path, arguments: tuple[str, ...]) -> None:
+    needs.tool("bash")
+    line = "ulimit -n 12; exec " if arguments[0] == "serve" else "exec >/dev/full; exec "
+    done = subprocess.run(
+        ["bash", "-c", f'{line} "$@"', "bash", *command(*arguments, "--config", str(config))],
+        env=processes.unmeasured(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    reason = "Too many open files" if arguments[0] == "serve" else "No space left on device"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"stor: (\S+: )?{reason}\n", done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [("check-config",), ("doctor",)])
+def test_a_command_that_nobody_reads_says_nothing(config: Path, arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody:
+        process = [*command(*arguments), "--config", str(config)]
+        done = subprocess.run(
+            process, env=environment(), stdout=nobody, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_server_whose_standard_output_takes_nothing_serves(tmp_path: Path, config: Path) -> None:
+    port = free_port()
+    arguments = ("serve", "--config", str(config), "--port", str(port), "--workers", "1")
+    with (
+        Path("/dev/full").open("wb") as full,
+        (tmp_path / "stderr").open("wb") as errors,
+        subprocess.Popen(command(*arguments), env=environment(), stdout=full, stderr=errors) as process,
+    ):
+        processes.eventually(lambda: answers(port), what="it answers")
+        time.sleep(0.2)  # in which it would announce itself
+        assert answers(port)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET /live HTTP/1.1\r\n\r\n")
+        return connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    return False
 
 
 def test_no_secret_is_ever_told(tmp_path: Path, config: Path) -> None:

@@ -81,8 +81,8 @@ class Application:
 def main(directory: Path, shutdown_timeout: float, workers: int) -> int:
     return server.serve(
         functools.partial(Application, directory),
+        server.listen("127.0.0.1", 0),
         host="127.0.0.1",
-        port=0,
         workers=workers,
         limits=Application.limits,
         shutdown_timeout=shutdown_timeout,
@@ -348,15 +348,7 @@ def test_an_application_that_cannot_start_ends_the_server_with_status_1(
 
 def test_an_address_in_use_is_the_callers_to_report() -> None:
     with server.listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use"):
-        server.serve(
-            lambda: Application(ROOT),
-            host="127.0.0.1",
-            port=taken.getsockname()[1],
-            workers=1,
-            limits=Limits(),
-            shutdown_timeout=1.0,
-            announce=lambda _: None,
-        )
+        server.listen("127.0.0.1", taken.getsockname()[1])
 
 
 def test_a_host_that_does_not_exist_is_the_callers_to_report() -> None:

@@ -6,7 +6,9 @@ What takes long to import is imported by the command that needs it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import Final, NoReturn
 from pystor import __version__
 from pystor.client.commands import parsers
 from pystor.errors import ConfigError
+
+FAILED: Final = 1
+"""The exit status when the machine has no room for it, or nobody takes what a command prints."""
 
 BAD_INPUT: Final = 2
 """The exit status when the command line, the configuration or the address cannot be used."""
@@ -42,11 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
     try:
-        return run(given)
+        status = run(given)
+        print(end="", flush=True)  # what cannot be written is told here, not by the interpreter at its exit
     except ConfigError as error:
-        for line in error.problems:
-            print(f"stor: {line}", file=sys.stderr, flush=True)
+        _tell(*error.problems)
         return BAD_INPUT
+    except OSError as error:
+        sys.stdout = io.StringIO()  # as above: what is left to be written
+        if not isinstance(error, BrokenPipeError):
+            _tell(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        return FAILED
+    return status
+
+
+def _tell(*lines: str) -> None:
+    with contextlib.suppress(OSError):
+        for line in lines:
+            print(f"stor: {line}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,9 +6,12 @@ What cannot be done as it was asked is a `ConfigError`.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,9 +26,10 @@ DATA: Final = Path("stor-data")
 
 
 def _tell(*lines: str) -> None:
-    """Write lines to standard error, each beginning with `stor: `."""
-    for line in lines:
-        print(f"stor: {line}", file=sys.stderr, flush=True)
+    """Write lines to standard error, each beginning with `stor: `; if nobody takes them, nothing is to be done."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            print(f"stor: {line}", file=sys.stderr, flush=True)
 
 
 def _tell_warnings(lines: Sequence[str]) -> None:
@@ -115,27 +119,38 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]])
     if found := problems(settings):
         raise ConfigError(found)
     log_of(settings)
-
-    def announce(url: str) -> None:
-        print(*introduction(url), f"listening on {url}", sep="\n", flush=True)
-
-    _tell_warnings(prepare(settings))
-    try:
+    with _listener(settings) as listener:
+        _tell_warnings(prepare(settings))
         with directory() as shared:
             return serve(
                 partial(build, settings, str(shared)),
+                listener,
                 host=settings.host,
-                port=settings.port,
                 workers=settings.workers,
                 limits=limits(settings),
                 shutdown_timeout=settings.shutdown_timeout,
-                announce=announce,
+                announce=lambda url: _announce(*introduction(url), f"listening on {url}"),
             )
+
+
+def _listener(settings: config.Settings) -> socket.socket:
+    from pystor.http.server import listen
+
+    try:
+        return listen(settings.host, settings.port)
     except OSError as error:
         place = f"[{settings.host}]" if ":" in settings.host else settings.host
         raise ConfigError(
             [f"{place}:{settings.port}: cannot listen there: {error.strerror}; choose another host or port"]
         ) from None
+
+
+def _announce(*lines: str) -> None:
+    """Write lines to standard output; whoever is served does not mind that they cannot be written."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        sys.stdout = io.StringIO()  # the interpreter would try once more at its exit, and make that a failure
 
 
 def _trial(found: config.Embedded, url: str) -> list[str]:

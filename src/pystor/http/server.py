@@ -46,9 +46,9 @@ _log: Final = logging.getLogger(__name__)
 
 def serve(
     application: Callable[[], Application],
+    listener: socket.socket,
     *,
     host: str,
-    port: int,
     workers: int,
     limits: Limits,
     shutdown_timeout: float,
@@ -56,18 +56,21 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status: 0, or 1 when no worker could be started.
 
-    `application` is called in every worker process, so it must be picklable. `announce` is called once with the URL,
-    when requests are answered. Port 0 takes a free one. Raises OSError when the address cannot be bound.
+    `application` is called in every worker process, so it must be picklable. `listener` is what `listen` returned; it
+    is closed at the end. `announce` is called once with the URL at this `host`, when requests are answered. Raises
+    OSError when the system has no room for the workers.
     """
-    with listen(host, port) as listener:
-        url = _url(host, listener.getsockname()[1])
-        task = Task(application, listener, limits, shutdown_timeout, settled=processors.are_taken_by(workers))
-        grace = shutdown_timeout + KILL_AFTER
-        return Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url)).run(on_stop=listener.close)
+    url = _url(host, listener.getsockname()[1])
+    task = Task(application, listener, limits, shutdown_timeout, settled=processors.are_taken_by(workers))
+    grace = shutdown_timeout + KILL_AFTER
+    return Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url)).run(on_stop=listener.close)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen; a name with addresses of both families is served on the first IPv4 one."""
+    """Bind and listen; a name with addresses of both families is served on the first IPv4 one.
+
+    Port 0 takes a free one. Raises OSError when the address cannot be bound.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     listener = socket.socket(family, kind, protocol)
