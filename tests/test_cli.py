@@ -174,6 +174,17 @@ def test_a_bad_configuration_is_told_whole_with_status_2(stor: Stor, tmp_path: P
     ]
 
 
+@pytest.mark.parametrize("name", ["check-config", "serve", "doctor", "repair"])
+def test_an_output_of_the_log_that_cannot_be_is_told_by_every_command(stor: Stor, config: Path, name: str) -> None:
+    written(config, json.loads(config.read_text()) | {"log": [["Foo"], ["File", "filename", "/\0"]]})
+    done = stor(name, "--config", str(config))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "stor: log[0]: 'Foo' is no kind of output; there are Screen, File, File::Locked, Syslog, Gelf",
+        "stor: log[1]: filename must be text without NUL and broken characters",
+    ]
+
+
 def test_the_option_wins_over_the_environment(stor: Stor, config: Path) -> None:
     assert stor("check-config", CONFIG_FILE=str(config)).returncode == 0
     assert stor("check-config", "--config", str(config), CONFIG_FILE="/gone").returncode == 0

@@ -13,7 +13,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -54,7 +54,7 @@ def check_config(given: argparse.Namespace) -> int:
         settings = config.override(config.preview(DATA), _overrides(given))
         _tell("no configuration is named (--config FILE or CONFIG_FILE); this is the embedded default")
     else:
-        settings, warnings = config.load(file, _overrides(given))
+        settings, warnings = _load(file, _overrides(given))
         _tell_warnings(warnings)
     print(json.dumps(config.plain(settings), indent=2))
     return 0
@@ -67,15 +67,26 @@ def serve(given: argparse.Namespace) -> int:
         config.override(config.preview(DATA), _overrides(given))  # nothing is made when the command line is wrong
         found = config.embedded(DATA)
         return _listen(config.override(found.settings, _overrides(given)), partial(_trial, found))
-    settings, warnings = config.load(file, _overrides(given))
+    settings, warnings = _load(file, _overrides(given))
     _tell_warnings(warnings)
     return _listen(settings, lambda _url: [])
+
+
+def _load(file: Path, overrides: Mapping[str, str]) -> tuple[config.Settings, list[str]]:
+    """Read the configuration, and its warnings; `ConfigError` tells what is wrong with it or with its parts."""
+    settings, warnings = config.load(file, overrides)
+    if settings.log:  # what takes long to import is asked only then
+        from pystor.main import problems
+
+        if found := problems(settings):
+            raise ConfigError(found)
+    return settings, warnings
 
 
 def _settings(given: argparse.Namespace) -> config.Settings:
     """Read the configuration for a command that works beside a server, or the embedded default if none is named."""
     file = _config_file(given)
-    return config.preview(DATA) if file is None else config.load(file)[0]
+    return config.preview(DATA) if file is None else _load(file, {})[0]
 
 
 def repair(given: argparse.Namespace) -> int:
@@ -114,10 +125,8 @@ def adopt(given: argparse.Namespace) -> int:
 def _listen(settings: config.Settings, introduction: Callable[[str], list[str]]) -> int:
     from pystor.adapters.prometheus import directory
     from pystor.http.server import serve
-    from pystor.main import build, limits, log_of, prepare, problems
+    from pystor.main import build, limits, log_of, prepare
 
-    if found := problems(settings):
-        raise ConfigError(found)
     log_of(settings)
     with _listener(settings) as listener:
         _tell_warnings(prepare(settings))

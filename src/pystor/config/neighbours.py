@@ -13,7 +13,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 
 from pystor.config.problems import MASK, Problems
 from pystor.config.table import key
-from pystor.config.values import any_text, hostname, join_address, number, split_address, text, whole
+from pystor.config.values import any_text, hostname, number, text, whole
+from pystor.hosts import join_address, split_address
 
 Scalar: TypeAlias = str | int | float | bool | None
 Option: TypeAlias = Scalar | dict[str, Scalar]

@@ -8,11 +8,11 @@ Each takes `(value, where, problems)`. It returns what it parsed, or notes what 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final, Protocol, TypeVar
 
 from pystor.config.problems import Problems
+from pystor.hosts import is_host
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -21,8 +21,6 @@ Word = TypeVar("Word", bound=str)
 MOST_BYTES: Final = 2**63 - 1
 YEAR: Final = 365 * 86400.0
 
-_HOST: Final = re.compile(r"[^\s:/@\[\]?#]+")
-_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/@\[\]?#]+))(?::([0-9]{1,5}))?")
 _SIZE: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([KMGT]?)(i?)B", re.ASCII | re.IGNORECASE)
 _POWERS: Final = " KMGT"
 
@@ -145,41 +143,9 @@ def hostname(value: object, where: str, problems: Problems) -> str | None:
     """Parse a host name or an address, without a port."""
     if not isinstance(value, str):
         return problems.wrong(where, "a host name or an address", value)
-    if (_HOST.fullmatch(value) and _can_be_asked_for(value)) or is_ipv6(value):
+    if is_host(value):
         return value
     return problems.error(where, f"{value!r} is no host name or address; write it alone, without a scheme or port")
-
-
-def split_address(address: str) -> tuple[str, int | None] | None:
-    """Take `HOST`, `HOST:PORT` or `[IPV6]:PORT` apart; None when it is none of them."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not (is_ipv6(match[1]) if match[1] else _can_be_asked_for(match[2])):
-        return None
-    port = int(match[3]) if match[3] else None
-    return None if port is not None and not 1 <= port <= 65535 else (match[1] or match[2], port)
-
-
-def _can_be_asked_for(name: str) -> bool:
-    """Tell whether the resolver takes this name: each of its labels is there and is not too long."""
-    try:
-        name.encode("idna")
-    except UnicodeError:
-        return False
-    return True
-
-
-def join_address(name: str, port: int) -> str:
-    """Put a host and a port together; an IPv6 address goes into brackets."""
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-
-
-def is_ipv6(address: str) -> bool:
-    """Tell whether this is an IPv6 address, without brackets."""
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        return False
-    return True
 
 
 def listing(item: Parser[T], wanted: str) -> Parser[tuple[T, ...]]:

@@ -52,7 +52,7 @@ def _syslog(options: Options, _: Style) -> Sink:
 def _gelf(options: Options, _: Style) -> Sink:
     # The original has the address in an object of its own; here it may as well stand beside the other options.
     place = Options(options.table("socket") or {name: options.take(name) for name in ("host", "port", "protocol")})
-    address = place.text("host", "localhost"), place.whole("port", 12201, 65535)
+    address = place.host("host", "localhost"), place.whole("port", 12201, 65535)
     protocol = place.choice("protocol", "udp", ("udp", "tcp"))
     place.end()
     fields = {name.removeprefix("_"): value for name, value in options.table("additional_fields").items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pystor.adapters.logs.levels import NAMES, level_of
+from pystor.hosts import is_host
 
 _Name = TypeVar("_Name", bound=str)
 
@@ -28,6 +30,15 @@ class Options:
         value = self.take(name, default)
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} must be text")
+        if not _is_whole(value):
+            raise ValueError(f"{name} must be text without NUL and broken characters")
+        return value
+
+    def host(self, name: str, default: str) -> str:
+        """Take the name or the address of a host."""
+        value = self.text(name, default)
+        if not is_host(value):
+            raise ValueError(f"{name} must be a host name or an address, without a scheme or port")
         return value
 
     def whole(self, name: str, default: int, highest: int) -> int:
@@ -73,3 +84,11 @@ class Options:
         """Expect that nothing is left."""
         if self._left:
             raise ValueError(f"unknown option {next(iter(self._left))!r}; there are {', '.join(sorted(self._known))}")
+
+
+def _is_whole(text: str) -> bool:
+    """Tell whether the system takes this text; a path may hold bytes that are no characters."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
