@@ -342,6 +342,45 @@ def test_a_bad_host_of_the_archive_is_refused(problems_of: Callable[..., list[st
     assert "HOST or HOST:PORT" in line
 
 
+@pytest.mark.parametrize("host", ["b\u00fccher.example", "https://b\u00fccher.example:9", "h%20x"])
+def test_a_host_of_the_archive_that_no_url_can_have_is_refused(
+    problems_of: Callable[..., list[str]], host: str
+) -> None:
+    (line,) = problems_of(s3_credentials={"access_key": "a", "secret_key": "b", "host": host})
+    assert re.fullmatch(r"s3_credentials\.host: '.*' cannot stand in a URL; write it in ASCII, .*", line)
+
+
+@pytest.mark.parametrize("name", ["access_key", "secret_key"])
+@pytest.mark.parametrize("value", ["AKIA\n", "AK\0IA", "AKI\u00c4", "\ud800"])
+def test_a_key_of_the_archive_that_no_header_can_have_is_refused_and_not_told(
+    problems_of: Callable[..., list[str]], name: str, value: str
+) -> None:
+    line = f"s3_credentials.{name}: has a character that no key has, such as a line break; write it anew"
+    assert line in problems_of(s3_credentials={"access_key": "a", "secret_key": "b", name: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("s3_bucket", ["a b", "a/b", "..", "x?y", "", "x" * 64]),
+        ("s3_prefix", ["../x", "a b", "a//b", "\u00e9", "?x"]),
+        ("s3_region", ["x y", "\u00e9", "a/b", ""]),
+    ],
+)
+def test_what_an_archive_cannot_be_called_is_refused(
+    problems_of: Callable[..., list[str]], key: str, values: list[str]
+) -> None:
+    for value in values:
+        (line,) = problems_of(**{key: value})
+        assert re.fullmatch(rf"{key}: .*'.*'.*[:;] write .*", line), line
+
+
+def test_an_archive_is_called_as_it_is_written(read: Callable[..., Settings]) -> None:
+    names = {"s3_bucket": "My.bucket-1", "s3_prefix": "/a/b_c/", "s3_region": "eu-west-1"}
+    settings = read(**names)
+    assert {name: getattr(settings, name) for name in names} == names
+
+
 def test_a_bad_regular_expression_is_told_with_its_fault(problems_of: Callable[..., list[str]]) -> None:
     (line,) = problems_of(writable_pairs_regex="data[12")
     assert line.startswith("writable_pairs_regex: 'data[12' is no regular expression of Python: unterminated")
@@ -603,6 +642,7 @@ def masked(settings: Settings) -> Settings:
 
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
 users = words.filter(lambda word: ":" not in word)
+keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
 hosts = st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}(\.[a-z0-9]{1,9})?", fullmatch=True) | st.ip_addresses(v=6).map(str)
 ports = st.integers(1, 65535)
 durations = st.floats(1, 86400)
@@ -610,7 +650,7 @@ sizes = st.integers(1, 2**63 - 1)
 scalars = words | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
 outputs = st.builds(LogOutput, words, st.lists(st.tuples(words, scalars), max_size=2).map(tuple))
 statsites = st.builds(Statsite, host=hosts, port=ports, prefix=st.text(max_size=5), sample_rate=st.floats(0, 1))
-archives = st.builds(S3Credentials, words, words, hosts.filter(lambda name: ":" not in name))
+archives = st.builds(S3Credentials, keys, keys, hosts.filter(lambda name: ":" not in name))
 brokers = st.builds(Amqp, hosts, ports, st.booleans(), users, words, words, words, words, st.integers(0, 65535))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from pystor.hosts import is_host_of_url
+
 _FORM: Final = "s3://BUCKET, s3://BUCKET/PREFIX or s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION"
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", re.ASCII)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", re.ASCII)
@@ -55,12 +57,33 @@ def parse_bucket_url(url: str) -> BucketAddress:
     options = _options(parts.query)
     endpoint = _endpoint(options["endpoint"]) if "endpoint" in options else None
     region = options.get("region", DEFAULT_REGION)
-    if not _REGION.fullmatch(region):
-        raise ValueError(f"the region {region!r} is none; write one such as {DEFAULT_REGION}")
     style = options.get("style", "path" if endpoint else "virtual")
     if style not in _STYLES:
         raise ValueError(f"the style {style!r} is not known; write path or virtual")
-    return BucketAddress(_bucket(parts.netloc), _prefix(parts.path), endpoint, region, _STYLES[style])
+    bucket, prefix = parse_bucket(parts.netloc), parse_prefix(parts.path)
+    return BucketAddress(bucket, prefix, endpoint, parse_region(region), _STYLES[style])
+
+
+def parse_bucket(name: str) -> str:
+    """Parse the name of a bucket; raises `ValueError` with one line that says what to write instead."""
+    if not _BUCKET.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a bucket: write 3 to 63 letters, digits, dots and hyphens")
+    return name
+
+
+def parse_prefix(path: str) -> str:
+    """Parse what stands before the keys, without slashes at its ends; raises `ValueError` as `parse_bucket` does."""
+    prefix = path.strip("/")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"the prefix {prefix!r} cannot be used: write letters, digits, dots, - and _ between slashes")
+    return prefix
+
+
+def parse_region(name: str) -> str:
+    """Parse the name of a region; raises `ValueError` as `parse_bucket` does."""
+    if not _REGION.fullmatch(name):
+        raise ValueError(f"the region {name!r} is none; write one such as {DEFAULT_REGION}")
+    return name
 
 
 def _split(url: str) -> SplitResult:
@@ -86,24 +109,11 @@ def _options(query: str) -> dict[str, str]:
     return options
 
 
-def _bucket(name: str) -> str:
-    if not _BUCKET.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be a bucket: write 3 to 63 letters, digits, dots and hyphens")
-    return name
-
-
-def _prefix(path: str) -> str:
-    prefix = path.strip("/")
-    if prefix and not _PREFIX.fullmatch(prefix):
-        raise ValueError(f"the prefix {prefix!r} cannot be used: write letters, digits, dots, - and _ between slashes")
-    return prefix
-
-
 def _endpoint(text: str) -> str:
     wrong = "the endpoint of a bucket must have the form http://HOST:PORT or https://HOST:PORT, without anything more"
     try:
         parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        valid = parts.scheme in ("http", "https") and is_host_of_url(parts.hostname or "") and parts.port != 0
     except ValueError:
         raise ValueError(wrong) from None
     extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc

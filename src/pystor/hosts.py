@@ -8,11 +8,17 @@ from typing import Final
 
 _NAME: Final = re.compile(r"[^\s:/@\[\]?#]+")
 _ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/@\[\]?#]+))(?::([0-9]{1,5}))?")
+_IN_URL: Final = re.compile(r"[a-z0-9._:-]+", re.ASCII | re.IGNORECASE)
 
 
 def is_host(text: str) -> bool:
     """Tell whether this is a host name or an address, without a port; an IPv6 address without brackets."""
     return (_NAME.fullmatch(text) is not None and _can_be_asked_for(text)) or is_ipv6(text)
+
+
+def is_host_of_url(text: str) -> bool:
+    """Tell whether this is a host that can stand in a URL as it is: in ASCII, and without percent signs."""
+    return _IN_URL.fullmatch(text) is not None and is_host(text)
 
 
 def is_ipv6(address: str) -> bool:

@@ -691,6 +691,7 @@ def test_the_url_of_a_bucket_is_parsed(url: str, address: BucketAddress) -> None
         ),
         *("s3://samples?endpoint=host:8333", "s3://samples?endpoint=http://", "s3://samples?endpoint=http://h/path"),
         *("s3://samples?endpoint=http://the-secret@h", "s3://samples?endpoint=http://h:99999", "s3://samples?region="),
+        *("s3://samples?endpoint=http://\u00e9:9", "s3://samples?endpoint=http://h%20x:9"),
         *("s3://samples?style=other", "s3://samples?regoin=x", "s3://samples?region=x&region=y", "s3://samples:80"),
     ],
 )

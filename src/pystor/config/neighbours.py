@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
+from pystor.address import parse_bucket, parse_prefix, parse_region
 from pystor.config.problems import MASK, Problems
 from pystor.config.table import key
-from pystor.config.values import any_text, hostname, number, text, whole
-from pystor.hosts import join_address, split_address
+from pystor.config.values import Parser, any_text, hostname, number, text, whole
+from pystor.hosts import is_host_of_url, join_address, split_address
 
 Scalar: TypeAlias = str | int | float | bool | None
 Option: TypeAlias = Scalar | dict[str, Scalar]
@@ -60,23 +62,56 @@ def endpoint(value: object, where: str, problems: Problems) -> str | None:
     if not isinstance(value, str):
         return problems.wrong(where, "text of the form HOST or HOST:PORT", value)
     address = value.removeprefix("https://").removeprefix("http://").removesuffix("/")
-    if split_address(address) is not None:
-        return value
-    return problems.error(where, "must have the form HOST or HOST:PORT, or be an http or https URL without a path")
+    parts = split_address(address)
+    if parts is None:
+        return problems.error(where, "must have the form HOST or HOST:PORT, or be an http or https URL without a path")
+    if not is_host_of_url(parts[0]):
+        return problems.error(where, f"{parts[0]!r} cannot stand in a URL; write it in ASCII, as xn--... if need be")
+    return value
+
+
+def key_text(value: object, where: str, problems: Problems) -> str | None:
+    """Parse a key or its name; it may be a secret, so it is not told."""
+    parsed = text(value, where, problems)
+    if parsed is None or (parsed.isascii() and parsed.isprintable()):
+        return parsed
+    return problems.error(where, "has a character that no key has, such as a line break; write it anew")
 
 
 def secret_text(value: object, where: str, problems: Problems) -> str | None:
-    """Parse a text that is not empty and not shown."""
-    parsed = text(value, where, problems)
+    """Parse a secret key."""
+    parsed = key_text(value, where, problems)
     problems.warn_of_mask(where, parsed or "")
     return parsed
+
+
+def _parsed_by(parse: Callable[[str], str]) -> Parser[str]:
+    """Parse a text that this takes, which raises `ValueError` with a line otherwise; it is kept as it was written."""
+
+    def parsed(value: object, where: str, problems: Problems) -> str | None:
+        if not isinstance(value, str):
+            return problems.wrong(where, "text", value)
+        try:
+            parse(value)
+        except ValueError as error:
+            return problems.error(where, str(error))
+        return value
+
+    return parsed
+
+
+bucket: Final = _parsed_by(parse_bucket)
+prefix: Final = _parsed_by(parse_prefix)
+region: Final = _parsed_by(parse_region)
 
 
 @dataclass(frozen=True, slots=True)
 class S3Credentials:
     """How the archive is reached."""
 
-    access_key: str = key(text, "", "The name of the access key; that of the environment or the machine unless given")
+    access_key: str = key(
+        key_text, "", "The name of the access key; that of the environment or the machine unless given"
+    )
     secret_key: str = key(secret_text, "", "The secret of the access key", secret=True)
     host: str = key(endpoint, "", "The host of the archive, with its port if it needs one; Amazon unless given")
 

@@ -14,7 +14,6 @@ from pystor.config.neighbours import Amqp, Credentials, LogOutput, S3Credentials
 from pystor.config.storages import Pairs, directory, pairs
 from pystor.config.table import key, record
 from pystor.config.values import (
-    any_text,
     choice,
     flag,
     hostname,
@@ -25,7 +24,6 @@ from pystor.config.values import (
     regex,
     seconds,
     size,
-    text,
     whole,
 )
 
@@ -82,9 +80,9 @@ class Settings:
     statsite: Statsite | None = key(record(Statsite), None, "Where metrics are sent")
     s3_enabled: bool = key(flag, False, "Whether the S3 archive is asked for blobs")
     s3_credentials: S3Credentials | None = key(record(S3Credentials), None, "How the S3 archive is reached")
-    s3_bucket: str = key(text, "samples", "The bucket of the archive")
-    s3_prefix: str = key(any_text, "", "What stands before the keys of the archive")
-    s3_region: str = key(text, "us-east-1", "The region of the archive")
+    s3_bucket: str = key(neighbours.bucket, "samples", "The bucket of the archive")
+    s3_prefix: str = key(neighbours.prefix, "", "What stands before the keys of the archive")
+    s3_region: str = key(neighbours.region, "us-east-1", "The region of the archive")
     s3_virtual_hosted: bool = key(flag, False, "Whether the bucket stands in the host's name instead of the path")
     s3_timeout: float = key(seconds(), 2.0, "Seconds in which the archive answers, or sends more of an answer")
     s3_retries: int = key(whole(0, 10), 2, "How often a request is repeated that the archive could not answer")
