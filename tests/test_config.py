@@ -270,6 +270,7 @@ def test_settings_can_be_handed_to_another_process(read: Callable[..., Settings]
             "host: '127.0.0.1:80' is no host name or address; write it alone, without a scheme or port",
         ),
         ("host", "a..b", "host: 'a..b' is no host name or address; write it alone, without a scheme or port"),
+        ("host", "*", "host: '*' is no host name or address; write it alone, without a scheme or port"),
         ("writable_pairs_regex", [], "writable_pairs_regex: must be a regular expression, not an empty list"),
         ("basic_auth", 7, "basic_auth: must be text of the form USER:PASSWORD, not a number"),
         ("statsite", "host", "statsite: must be an object with the keys host, port, prefix, sample_rate, not text"),
@@ -295,6 +296,18 @@ def test_settings_can_be_handed_to_another_process(read: Callable[..., Settings]
             "log[0]: the values of its options must be text, numbers, true or false, or objects of them",
         ),
         ("rabbitmq_uri", 1, "rabbitmq_uri: must be an AMQP URI, not a number"),
+        ("rabbitmq_uri", f"amqp://h/{'v' * 256}", "rabbitmq_uri: its vhost must have at most 255 bytes"),
+        (
+            "rabbitmq_uri",
+            f"amqp://h?exchange={'%C3%A9' * 128}",
+            "rabbitmq_uri: its exchange must have at most 255 bytes",
+        ),
+        (
+            "rabbitmq_uri",
+            f"amqp://h?routing_key={'k' * 256}",
+            "rabbitmq_uri: its routing_key must have at most 255 bytes",
+        ),
+        ("basic_auth", "a:\ud800", "basic_auth: has a broken character, which no client can send; write it anew"),
     ],
 )
 def test_a_bad_value_is_told_in_one_line_that_names_key_and_mend(
@@ -384,6 +397,14 @@ def test_an_archive_is_called_as_it_is_written(read: Callable[..., Settings]) ->
 def test_a_bad_regular_expression_is_told_with_its_fault(problems_of: Callable[..., list[str]]) -> None:
     (line,) = problems_of(writable_pairs_regex="data[12")
     assert line.startswith("writable_pairs_regex: 'data[12' is no regular expression of Python: unterminated")
+
+
+def test_a_class_of_perl_that_python_reads_otherwise_is_refused(problems_of: Callable[..., list[str]]) -> None:
+    (line,) = problems_of(writable_pairs_regex="data[[:digit:]]")
+    assert line == (
+        "writable_pairs_regex: 'data[[:digit:]]' is another expression here than in Perl: Possible nested set at "
+        "position 5; write [0-9] for [[:digit:]], \\[ for a ["
+    )
 
 
 def test_the_archive_needs_both_keys_or_none(problems_of: Callable[..., list[str]]) -> None:
@@ -518,6 +539,18 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, pair: list[str]) -
     assert problems(path) == ["port: given twice; keep one of them"]
 
 
+def test_a_key_that_is_given_twice_further_in_is_named_with_where_it_is(tmp_path: Path, pair: list[str]) -> None:
+    path = tmp_path / "stor.json"
+    path.write_text(
+        f'{{"storage_pairs": {json.dumps([pair])}, "statsite": {{"host": "a", "host": "b"}}, '
+        '"log": [["Gelf", "socket", {"host": "a", "host": "b"}]]}'
+    )
+    assert problems(path) == [
+        "statsite.host: given twice; keep one of them",
+        "log[0][2].host: given twice; keep one of them",
+    ]
+
+
 def test_dates_and_infinities_of_toml_are_refused(tmp_path: Path, pair: list[str]) -> None:
     path = tmp_path / "stor.toml"
     path.write_text(
@@ -561,6 +594,12 @@ def test_a_good_configuration_has_no_warnings(warnings_of: Callable[..., list[st
 
 def test_a_parameter_of_the_broker_that_is_not_used_is_warned_about(warnings_of: Callable[..., list[str]]) -> None:
     assert "rabbitmq_uri: its parameter 'cacertfile' is not used" in warnings_of(rabbitmq_uri="amqp://?cacertfile=x")[0]
+
+
+@pytest.mark.parametrize("text", ["a:b\n", " a:b", "a:b ", "a: b"])
+def test_spaces_around_user_and_password_are_warned_about(warnings_of: Callable[..., list[str]], text: str) -> None:
+    line = "basic_auth: the spaces or line breaks around user or password are part of them; are they meant?"
+    assert warnings_of(basic_auth=text) == [line]
 
 
 def test_uploads_that_nobody_may_make_are_warned_about(warnings_of: Callable[..., list[str]]) -> None:

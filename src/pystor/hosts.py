@@ -6,8 +6,8 @@ import ipaddress
 import re
 from typing import Final
 
-_NAME: Final = re.compile(r"[^\s:/@\[\]?#]+")
-_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/@\[\]?#]+))(?::([0-9]{1,5}))?")
+_NAME: Final = re.compile(r"[^\s:/@\[\]?#*]+")
+_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/@\[\]?#*]+))(?::([0-9]{1,5}))?")
 _IN_URL: Final = re.compile(r"[a-z0-9._:-]+", re.ASCII | re.IGNORECASE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
 from pystor.config.problems import Problems, member
@@ -35,20 +35,29 @@ def _content(path: Path) -> str:
         raise ConfigError([f"{path}: cannot be read: {reason}; name another with --config or CONFIG_FILE"]) from None
 
 
+class _Object(dict[str, object]):
+    """An object of a JSON file, and the names that it has twice."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+
+
 def _from_json(content: str, problems: Problems) -> object:
-    return json.loads(content, object_pairs_hook=_without_repeats(problems), parse_constant=_refuse)
+    document = json.loads(content, object_pairs_hook=_Object, parse_constant=_refuse)
+    _note_repeated(document, "", problems)
+    return document
 
 
-def _without_repeats(problems: Problems) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
-    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        collected: dict[str, object] = {}
-        for name, value in pairs:
-            if name in collected:
-                problems.error(member("", name), "given twice; keep one of them")
-            collected[name] = value
-        return collected
-
-    return collect
+def _note_repeated(value: object, where: str, problems: Problems) -> None:
+    if isinstance(value, _Object):
+        for name in value.repeated:
+            problems.error(member(where, name), "given twice; keep one of them")
+        for name, below in value.items():
+            _note_repeated(below, member(where, name), problems)
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            _note_repeated(below, f"{where}[{index}]", problems)
 
 
 def _refuse(name: str) -> object:

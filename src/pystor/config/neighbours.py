@@ -22,6 +22,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 Option: TypeAlias = Scalar | dict[str, Scalar]
 
 _SECONDS: Final = re.compile(r"[0-9]{1,5}")
+_LONGEST_NAME: Final = 255  # bytes of a name in AMQP
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,12 @@ def credentials(value: object, where: str, problems: Problems) -> Credentials | 
     user, _, password = value.partition(":")
     problems.warn_of_mask(where, password)
     if user and password:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return problems.error(where, "has a broken character, which no client can send; write it anew")
+        if user != user.strip() or password != password.strip():
+            problems.warn(where, "the spaces or line breaks around user or password are part of them; are they meant?")
         return Credentials(user, password)
     return problems.error(where, "must have the form USER:PASSWORD, with a colon and neither of them empty")
 
@@ -175,13 +182,16 @@ def amqp(value: object, where: str, problems: Problems) -> Amqp | None:
     if not _SECONDS.fullmatch(heartbeat) or int(heartbeat) > 65535:
         return problems.error(where, "its heartbeat must be a whole number of seconds from 0 to 65535")
     exchange, routing_key = query.pop("exchange", "stor"), query.pop("routing_key", "sha")
+    vhost = unquote(parts.path[1:]) or "/"
+    for part, name in (("vhost", vhost), ("exchange", exchange), ("routing_key", routing_key)):
+        if len(name.encode()) > _LONGEST_NAME:
+            return problems.error(where, f"its {part} must have at most {_LONGEST_NAME} bytes")
     for name in query:
         problems.warn(where, f"its parameter {name!r} is not used; only exchange, routing_key and heartbeat are")
     user, password = _user_and_password(parts)
     problems.warn_of_mask(where, password)
     tls = parts.scheme == "amqps"
     port = address[1] or (5671 if tls else 5672)
-    vhost = unquote(parts.path[1:]) or "/"
     return Amqp(address[0], port, tls, user, password, vhost, exchange, routing_key, int(heartbeat))
 
 

@@ -9,6 +9,7 @@ Each takes `(value, where, problems)`. It returns what it parsed, or notes what 
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Final, Protocol, TypeVar
 
 from pystor.config.problems import Problems
@@ -133,7 +134,12 @@ def regex(value: object, where: str, problems: Problems) -> str | None:
     if not isinstance(value, str):
         return problems.wrong(where, "a regular expression", value)
     try:
-        re.compile(value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(value)
+    except FutureWarning as error:
+        line = f"{value!r} is another expression here than in Perl: {error}; write [0-9] for [[:digit:]], \\[ for a ["
+        return problems.error(where, line)
     except (re.error, OverflowError, RecursionError) as error:
         return problems.error(where, f"{value!r} is no regular expression of Python: {error}; mend or remove it")
     return value
