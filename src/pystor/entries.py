@@ -41,10 +41,11 @@ class Entries:
 
         It may come back after a power cut: whatever is done about it may be done twice.
         """
-        path = self._path(digest)
-        with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as fd:
-            if os.fstat(fd).st_mtime < noted_before and _leads_to(path, fd):
-                os.unlink(path)
+        for name in _names(digest):
+            path = f"{self._directory}/{name}"
+            with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as fd:
+                if os.fstat(fd).st_mtime < noted_before and _leads_to(path, fd):
+                    os.unlink(path)
 
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
         """Tell the digests that are noted, at most so many, in the directory's order; `beyond` the first so many."""
@@ -65,7 +66,12 @@ class Entries:
         return DirectoryTurn(fd)
 
     def _path(self, digest: Digest) -> str:
-        return f"{self._directory}/{digest.hex.upper()}"
+        return f"{self._directory}/{_names(digest)[0]}"
+
+
+def _names(digest: Digest) -> tuple[str, str]:
+    """Tell the name of an entry, and the one that an operator may give it, who has it from `sha256sum`."""
+    return digest.hex.upper(), digest.hex
 
 
 @contextmanager
@@ -90,7 +96,9 @@ def _leads_to(path: str, fd: int) -> bool:
 def _digests(names: Iterable[str]) -> Iterator[Digest]:
     for name in names:
         with suppress(MalformedDigest):  # somebody else's file
-            yield Digest.parse(name)
+            digest = Digest.parse(name)
+            if name in _names(digest):
+                yield digest
 
 
 class DirectoryTurn:

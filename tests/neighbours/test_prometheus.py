@@ -222,6 +222,16 @@ def test_without_a_directory_one_process_counts_for_itself() -> None:
     metrics.close()
 
 
+def test_a_storage_whose_path_is_no_text_is_told_by_its_bytes(home: Path) -> None:
+    metrics = Prometheus(home, version="1")
+    metrics.observe_storages(lambda: [("/mnt/\udcff", True, 0, 1, 1), ("/mnt/\udcfe", True, 0, 1, 1)])
+    metrics(ReplicaBad(DIGEST, "/mnt/\udcff"))
+    told = samples(metrics)
+    assert told[r'stor_bad_replicas_total{storage="/mnt/\udcff"}'] == 1
+    assert [told[rf'stor_storage_up{{storage="/mnt/\udcf{digit}"}}'] for digit in "ef"] == [1, 1]
+    metrics.close()
+
+
 def test_a_method_that_a_client_invents_makes_no_new_series(home: Path) -> None:
     metrics = Prometheus(home, version="1")
     for number in range(100):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,26 @@ def test_a_note_that_was_looked_at_before_there_was_a_blob_is_there_again(tmp_pa
 
     run(scenario())
     assert noted([storage]) == [NOTED]
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper])
+def test_a_note_of_an_operator_is_done_once_however_its_name_is_spelled(
+    storages: list[Directory], spell: Callable[[str], str]
+) -> None:
+    worker = Worker()
+    storages[0].enqueue("mirror", DIGEST)
+    (entry,) = beside(storages[0], "mirror")
+    entry.rename(entry.with_name(spell(DIGEST.hex)))
+    entry.with_name("note").touch()
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            for _ in range(2):
+                assert await worker.queue(pool).work_off() == 0
+
+    run(scenario())
+    assert worker.did == [DIGEST]
+    assert noted(storages) == [["note"], []]
 
 
 def test_what_all_storages_of_a_set_have_noted_is_done_once(storages: list[Directory]) -> None:

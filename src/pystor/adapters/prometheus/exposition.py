@@ -16,13 +16,18 @@ def metric(family: Family, rows: Sequence[tuple[tuple[str, ...], list[float]]]) 
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         for labels, numbers in rows:
-            histogram.add_metric(labels, _buckets(numbers[:-1]), numbers[-1])
+            histogram.add_metric(_written(labels), _buckets(numbers[:-1]), numbers[-1])
         return histogram
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     plain = kind(family.name, family.help, labels=family.labels)
     for labels, numbers in rows:
-        plain.add_metric(labels, numbers[0])
+        plain.add_metric(_written(labels), numbers[0])
     return plain
+
+
+def _written(labels: Sequence[str]) -> list[str]:
+    """Write labels as text; a path may hold bytes that are no characters."""
+    return [label.encode("utf-8", "backslashreplace").decode() for label in labels]
 
 
 def _buckets(counts: Sequence[float]) -> list[tuple[str, float]]:
