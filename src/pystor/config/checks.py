@@ -12,7 +12,7 @@ from pystor.config.storages import Place, on_one_device
 def check(settings: Settings, problems: Problems) -> None:
     """Note what does not go together. What warns looks at settings without errors only."""
     keys = settings.s3_credentials
-    if keys is not None and bool(keys.access_key) != bool(keys.secret_key):
+    if keys is not None and bool(keys.access_key) != bool(keys.secret_key) and not problems.concern("s3_credentials"):
         problems.error("s3_credentials", "has one of access_key and secret_key; give both, or none")
     if not settings.s3_enabled:
         for name in ("s3_mirror", "s3_promote", "s3_redirect"):
