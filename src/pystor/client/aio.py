@@ -183,7 +183,7 @@ class AsyncClient:
     # Up
 
     async def put(self, content: Content, *, observe: Callable[[int], None] = ignore) -> Stored:
-        """Upload a file, bytes or pieces; what the server has already is not sent. Raises `ClientError`.
+        """Upload a file, bytes or pieces; a large blob that the server has is not sent. Raises `ClientError`.
 
         A text is a path. `observe` is told the bytes that were sent, as it goes.
         """

@@ -94,7 +94,7 @@ class Client:
         return self._run(self._client.exists(name))
 
     def put(self, content: Content, *, observe: Callable[[int], None] = ignore) -> Stored:
-        """Upload a file, bytes or pieces; what the server has already is not sent. Raises `ClientError`."""
+        """Upload a file, bytes or pieces; a large blob that the server has is not sent. Raises `ClientError`."""
         return self._run(self._client.put(content, observe=observe))
 
     def status(self) -> list[Status]:

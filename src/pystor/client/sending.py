@@ -116,7 +116,7 @@ class Manifest:
 
 
 class Sending:
-    """Uploads; what the manifest has is skipped, and what the server has is not sent."""
+    """Uploads; what the manifest has is skipped."""
 
     def __init__(self, client: AsyncClient, observe: Observer, manifest: Manifest | None = None) -> None:
         self._client = client

@@ -22,6 +22,7 @@ _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
 _WORTHWHILE: Final = 512 << 10  # bytes for which the reader is woken at once
 _TICK: Final = 0.25  # seconds after which it is woken for less
 _TICKS: Final = 8  # in the time that is waited for a byte, at least
+_HASHED: Final = 100_000_000  # bytes a second that a server reads of what it has, before it agrees to be sent a blob
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob
 _ENCODING: Final = "latin-1"
 _URL: Final = pycurl.URL
@@ -62,7 +63,7 @@ class Exchange:
         self.curl = curl
         self._release = release
         self._patience = patience
-        self._longest = patience / tick
+        self._longest = (patience + ask.size / _HASHED) / tick
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -89,6 +90,7 @@ class Exchange:
         elif ask.body is not None:
             self._start = ask.body.tell()
             curl.setopt(pycurl.POSTFIELDSIZE_LARGE, ask.size)
+            curl.setopt(pycurl.EXPECT_100_TIMEOUT_MS, 1000 + 1000 * ask.size // _HASHED)
             curl.setopt(pycurl.READFUNCTION, self._give)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
 

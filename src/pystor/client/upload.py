@@ -1,4 +1,4 @@
-"""A blob on its way out: its digest and size are computed first, so that nothing is sent that the server has."""
+"""A blob on its way out: its digest and size are computed first, so that nothing large is sent that the server has."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes]
 """What can be uploaded: a path, bytes, an open file, or pieces. What cannot be rewound is spooled to a temporary."""
 
 LARGE: Final = 1 << 20
-"""Bytes from which a server is asked before it is sent anything."""
+"""Bytes from which a body is sent only when the server has agreed to take it."""
 
 SMALL: Final = 128 << 10
 """Bytes up to which a body is read into memory, without a thread if the memory of the system has it."""
 
-_THERE: Final = 200
 _CREATED: Final = 201
+_GOOD: Final = frozenset({200, _CREATED})
 _NOT_AT_HAND: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 _OCTETS: Final = "Content-Type: application/octet-stream"
 _AT_ONCE: Final = ("Expect:", _OCTETS)
@@ -52,6 +52,10 @@ class Parcel:
     digest: Digest
     content: bytes | None = None
     """The body in memory, when it is small."""
+
+    def sent(self) -> int:
+        """Tell how many bytes were read of it, for an answer that was good: of what the server had already none."""
+        return self.size if self.content is not None else self.body.tell() - self.start
 
     def stored(self, server: Server, status: int, answer: bytes = b"") -> Stored:
         """Tell what a server made of it that answered 200, as it had it already, or 201."""
@@ -157,8 +161,6 @@ class Upload:
         """Have it stored; raises `ClientError` when no server did."""
         while True:
             try:
-                if self._parcel.size >= LARGE and await self._is_there():
-                    return self._parcel.stored(self._tries.target, _THERE)
                 return await self._post()
             except BadContent as error:
                 await self._check_again(error)
@@ -166,28 +168,23 @@ class Upload:
             except ClientError as error:
                 await asyncio.sleep(self._tries.after(error))
 
-    async def _is_there(self) -> bool:
-        async with self._transport.exchange(self._head()) as answer:
-            return answer.status == _THERE
-
     async def _post(self) -> Stored:
         parcel = self._parcel
         parcel.body.seek(parcel.start)
         async with self._transport.exchange(self._body()) as answer:
-            if answer.status not in {_THERE, _CREATED}:
+            if answer.status not in _GOOD:
                 raise await answer.error()
             stored = parcel.stored(self._tries.target, answer.status, await answer.body())
-            self._observe(parcel.size)
+            self._observe(parcel.sent())
             return stored
-
-    def _head(self) -> Ask:
-        return Ask("HEAD", self._url, self._tries.target)
 
     def _body(self) -> Ask:
         server, parcel = self._tries.target, self._parcel
         if parcel.content is not None:
             return Ask("POST", self._url, server, _AT_ONCE, content=parcel.content)
-        # A large body is sent when the server has agreed to take it; a small one is not worth a journey of its own.
+        # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
+        # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
+        # tell. For a small one that is not worth a journey of its own.
         fields = _WHEN_AGREED if parcel.size >= LARGE else _AT_ONCE
         return Ask("POST", self._url, server, fields, body=parcel.body, size=parcel.size, observe=self._observe)
 
