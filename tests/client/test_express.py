@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pystor.client import AsyncClient, Client, Digest, NotFound, Unauthorized
+from pystor.client import AsyncClient, Client, Digest, NotFound, Refused, Unauthorized
 from pystor.client.express import USUAL, Express
 from pystor.client.servers import Server as Address
 from pystor.client.small import SMALL, Small, Unusual, read
@@ -192,6 +192,12 @@ def test_trouble_on_the_way_of_an_upload_is_overcome(warm: Client, proxy: Proxy,
     threading.Timer(0.1 if kind != "hang" else 0.7, lambda: heal(proxy)).start()
     stored = warm.put(content)
     assert warm.get(stored.digest) == content
+
+
+def test_an_upload_that_is_answered_with_a_page_is_no_upload(warm: Client, proxy: Proxy) -> None:
+    proxy.garbage, proxy.trigger = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", b"POST /"
+    with pytest.raises(Refused, match="no answer of Stor's"):
+        warm.put(noise(4096))
 
 
 def test_an_upload_that_does_not_fit_into_the_socket_goes_on(

@@ -37,6 +37,7 @@ from pystor.client.retry import Tries
 from pystor.client.saving import Draft
 from pystor.errors import MalformedDigest
 from tests.client.conftest import QUICK, lay, sha
+from tests.client.scripted import Asked, Scripted, answer
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.processes import eventually
 from tests.support.server import Server, ServerFactory
@@ -407,7 +408,57 @@ def test_an_answer_that_asking_again_does_not_change_is_raised(
         client.put(b"x")
 
 
+@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_upload_is_one_wherever_it_is_led(status: int, size: int) -> None:
+    content = noise(size)
+
+    def script(asked: Asked) -> bytes:
+        if asked.path.startswith("/there/"):
+            return answer(201, b'["a", "b"]')
+        return answer(status, b"", f"Location: /there{asked.path}")
+
+    with Scripted(script) as site, Client(site.url, retry=QUICK) as client:
+        assert client.put(content).paths == ("a", "b")
+        assert site.asked[-1] == ("POST", f"/there/{sha(content)}", content)
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.parametrize("said", [b"<html>Log in!</html>", b"", b"{}", b"[1]", b'"path"', b"\xff"])
+def test_what_is_not_answered_with_paths_is_not_stored(said: bytes, size: int) -> None:
+    with (
+        Scripted(lambda _: answer(200, said)) as site,
+        Client(site.url, retry=QUICK) as client,
+        pytest.raises(Refused, match=f"{site.url}: .*no answer of Stor's") as caught,
+    ):
+        client.put(noise(size))
+    assert (caught.value.status, len(site.asked)) == (200, 1)
+
+
 # Beside the blobs
+
+
+@pytest.mark.parametrize(
+    ("fields", "there"),
+    [
+        ([], True),
+        (['ETag: "{0}"'], True),
+        (['ETag: W/"{0}"'], True),
+        (['ETag: "5d8c72a5edda8d6a"', "Repr-Digest: sha-256=:{1}:"], True),
+        (["Repr-Digest: sha-256=:{1}:"], True),
+        (['ETag: "5d8c72a5edda8d6a"'], False),
+        (["Repr-Digest: sha-256=:AAAA:"], False),
+    ],
+)
+def test_another_page_is_not_taken_for_a_blob(fields: list[str], there: bool) -> None:
+    digest = Digest.of(b"there")
+    told = [field.format(digest.hex, digest.base64) for field in fields]
+    with Scripted(lambda _: answer(200, b"", *told)) as site, Client(site.url, retry=QUICK) as client:
+        if there:
+            assert client.exists(digest)
+            return
+        with pytest.raises(Refused, match=f"{site.url}: .*no answer of Stor's"):
+            client.exists(digest)
 
 
 def test_head_describes_a_blob(server: Server, client: Client) -> None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import BinaryIO, Self, TypeAlias, overload
 
 from pystor.client.download import Download, Sink, Source
-from pystor.client.errors import ClientError, NotFound
+from pystor.client.errors import ClientError, NotFound, Refused
 from pystor.client.express import Express
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
@@ -207,8 +207,12 @@ class AsyncClient:
         answer = await self._express.post(server, ready.digest, ready.content)
         if answer is None:
             return None
+        try:
+            stored = ready.stored(server, answer.status, answer.content)
+        except Refused:
+            return None
         observe(ready.size)
-        return ready.stored(server, answer.status, answer.content)
+        return stored
 
     # Beside the blobs
 
@@ -234,7 +238,15 @@ async def _described(digest: Digest, answer: Exchange) -> Blob:
         raise NotFound(f"{answer.origin}: File '{digest.hex}' not found")  # the answer to HEAD has no words
     if answer.status != 200:
         raise await answer.error()
+    if not _may_be(digest, answer.field("etag"), answer.field("repr-digest")):
+        raise Refused(f"{answer.origin}: the answer is no answer of Stor's: it describes something else", answer.status)
     return Blob(digest, answer.length or 0, answer.modified, answer.origin)
+
+
+def _may_be(digest: Digest, *told: str | None) -> bool:
+    """Tell whether fields speak of a blob; the original has none of them, and what stands between may change one."""
+    fields = list(filter(None, told))
+    return not fields or any(digest.hex in field or digest.base64 in field for field in fields)
 
 
 def _status(url: str, code: int, body: bytes) -> Status:

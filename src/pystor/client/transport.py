@@ -84,6 +84,7 @@ class Exchange:
         curl.setopt(_WRITEFUNCTION, self._take)
         if ask.offset:
             curl.setopt(pycurl.RANGE, f"{ask.offset}-")
+        if ask.offset or ask.method == "HEAD":
             curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         if ask.content is not None:
             curl.setopt(pycurl.POSTFIELDS, ask.content)
@@ -323,6 +324,7 @@ class Transport:
             curl.setopt(curl.NOBODY, 1)
         if ask.method == "POST":
             curl.setopt(curl.POST, 1)
+            curl.setopt(curl.POSTREDIR, curl.REDIR_POST_ALL)  # what is led elsewhere is an upload there, too
         if ask.fields:
             curl.setopt(curl.HTTPHEADER, list(ask.fields))
         return curl

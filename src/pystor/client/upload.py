@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Final, TypeAlias
 
-from pystor.client.errors import BadContent, ClientError
+from pystor.client.errors import BadContent, ClientError, Refused
 from pystor.client.retry import Retry, Tries
 from pystor.client.servers import Server
 from pystor.client.transport import Ask, Transport
@@ -57,9 +57,14 @@ class Parcel:
         """Tell how many bytes were read of it, for an answer that was good: of what the server had already none."""
         return self.size if self.content is not None else self.body.tell() - self.start
 
-    def stored(self, server: Server, status: int, answer: bytes = b"") -> Stored:
-        """Tell what a server made of it that answered 200, as it had it already, or 201."""
-        return Stored(self.digest, self.size, status == _CREATED, server.url, _paths(answer))
+    def stored(self, server: Server, status: int, answer: bytes) -> Stored:
+        """Tell what a server made of it that answered 200, as it had it already, or 201.
+
+        Raises `Refused` if the answer names no paths: pages for people are answered with 200, too.
+        """
+        if (paths := _paths(answer)) is None:
+            raise Refused(f"{server.url}: the answer is no answer of Stor's: it names no paths of the blob", status)
+        return Stored(self.digest, self.size, status == _CREATED, server.url, paths)
 
 
 async def small(content: Content) -> Parcel | None:
@@ -200,9 +205,11 @@ class Upload:
             raise BadContent(f"it was changed while it was sent ({error})")
 
 
-def _paths(body: bytes) -> tuple[str, ...]:
+def _paths(body: bytes) -> tuple[str, ...] | None:
+    """Read the paths of a blob's copies, at least one; None if it is anything else."""
     try:
         told = json.loads(body)
     except ValueError:
-        return ()
-    return tuple(map(str, told)) if isinstance(told, list) else ()
+        return None
+    listed = isinstance(told, list) and told and all(isinstance(path, str) for path in told)
+    return tuple(told) if listed else None

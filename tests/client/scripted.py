@@ -1,0 +1,59 @@
+"""A server that says what a test wants, to requests that real clients make."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final, NamedTuple, Self, TypeAlias
+
+
+class Asked(NamedTuple):
+    """A request."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+Script: TypeAlias = Callable[[Asked], bytes]
+"""Gives the answer, head and body; nothing closes the connection."""
+
+
+def answer(status: int, body: bytes = b"", *fields: str) -> bytes:
+    """Write an answer; `fields` are lines such as `Location: /there`."""
+    head = "\r\n".join([f"HTTP/1.1 {status} So", f"Content-Length: {len(body)}", *fields, "", ""])
+    return head.encode() + body
+
+
+class Scripted:
+    """Serves while its block lasts; `asked` are the requests so far. Bodies are agreed to (100-continue) and read."""
+
+    def __init__(self, script: Script) -> None:
+        self.asked: Final[list[Asked]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def serve(handler) -> None:  # noqa: N805
+                body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+                self.asked.append(Asked(handler.command, handler.path, body))
+                said = script(self.asked[-1])
+                handler.wfile.write(said)
+                handler.close_connection = handler.close_connection or not said
+
+            do_GET = do_HEAD = do_POST = serve  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url: Final = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
