@@ -19,6 +19,7 @@ import pytest
 from pystor.client import Digest, progress
 from pystor.client.bulk import Totals
 from tests.client.conftest import lay, sha
+from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
 from tests.client.trouble import trouble
 from tests.neighbours.servers.proxy import Proxy
@@ -264,6 +265,87 @@ def test_the_manifest_resumes_and_a_changed_file_is_uploaded_again(shell: Shell,
     assert f"{sha(b'changed')}  src/file00003\n" in (tmp_path / "src/done").read_text()
 
 
+def test_a_changed_file_that_failed_is_uploaded_by_the_next_run(shell: Shell, tmp_path: Path) -> None:
+    stored: list[bytes] = []
+
+    def script(asked: Asked) -> bytes:
+        if asked.body.startswith(refused):
+            return answer(507, b"no room")
+        stored.append(asked.body)
+        return answer(201, b'["here"]')
+
+    def put() -> int:
+        words = ("stor", "put", "--max", "1", "--manifest", "done", "a", "b", "c")
+        return shell.run(*words, STOR_URL=site.url).returncode
+
+    def write(text: str, names: str) -> None:
+        for name in names:
+            (tmp_path / name).write_text(f"{name} {text}")
+
+    with Scripted(script) as site:
+        write("one", "abc")
+        refused = b"-"
+        assert put() == 0
+        write("two", "ac")
+        refused = b"c"
+        assert put() == 1
+        refused = b"-"
+        assert put() == 0
+    assert stored == [b"a one", b"b one", b"c one", b"a two", b"c two"]
+
+
+def test_a_run_for_another_file_leaves_a_changed_one_to_be_uploaded(shell: Shell, tmp_path: Path) -> None:
+    paths = files(tmp_path / "src", [noise(10), noise(11)])
+    words = ("stor", "put", "--manifest", "done")
+    shell.run(*words, "src")
+    for path in paths:
+        path.write_bytes(noise(12))
+    shell.run(*words, "src/file00000")
+    assert "1 uploaded, 1 skipped" in shell.run(*words, "src").stderr
+    assert "0 uploaded, 2 skipped" in shell.run(*words, "src").stderr
+
+
+def test_an_old_file_that_takes_the_name_of_another_is_uploaded(shell: Shell, tmp_path: Path) -> None:
+    old, new = files(tmp_path, [noise(10), noise(11)])
+    os.utime(old, (1e9, 1e9))
+    shell.run("stor", "put", "--manifest", "done", new.name)
+    old.rename(new)
+    assert "1 uploaded" in shell.run("stor", "put", "--manifest", "done", new.name).stderr
+
+
+def test_the_manifest_of_a_changed_file_is_true(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    names = ["plain", "odd\\name"]
+    for content in b"first", b"second":
+        for name in names:
+            (tmp_path / "src" / name).write_bytes(content)
+        assert shell.run("stor", "put", "--manifest", "done", "src").returncode == 0
+    check = subprocess.run(["sha256sum", "-c", "done"], cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (check.returncode, check.stdout.count(": OK"), check.stderr) == (0, 2, "")
+
+
+def test_what_comes_by_a_pipe_is_uploaded_though_the_manifest_has_one(shell: Shell, server: Server) -> None:
+    for given in ("first", "second"):
+        done = shell.run("stor", "put", "--manifest", "done", "-", given=given)
+        assert (done.stdout, server.head(sha(given.encode())).status) == (f"{sha(given.encode())}  -\n", 200)
+
+
+def test_a_manifest_that_cannot_be_written_is_told_and_goes_on_later(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path / "src", [noise(10), noise(11)])
+    command = f"ulimit -f 1; trap '' XFSZ; {sys.executable} -m pystor put --max 1 --manifest done src"
+    (tmp_path / "done").write_text("\n" * 1000)  # of 1,024
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("stor: src/file0000")) == (1, 2)
+    assert done.stderr.splitlines()[0] == "stor: src/file00000: done: No space left on device"
+    assert "Traceback" not in done.stderr
+    assert shell.run("stor", "put", "--manifest", "done", "src").returncode == 0
+    assert shell.run("stor", "put", "-v", "--manifest", "done", "src").stderr.count("the manifest has it") == 2
+    check = subprocess.run(["sha256sum", "-c", "done"], cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (check.returncode, check.stdout.count(": OK")) == (0, 2)
+
+
 def test_what_comes_by_a_pipe_is_uploaded(shell: Shell, server: Server) -> None:
     done = shell.run("stor", "put", "-", given="by a pipe")
     assert (done.returncode, done.stdout) == (0, f"{sha(b'by a pipe')}  -\n")
@@ -352,6 +434,7 @@ def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> 
         ("stor", "get", "--s3host", "http://h", "--s3template", "{{.X}}"),
         ("stor", "get", "-u", "http://writer:TOPSECRET@host"),
         ("stor", "put"),
+        ("stor", "put", "--manifest", "/dev/null", "-"),
         ("stor", "verify", "nowhere"),
         ("stor-client",),
     ],

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Self
+from typing import Final
 
-from pystor.client import sums
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Done, Expected, Failed, Meter, Observer, Skipped, describe
 from pystor.client.errors import Unauthorized
+from pystor.client.manifest import Manifest
 from pystor.client.upload import Content
 from pystor.errors import StorError
 
@@ -27,11 +27,15 @@ _BATCH: Final = 500  # files that are looked for in one go
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to upload; `size` is None when it is not known before it is read."""
+    """A file to upload.
+
+    `size` is None when it is not known before it is read: it is no regular file. `changed` is when it got its content
+    or its name, in nanoseconds since 1970.
+    """
 
     path: str
     size: int | None
-    modified: float = 0.0
+    changed: int = 0
 
 
 def walk(paths: Sequence[str]) -> Iterator[Found | Failed]:
@@ -50,9 +54,9 @@ def _below(directory: str) -> Iterator[Found | Failed]:
         for name in sorted(names):
             path = os.path.join(parent, name)
             with suppress(FileNotFoundError):  # it went, or is a link that leads nowhere
-                found = os.stat(path)
-                if stat.S_ISREG(found.st_mode):
-                    yield Found(path, found.st_size, found.st_mtime)
+                found = _look(path)
+                if found.size is not None:
+                    yield found
     yield from (Failed(str(failure.filename), describe(failure)) for failure in failures)
 
 
@@ -60,7 +64,8 @@ def _look(path: str) -> Found:
     if path == STDIN:
         return Found(path, None)
     found = os.stat(path)
-    return Found(path, found.st_size if stat.S_ISREG(found.st_mode) else None, found.st_mtime)
+    regular = stat.S_ISREG(found.st_mode)
+    return Found(path, found.st_size if regular else None, max(found.st_mtime_ns, found.st_ctime_ns))
 
 
 async def files(paths: Sequence[str], observe: Observer) -> AsyncGenerator[Sequence[Found], None]:
@@ -73,46 +78,6 @@ async def files(paths: Sequence[str], observe: Observer) -> AsyncGenerator[Seque
                 observe(each)
         yield [each for each in batch if isinstance(each, Found)]
     observe(Expected(0, final=True))
-
-
-class Manifest:
-    """A file of `sha256sum`'s lines, one for each upload that is done; those need not be done again.
-
-    A file that was changed after the last line was written is uploaded again.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._paths: set[str] = set()
-        self._written = 0.0
-
-    def __enter__(self) -> Self:
-        self._file = open(self._path, "ab+")
-        self._written = os.fstat(self._file.fileno()).st_mtime
-        self._file.seek(0)
-        last = b"\n"
-        for last in self._file:
-            if (entry := sums.parse(last.rstrip(b"\n"))) is not None and last.endswith(b"\n"):
-                self._paths.add(entry[1])
-        if not last.endswith(b"\n"):  # a power cut tore it
-            self._file.write(b"\n")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def has(self, found: Found) -> bool:
-        """Tell whether this file was uploaded as it is."""
-        return found.path in self._paths and found.modified <= self._written
-
-    def is_it(self, found: Found) -> bool:
-        """Tell whether this file is the manifest itself."""
-        return found.size is not None and os.path.samestat(os.stat(found.path), os.fstat(self._file.fileno()))
-
-    def note(self, digest: str, path: str) -> None:
-        """Add a line."""
-        self._file.write(os.fsencode(f"{sums.line(digest, path)}\n"))
-        self._file.flush()
 
 
 class Sending:
@@ -130,7 +95,7 @@ class Sending:
 
     async def _try(self, found: Found) -> None:
         try:
-            if self._manifest is not None and (self._manifest.is_it(found) or self._manifest.has(found)):
+            if self._is_noted(found):
                 self._observe(Skipped("", found.path, "the manifest has it", found.size or 0))
                 return
             await self._send(found)
@@ -138,6 +103,12 @@ class Sending:
             raise
         except (StorError, OSError) as error:
             self._observe(Failed(found.path, describe(error)))
+
+    def _is_noted(self, found: Found) -> bool:
+        manifest = self._manifest
+        if manifest is None or found.size is None:  # what comes by a pipe is another each time
+            return False
+        return manifest.has(found.path, found.changed) or manifest.is_it(found.path)
 
     async def _send(self, found: Found) -> None:
         began = time.monotonic()

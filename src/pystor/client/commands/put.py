@@ -10,7 +10,8 @@ from pystor.client.commands import running
 from pystor.client.commands.terminal import Screen
 from pystor.client.crowd import each
 from pystor.client.errors import Unauthorized
-from pystor.client.sending import Manifest, Sending, files
+from pystor.client.manifest import Manifest
+from pystor.client.sending import Sending, files
 from pystor.errors import ConfigError
 
 
