@@ -379,6 +379,20 @@ def test_a_file_that_cannot_be_read_fails_alone(shell: Shell, tmp_path: Path) ->
     assert done.stderr.splitlines()[0] == "stor: nowhere: nowhere: No such file or directory"
 
 
+def test_what_cannot_be_followed_in_a_tree_fails_alone(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path / "src", [noise(10)])
+    (tmp_path / "src" / "b-loop").symlink_to("b-loop")
+    (tmp_path / "src" / "c-through").symlink_to("file00000/below")
+    (tmp_path / "src" / "d-nowhere").symlink_to("nowhere")
+    (tmp_path / "src" / "e-self").symlink_to(".")
+    done = shell.run("stor", "put", "src")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    assert done.stderr.splitlines()[:2] == [
+        "stor: src/b-loop: src/b-loop: Too many levels of symbolic links",
+        "stor: src/c-through: src/c-through: Not a directory",
+    ]
+
+
 # Beside
 
 

@@ -8,7 +8,6 @@ import stat
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -39,7 +38,10 @@ class Found:
 
 
 def walk(paths: Sequence[str]) -> Iterator[Found | Failed]:
-    """Find the files: those that are named, and all regular ones below directories that are, in the order of names."""
+    """Find the files: those that are named, and all regular ones below directories that are, in the order of names.
+
+    Below a directory, links to files count as files; links to directories are not followed.
+    """
     for path in paths:
         try:
             yield from _below(path) if os.path.isdir(path) else [_look(path)]
@@ -53,10 +55,15 @@ def _below(directory: str) -> Iterator[Found | Failed]:
         directories.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
-            with suppress(FileNotFoundError):  # it went, or is a link that leads nowhere
+            try:
                 found = _look(path)
-                if found.size is not None:
-                    yield found
+            except FileNotFoundError:  # it went, or is a link that leads nowhere
+                continue
+            except OSError as error:
+                yield Failed(path, describe(error))
+                continue
+            if found.size is not None:
+                yield found
     yield from (Failed(str(failure.filename), describe(failure)) for failure in failures)
 
 

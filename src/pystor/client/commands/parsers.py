@@ -110,7 +110,10 @@ def _get(parser: argparse.ArgumentParser) -> None:
 
 def _put(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a file, a directory with all below it, or - for input"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, a directory with all files below it, links to directories left out, or - for input",
     )
     parser.add_argument("--max", type=count, default=4, metavar="N", help="how many at once (4)")
     parser.add_argument("--manifest", metavar="FILE", help="note what is uploaded, and leave out what is noted there")
