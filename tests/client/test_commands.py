@@ -23,7 +23,7 @@ from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
 from tests.client.trouble import trouble
 from tests.neighbours.servers.proxy import Proxy
-from tests.support.processes import eventually
+from tests.support.processes import eventually, links_of
 from tests.support.server import Server, ServerFactory
 
 SCRIPTS = {
@@ -350,6 +350,38 @@ def test_what_comes_by_a_pipe_is_uploaded(shell: Shell, server: Server) -> None:
     done = shell.run("stor", "put", "-", given="by a pipe")
     assert (done.returncode, done.stdout) == (0, f"{sha(b'by a pipe')}  -\n")
     assert server.get(sha(b"by a pipe")).body == b"by a pipe"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("path", ["-", "pipe"])
+def test_an_interruption_does_not_wait_for_what_is_to_be_uploaded(
+    shell: Shell, tmp_path: Path, path: str, number: signal.Signals, status: int
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with shell.started("stor", "put", path) as process:
+        assert process.stdin is not None
+        if path == "-":
+            process.stdin.write("x" * 100_000)  # more than a pipe holds: it is being read
+            process.stdin.flush()
+        else:
+            eventually(lambda: str(tmp_path / "pipe") in links_of(process.pid))
+        process.send_signal(number)
+        assert process.wait(5) == status
+
+
+def test_an_input_that_does_not_block_is_uploaded_to_its_end(shell: Shell) -> None:
+    output, given = os.pipe()
+    os.set_blocking(output, False)
+    with subprocess.Popen(
+        [*SCRIPTS["stor"], "put", "-"], cwd=shell.directory, env=shell.environment, stdin=output, stdout=subprocess.PIPE
+    ) as process:
+        os.close(output)
+        os.write(given, b"the first ")
+        time.sleep(0.6)
+        os.write(given, b"and the rest")
+        os.close(given)
+        said, _ = process.communicate(timeout=20)
+    assert said.decode() == f"{sha(b'the first and the rest')}  -\n"
 
 
 def test_a_reader_who_leaves_ends_an_upload_without_a_word(shell: Shell, tmp_path: Path) -> None:

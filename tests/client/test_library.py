@@ -9,6 +9,7 @@ import os
 import random
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -325,6 +326,21 @@ def test_a_named_pipe_is_waited_for_and_read(client: Client, tmp_path: Path) -> 
     os.mkfifo(tmp_path / "pipe")
     threading.Timer(0.1, lambda: (tmp_path / "pipe").write_bytes(b"late")).start()
     assert client.put(tmp_path / "pipe").digest.hex == sha(b"late")
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(client: Client) -> None:
+    output, given = os.pipe()
+    os.set_blocking(output, False)
+
+    def write() -> None:
+        for piece in b"the first ", b"and the rest":
+            time.sleep(0.1)
+            os.write(given, piece)
+        os.close(given)
+
+    threading.Thread(target=write).start()
+    with open(output, "rb") as file:
+        assert client.put(file).digest.hex == sha(b"the first and the rest")
 
 
 def test_the_empty_blob_is_stored(client: Client) -> None:

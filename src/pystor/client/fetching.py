@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final
 
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Meter
+from pystor.client.pipes import readable
 from pystor.client.saving import Nowhere
 from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
@@ -18,22 +18,8 @@ async def asked(first: Sequence[Digest], rest: Input) -> AsyncGenerator[Sequence
     """Yield digests that are known, and then what is read, as it comes."""
     yield first
     while rest.descriptor is not None:
-        await _readable(rest.descriptor)
+        await readable(rest.descriptor)
         yield rest.read()
-
-
-async def _readable(descriptor: int) -> None:
-    """Wait in the event loop, so that an interruption does not wait for the writer."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # a regular file: it never waits
-        return
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 class Fetching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from pystor.client import pipes
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Done, Expected, Failed, Meter, Observer, Skipped, describe
 from pystor.client.errors import Unauthorized
@@ -119,7 +121,7 @@ class Sending:
 
     async def _send(self, found: Found) -> None:
         began = time.monotonic()
-        content: Content = sys.stdin.buffer if found.path == STDIN else found.path
+        content = _input() if found.path == STDIN else found.path
         stored = await self._client.put(content, observe=Meter(self._observe, sized=found.size is not None))
         name = stored.digest.hex
         if self._manifest is not None:
@@ -128,3 +130,10 @@ class Sending:
             self._observe(Done(name, found.path, stored.size, time.monotonic() - began))
         else:
             self._observe(Skipped(name, found.path, "the server has it", found.size or 0))
+
+
+def _input() -> Content:
+    """Tell what standard input has; raises `OSError` if it is closed."""
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer if sys.stdin.seekable() else pipes.pieces(sys.stdin.fileno())

@@ -14,8 +14,9 @@ import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Final, TypeAlias
+from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
 
+from pystor.client import pipes
 from pystor.client.errors import BadContent, ClientError, Refused
 from pystor.client.retry import Retry, Tries
 from pystor.client.servers import Server
@@ -34,6 +35,7 @@ SMALL: Final = 128 << 10
 
 _CREATED: Final = 201
 _GOOD: Final = frozenset({200, _CREATED})
+_COMING: Final = frozenset({stat.S_IFIFO, stat.S_IFCHR})  # kinds of files that come as they are written
 _NOT_AT_HAND: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 _OCTETS: Final = "Content-Type: application/octet-stream"
 _AT_ONCE: Final = ("Expect:", _OCTETS)
@@ -112,26 +114,54 @@ async def _opened(content: Content) -> AsyncIterator[IO[bytes]]:
     if isinstance(content, bytes):
         yield io.BytesIO(content)
     elif isinstance(content, str | os.PathLike):
-        with await asyncio.to_thread(Path(content).open, "rb") as file:
-            async with _opened(file) as body:  # a named pipe cannot be rewound
-                yield body
-    elif isinstance(content, io.IOBase) and content.seekable():
-        yield content  # type: ignore[misc]  # IOBase is what all open files are, without a type of what they read
+        async with _opened_path(content) as body:
+            yield body
+    elif _is_file(content) and content.seekable():
+        yield content
     else:
-        with tempfile.SpooledTemporaryFile(_SPOOL) as spool:  # whichever piece makes it a file, a thread writes it
-            async for piece in _pieces(content):
-                await asyncio.to_thread(spool.write, piece)
-            spool.seek(0)
-            yield spool
+        async with _spooled(_pieces(content)) as body:
+            yield body
+
+
+@contextlib.asynccontextmanager
+async def _opened_path(path: str | os.PathLike[str]) -> AsyncIterator[IO[bytes]]:
+    kind = stat.S_IFMT((await asyncio.to_thread(os.stat, path)).st_mode)
+    if kind not in _COMING:
+        with await asyncio.to_thread(Path(path).open, "rb") as file:
+            yield file
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # else the open would wait for a writer
+    try:
+        async with _spooled(pipes.pieces(descriptor)) as body:
+            yield body
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _spooled(pieces: AsyncIterator[bytes]) -> AsyncIterator[IO[bytes]]:
+    with tempfile.SpooledTemporaryFile(_SPOOL) as spool:  # whichever piece makes it a file, a thread writes it
+        async for piece in pieces:
+            await asyncio.to_thread(spool.write, piece)
+        spool.seek(0)
+        yield spool
+
+
+def _is_file(content: object) -> TypeGuard[IO[Any]]:
+    """Tell an open file from pieces by its `read`: temporary ones come wrapped, and their pieces are lines."""
+    return hasattr(content, "read") and hasattr(content, "seekable") and not isinstance(content, AsyncIterable)
 
 
 async def _pieces(content: BinaryIO | Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     if isinstance(content, AsyncIterable):
         async for piece in content:
             yield piece
-    elif isinstance(content, io.IOBase):
-        while piece := await asyncio.to_thread(content.read, _PIECE):
-            yield piece
+    elif _is_file(content):
+        while (read := await asyncio.to_thread(content.read, _PIECE)) != b"":
+            if read is None:  # it does not block, and there is nothing just now
+                await pipes.readable(content.fileno())
+            else:
+                yield read
     else:
         pieces = filter(None, content)  # an empty piece is not the end
         while piece := await asyncio.to_thread(next, pieces, b""):
