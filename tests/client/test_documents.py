@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests.client.conftest import lay, sha
 from tests.client.test_commands import Shell
 from tests.support import reference
 from tests.support.server import Server
@@ -18,6 +23,21 @@ def test_the_reference_is_that_of_the_code() -> None:
     assert (DOCS / "client.md").read_text() == reference.document(), (
         "python -m tests.support.reference > docs/client.md"
     )
+
+
+def test_the_program_in_the_page_goes_on_after_a_bad_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (DOCS / "bulk-transfers.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (name,) = lay(server, b"of the program")
+    defined: dict[str, Any] = {}
+    exec(re.sub(r"http://stor\d.example", server.url, program), defined)  # noqa: S102
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(defined["fetch"](["no name", sha(b"nowhere"), name]))
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == [name]
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_the_tutorial_works_as_it_is_typed(server: Server, tmp_path: Path) -> None:

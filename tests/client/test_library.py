@@ -10,7 +10,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pystor.client import (
     Client,
     ClientError,
     Digest,
+    MalformedDigest,
     NoSpace,
     NotFound,
     Refused,
@@ -36,7 +37,6 @@ from pystor.client import (
 )
 from pystor.client.retry import Tries
 from pystor.client.saving import Draft
-from pystor.errors import MalformedDigest
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.neighbours.servers.proxy import Proxy
@@ -270,10 +270,16 @@ def _spell(kind: str, content: bytes, directory: Path) -> Any:
 
     (directory / "file").write_bytes(content)
     pipe: Any = io.BufferedReader(_Pipe(content))
+    temporary = tempfile.NamedTemporaryFile()  # noqa: SIM115  its file is closed with it
+    temporary.write(content)
+    temporary.seek(0)
     return {
         "path": directory / "file",
         "text": str(directory / "file"),
         "bytes": content,
+        "bytearray": bytearray(content),
+        "memoryview": memoryview(content),
+        "temporary": temporary,
         "file": io.BytesIO(content),
         "pipe": pipe,
         "iterator": iter([content[:7], b"", content[7:]]),
@@ -294,7 +300,10 @@ class _Pipe(io.RawIOBase):
         return self._content.readinto(buffer)
 
 
-@pytest.mark.parametrize("kind", ["path", "text", "bytes", "file", "pipe", "iterator", "pieces"])
+@pytest.mark.parametrize(
+    "kind",
+    ["path", "text", "bytes", "bytearray", "memoryview", "file", "temporary", "pipe", "iterator", "pieces"],
+)
 @pytest.mark.parametrize("size", [100, 3 << 20])
 def test_anything_that_has_bytes_is_stored(client: Client, tmp_path: Path, kind: str, size: int) -> None:
     content = noise(size)
@@ -303,6 +312,18 @@ def test_anything_that_has_bytes_is_stored(client: Client, tmp_path: Path, kind:
     assert client.get(stored.digest) == content
     again = client.put(content)
     assert (again.new, again.digest) == (False, stored.digest)
+
+
+def test_a_file_that_is_wrapped_is_not_read_line_by_line(client: Client) -> None:
+    class Wrapped:
+        def __init__(self, file: io.BytesIO) -> None:
+            self.read, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
+
+        def __iter__(self) -> Iterator[bytes]:
+            raise AssertionError("line by line")
+
+    file: Any = Wrapped(io.BytesIO(b"line\n" * 3))
+    assert client.put(file).digest.hex == sha(b"line\n" * 3)
 
 
 @pytest.mark.parametrize("where", ["in memory", "on the disk", "in the page cache"])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pystor.client.s3 import Bucket
     from pystor.client.values import Blob, Status, Stored
     from pystor.digest import Digest
+    from pystor.errors import MalformedDigest
 
 _HOMES: Final = {
     "AsyncClient": "pystor.client.aio",
@@ -43,6 +44,7 @@ _HOMES: Final = {
     "Status": "pystor.client.values",
     "Stored": "pystor.client.values",
     "Digest": "pystor.digest",
+    "MalformedDigest": "pystor.errors",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Digest",
+    "MalformedDigest",
     "NoSpace",
     "NotFound",
     "Refused",

@@ -24,7 +24,9 @@ from pystor.client.transport import Ask, Transport
 from pystor.client.values import Stored
 from pystor.digest import Digest
 
-Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
+Content: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
+)
 """What can be uploaded: a path, bytes, an open file, or pieces. What cannot be rewound is spooled to a temporary."""
 
 LARGE: Final = 1 << 20
@@ -78,8 +80,10 @@ async def small(content: Content) -> Parcel | None:
             if error.errno not in _NOT_AT_HAND:
                 raise
             found = await asyncio.to_thread(_read_small, content, 0)
+    elif isinstance(content, bytes | bytearray | memoryview) and memoryview(content).nbytes <= SMALL:
+        found = bytes(content)
     else:
-        found = content if isinstance(content, bytes) and len(content) <= SMALL else None
+        found = None
     return None if found is None else Parcel(io.BytesIO(found), 0, len(found), Digest.of(found), found)
 
 
@@ -111,7 +115,7 @@ async def parcel(content: Content) -> AsyncIterator[Parcel]:
 
 @contextlib.asynccontextmanager
 async def _opened(content: Content) -> AsyncIterator[IO[bytes]]:
-    if isinstance(content, bytes):
+    if isinstance(content, bytes | bytearray | memoryview):
         yield io.BytesIO(content)
     elif isinstance(content, str | os.PathLike):
         async with _opened_path(content) as body:
