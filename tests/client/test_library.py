@@ -270,16 +270,12 @@ def _spell(kind: str, content: bytes, directory: Path) -> Any:
 
     (directory / "file").write_bytes(content)
     pipe: Any = io.BufferedReader(_Pipe(content))
-    temporary = tempfile.NamedTemporaryFile()  # noqa: SIM115  its file is closed with it
-    temporary.write(content)
-    temporary.seek(0)
     return {
         "path": directory / "file",
         "text": str(directory / "file"),
         "bytes": content,
         "bytearray": bytearray(content),
         "memoryview": memoryview(content),
-        "temporary": temporary,
         "file": io.BytesIO(content),
         "pipe": pipe,
         "iterator": iter([content[:7], b"", content[7:]]),
@@ -302,7 +298,7 @@ class _Pipe(io.RawIOBase):
 
 @pytest.mark.parametrize(
     "kind",
-    ["path", "text", "bytes", "bytearray", "memoryview", "file", "temporary", "pipe", "iterator", "pieces"],
+    ["path", "text", "bytes", "bytearray", "memoryview", "file", "pipe", "iterator", "pieces"],
 )
 @pytest.mark.parametrize("size", [100, 3 << 20])
 def test_anything_that_has_bytes_is_stored(client: Client, tmp_path: Path, kind: str, size: int) -> None:
@@ -324,6 +320,10 @@ def test_a_file_that_is_wrapped_is_not_read_line_by_line(client: Client) -> None
 
     file: Any = Wrapped(io.BytesIO(b"line\n" * 3))
     assert client.put(file).digest.hex == sha(b"line\n" * 3)
+    with tempfile.NamedTemporaryFile() as temporary:
+        temporary.write(b"before after")
+        temporary.seek(len(b"before "))
+        assert client.put(temporary).digest.hex == sha(b"after")
 
 
 @pytest.mark.parametrize("where", ["in memory", "on the disk", "in the page cache"])
@@ -419,6 +419,39 @@ def test_a_cut_upload_is_sent_again(through: Client, proxy: Proxy) -> None:
     threading.Timer(0.2, proxy.reset).start()
     threading.Timer(0.3, lambda: setattr(proxy, "hang", False)).start()
     assert through.put(content).new
+
+
+def test_a_file_that_is_cut_while_it_is_sent_is_told_to_have_changed(
+    through: Client, proxy: Proxy, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(noise(4 << 20))
+
+    def cut(sent: int) -> None:
+        if sent > 1 << 20:
+            os.truncate(path, 2 << 20)
+
+    with pytest.raises(BadContent, match="it was changed while it was sent"):
+        through.put(path, observe=cut)
+    assert sum(ask[:4] == b"POST" for ask in proxy.asked) == 1
+
+
+@pytest.mark.parametrize("size", [200_000, 3 << 20])
+def test_what_fails_while_it_is_sent_is_raised_as_what_it_is(
+    client: Client, size: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(io.BytesIO):
+        passes = 0
+
+        def read(self, most: int | None = -1) -> bytes:
+            self.passes += self.tell() == 0
+            if self.passes > 1 and self.tell() > size // 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(min(most or 0, 10_000) if self.passes > 1 else most)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        client.put(Failing(noise(size)))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_upload_that_moves_is_not_given_up(server: Server) -> None:

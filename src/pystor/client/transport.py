@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import IO, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import pycurl
 
 from pystor import __version__
 from pystor.client.errors import ClientError, Refused, Unavailable, of_answer
+from pystor.client.outgoing import Outgoing
 from pystor.client.servers import Server
 
 _AHEAD: Final = 1 << 20
@@ -38,7 +39,7 @@ _HOPELESS: Final = frozenset(
 
 
 class Ask(NamedTuple):
-    """What is asked of whom. `body` is read from where it stands, `size` bytes of it; or `content` is sent."""
+    """What is asked of whom, and the `body` or the `content` that is sent."""
 
     method: str
     url: str
@@ -48,10 +49,7 @@ class Ask(NamedTuple):
     """Header fields; those of a kind of requests, since the handles are kept by them."""
     offset: int = 0
     """Where the answer is to begin, as a Range."""
-    body: IO[bytes] | None = None
-    size: int = 0
-    observe: Callable[[int], None] | None = None
-    """Is told the bytes of the body that were sent."""
+    body: Outgoing | None = None
     content: bytes | None = None
 
 
@@ -63,7 +61,7 @@ class Exchange:
         self.curl = curl
         self._release = release
         self._patience = patience
-        self._longest = (patience + ask.size / _HASHED) / tick
+        self._longest = (patience + (ask.body.size / _HASHED if ask.body else 0)) / tick
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -89,9 +87,8 @@ class Exchange:
         if ask.content is not None:
             curl.setopt(pycurl.POSTFIELDS, ask.content)
         elif ask.body is not None:
-            self._start = ask.body.tell()
-            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, ask.size)
-            curl.setopt(pycurl.EXPECT_100_TIMEOUT_MS, 1000 + 1000 * ask.size // _HASHED)
+            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, ask.body.size)
+            curl.setopt(pycurl.EXPECT_100_TIMEOUT_MS, 1000 + 1000 * ask.body.size // _HASHED)
             curl.setopt(pycurl.READFUNCTION, self._give)
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
 
@@ -106,17 +103,15 @@ class Exchange:
             self._wake()
         return None
 
-    def _give(self, most: int) -> bytes:
+    def _give(self, most: int) -> bytes | int:
         assert self.ask.body is not None
         self._idle = 0
-        sent = self.ask.body.tell() - self._start
-        if self.ask.observe is not None:
-            self.ask.observe(sent)
-        return self.ask.body.read(min(most, self.ask.size - sent))
+        piece = self.ask.body.read(most)
+        return int(pycurl.READFUNC_ABORT) if piece is None else piece
 
     def _seek(self, offset: int, _origin: int) -> int:
         assert self.ask.body is not None
-        self.ask.body.seek(self._start + offset)
+        self.ask.body.seek(offset)
         return int(pycurl.SEEKFUNC_OK)
 
     def finish(self, future: asyncio.Future[Any]) -> None:
@@ -140,7 +135,7 @@ class Exchange:
     # What the client asks
 
     async def __aenter__(self) -> Self:
-        """Wait until the answer begins; raises `Unavailable` if none does."""
+        """Wait until the answer begins; raises `Unavailable` if none does, and what the reading of the body raised."""
         try:
             await self._woken()
             if self.done and not self._pieces:
@@ -204,6 +199,8 @@ class Exchange:
         await self._waiter
 
     def _raise_what_failed(self) -> None:
+        if self.ask.body is not None and self.ask.body.error is not None:
+            raise self.ask.body.error
         if isinstance(self._failure, pycurl.error):
             raise self._translated(*self._failure.args) from None
 

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
 
 from pystor.client import pipes
 from pystor.client.errors import BadContent, ClientError, Refused
+from pystor.client.outgoing import Outgoing
 from pystor.client.retry import Retry, Tries
 from pystor.client.servers import Server
 from pystor.client.transport import Ask, Transport
@@ -225,7 +226,7 @@ class Upload:
         # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
         # tell. For a small one that is not worth a journey of its own.
         fields = _WHEN_AGREED if parcel.size >= LARGE else _AT_ONCE
-        return Ask("POST", self._url, server, fields, body=parcel.body, size=parcel.size, observe=self._observe)
+        return Ask("POST", self._url, server, fields, body=Outgoing(parcel.body, parcel.size, self._observe))
 
     @property
     def _url(self) -> str:
