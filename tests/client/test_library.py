@@ -256,6 +256,9 @@ def test_the_bucket_is_asked_first_and_the_server_when_it_has_it_not(
 def test_the_template_of_the_original_is_that_of_the_archive() -> None:
     digest = Digest.of(b"")
     assert Bucket("http://host/b/").locate(digest) == f"http://host/b/{digest.key}"
+    with pytest.raises(ValueError, match="without credentials") as caught:
+        Bucket("http://key:TOPSECRET@host")
+    assert "TOPSECRET" not in str(caught.value)
     with pytest.raises(ValueError, match="Fourth"):
         Bucket("http://host", "{{.FourthShaByte}}")
 
@@ -560,7 +563,18 @@ def test_no_error_and_no_text_of_a_client_names_a_password(proxy: Proxy) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://u:TOPSECRET@host", "http://", "http://u:TOPSECRET@", "http://u:TOPSECRET@h:port"]
+    "url",
+    [
+        "ftp://u:TOPSECRET@host",
+        "http://",
+        "http://u:TOPSECRET@",
+        "http://u:TOPSECRET@h:port",
+        "http://u:TOPSECRET#1@h",
+        "http://u:80#TOPSECRET@h",
+        "http://u:80?TOPSECRET@h",
+        "http://u:80/TOPSECRET@h",
+        "u:TOPSECRET@[::1",
+    ],
 )
 def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:

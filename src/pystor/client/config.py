@@ -63,7 +63,7 @@ def bucket(given: argparse.Namespace, settings: Settings) -> Bucket | None:
     try:
         return Bucket(url, given.s3template or settings.s3template or TEMPLATE)
     except ValueError as error:
-        raise ConfigError([f"--s3template: {error}"]) from None
+        raise ConfigError([f"the bucket: {error}"]) from None
 
 
 def path(environment: Mapping[str, str]) -> Path:
@@ -77,23 +77,25 @@ def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], st
 
     `ask` is called with a question when a user has no password anywhere.
     """
-    for url in flags.servers:
-        if urlsplit(url).password is not None:
-            raise ConfigError(
-                ["--storage: no password on the command line, where everyone reads it; use STOR_PASSWORD or netrc"]
-            )
+    if any(server.password is not None for server in _servers(flags.servers)):
+        raise ConfigError(
+            ["--storage: no password on the command line, where everyone reads it; use STOR_PASSWORD or netrc"]
+        )
     file = _read(path(environment))
     urls = list(flags.servers) or environment.get("STOR_URL", "").split() or file.get("servers", [])
     if not urls:
         raise ConfigError([f"no server is named; use --storage URL, STOR_URL, or servers in {path(environment)}"])
     user = flags.user or environment.get("STOR_USER") or file.get("user")
     password = _password(flags, environment, file)
+    servers = [_from_netrc(server, environment) for server in _servers(urls, user, password)]
+    return Settings([_asked(server, ask) for server in servers], file.get("s3host"), file.get("s3template"))
+
+
+def _servers(urls: Sequence[str], user: str | None = None, password: str | None = None) -> list[Server]:
     try:
-        servers = [Server.parse(url, user, password) for url in urls]
+        return [Server.parse(url, user, password) for url in urls]
     except ValueError as error:
         raise ConfigError([f"the server's URL: {error}"]) from None
-    servers = [_from_netrc(server, environment) for server in servers]
-    return Settings([_asked(server, ask) for server in servers], file.get("s3host"), file.get("s3template"))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -139,9 +141,11 @@ def _password(flags: Flags, environment: Mapping[str, str], file: Mapping[str, A
 
 def _first_line(name: str) -> str:
     try:
-        return Path(name).expanduser().read_text().splitlines()[0]
+        return Path(name).expanduser().read_text("utf-8").splitlines()[0]
     except OSError as error:
         raise ConfigError([f"{name}: the password cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{name}: is no text in UTF-8; its first line is the password"]) from None
     except IndexError:
         raise ConfigError([f"{name}: is empty; its first line is the password"]) from None
 

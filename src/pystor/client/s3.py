@@ -21,12 +21,17 @@ _FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The URL of a bucket and the template of its keys, with the four fields of the original's; all in lower case."""
+    """The URL of a bucket and the template of its keys, with the four fields of the original's; all in lower case.
+
+    Raises `ValueError` for an unknown field, and for a URL with a user in it: the bucket is read without credentials.
+    """
 
     url: str
     template: str = TEMPLATE
 
     def __post_init__(self) -> None:
+        if "@" in self.url:
+            raise ValueError("its URL names a user; it is read without credentials, so it has to be open to all")
         unknown = [name for name in _FIELD.findall(self.template) if name not in _FIELDS]
         if unknown:
             raise ValueError(f"the S3 template has {unknown[0]!r}; there are {', '.join(_FIELDS)}")

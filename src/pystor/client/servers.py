@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Self
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Final, NamedTuple, Self
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pystor.digest import Digest
+
+_ESCAPED: Final = "and / ? # in a password are written %2F %3F %23"
 
 
 class Server(NamedTuple):
@@ -23,11 +25,11 @@ class Server(NamedTuple):
 
         What the URL says of a user wins over the two arguments.
         """
-        parts = urlsplit(text if "://" in text else f"http://{text}")
+        parts, port = _split(text)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{parts.scheme or 'this'} is no server's URL; it has the form http://HOST:PORT")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        place = host if parts.port is None else f"{host}:{parts.port}"
+        place = host if port is None else f"{host}:{port}"
         url = urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
         if parts.username is None:
             return cls(url, user, password)
@@ -39,6 +41,18 @@ class Server(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Server({self.url!r})"
+
+
+def _split(text: str) -> tuple[SplitResult, int | None]:
+    """Take a URL apart, and tell its port. What would end the host within a password makes another host of it."""
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError:  # whose text has what stands in the place of the port
+        raise ValueError(f"this is no server's URL; it has the form http://HOST:PORT, {_ESCAPED}") from None
+    if parts.query or parts.fragment or "@" in parts.path:
+        raise ValueError(f"a server's URL ends with its path, {_ESCAPED}")
+    return parts, port
 
 
 def ranked(servers: Sequence[Server], digest: Digest) -> list[Server]:
