@@ -11,11 +11,13 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 from pystor import __version__
 from pystor.client.commands import parsers
+from pystor.client.commands.hearing import heard
 from pystor.errors import ConfigError
 
 FAILED: Final = 1
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors are lines on standard error, each beginning with `stor: `.
     """
+    return heard(partial(_main, arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
     try:

@@ -446,6 +446,26 @@ def test_status_of_a_server_that_is_away_is_1(shell: Shell, proxy: Proxy) -> Non
     assert (done.returncode, done.stdout.startswith(proxy.endpoint)) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '[{}]',
+        '[{"path": 1, "replica_set": null, "total_bytes": "x", "free_bytes": 0}]',
+        '[{"path": "a", "total_bytes": 1, "free_bytes": 1e999}, {"total_bytes": 1, "free_bytes": NaN}]',
+        '[{"total_bytes": 10, "free_bytes": 20}, {"total_bytes": 0, "free_bytes": 0}]',
+        '{"a": 1}',
+        '[' * 100_000,
+    ],
+)  # fmt: skip
+def test_an_odd_status_is_shown_as_far_as_it_goes(shell: Shell, rows: str) -> None:
+    told = f'{{"status": "fine", "version": "1", "storages": {rows}}}'.encode()
+    with Scripted(lambda _: answer(200, told)) as site:
+        done = shell.run("stor", "status", STOR_URL=site.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fine" in done.stdout
+    assert all(len(line) < 400 for line in done.stdout.splitlines())
+
+
 def test_verify_names_the_bad_files(shell: Shell) -> None:
     good, bad = noise(10), noise(11)
     (shell.out / sha(good)).write_bytes(good)
@@ -497,6 +517,59 @@ def test_what_cannot_be_meant_is_one_line_and_status_2(shell: Shell, words: tupl
     done = shell.run(*words)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "SECRET" not in done.stderr
+
+
+# Whatever the shell makes of standard input, output and error
+
+
+def in_a_shell(shell: Shell, line: str) -> subprocess.CompletedProcess[str]:
+    line = line.replace("stor ", f"{sys.executable} -m pystor ", 1)
+    return subprocess.run(
+        ["bash", "-c", line], cwd=shell.directory, env=shell.environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["put", "get", "status"])
+def test_a_command_does_its_work_whatever_is_closed(shell: Shell, server: Server, command: str, closed: str) -> None:
+    content = os.urandom(10)
+    if command == "put":
+        (shell.directory / "file").write_bytes(content)
+        done = in_a_shell(shell, f"stor put file {closed}")
+        assert server.head(sha(content)).status == 200
+    elif command == "get":
+        (name,) = lay(server, content)
+        done = in_a_shell(shell, f"stor get {name} out {closed}")
+        assert left_in(shell.out) == [name]
+    else:
+        done = in_a_shell(shell, f"stor status {closed}")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+def test_a_closed_input_is_no_empty_blob(shell: Shell) -> None:
+    done = in_a_shell(shell, "stor put - <&-")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "stor: -: standard input is closed")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["put file", "put --json file", "get --json {name} out", "head {name}", "status", "verify in", "completion bash",
+     "--version", "put --help"],
+)  # fmt: skip
+def test_an_output_that_is_full_is_told_in_a_line(shell: Shell, server: Server, command: str) -> None:
+    (name,) = lay(server, noise(10))
+    files(shell.directory / "in", [b"x"])[0].rename(shell.directory / "in" / name)
+    (shell.directory / "file").write_bytes(noise(10))
+    done = in_a_shell(shell, f"stor {command.format(name=name)} > /dev/full")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert done.stderr.splitlines()[-1] == "stor: standard output: No space left on device"
+
+
+def test_a_reader_who_leaves_ends_verify_without_a_word(shell: Shell) -> None:
+    for n in range(1500):
+        (shell.out / f"{n:064}").touch()
+    done = in_a_shell(shell, "stor verify out | head -1; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # Where the settings come from

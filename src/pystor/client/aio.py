@@ -254,5 +254,5 @@ def _status(url: str, code: int, body: bytes) -> Status:
         told = json.loads(body)
         rows = tuple(dict(row) for row in told["storages"])
         return Status(url, code == 200, str(told["status"]), str(told["version"]), rows)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Status(url, code == 200, body.decode(errors="replace").strip()[:300] or f"it answered {code}")

@@ -244,7 +244,7 @@ def _paths(body: bytes) -> tuple[str, ...] | None:
     """Read the paths of a blob's copies, at least one; None if it is anything else."""
     try:
         told = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     listed = isinstance(told, list) and told and all(isinstance(path, str) for path in told)
     return tuple(told) if listed else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from pystor import __version__
 from pystor.client.commands import get, parsers
+from pystor.client.commands.hearing import heard
 from pystor.errors import ConfigError
 
 
@@ -19,6 +21,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; the exit status is 0 only if every SHA was downloaded or skipped."""
+    return heard(partial(_main, arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _Parser(
         prog="stor-client",
         description="Read SHA-256s from standard input and download each into a directory.",

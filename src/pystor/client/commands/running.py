@@ -18,7 +18,7 @@ import uvloop
 from pystor.client import config
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import PERIOD
-from pystor.client.commands import ending
+from pystor.client.commands import ending, hearing
 from pystor.client.commands.terminal import NobodyListens, Screen
 from pystor.client.retry import Retry
 from pystor.client.s3 import Bucket
@@ -37,7 +37,7 @@ def client_of(given: argparse.Namespace, settings: config.Settings, bucket: Buck
 
 
 def _asker() -> Callable[[str], str] | None:
-    return getpass.getpass if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return getpass.getpass if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
 class _Told(logging.Handler):
@@ -78,9 +78,15 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         status = uvloop.run(_until_terminated(work))
     except* KeyboardInterrupt:
         status = ending.INTERRUPTED
-    except* (NobodyListens, BrokenPipeError):
-        status = ending.unheard()
+    except* NobodyListens as unheard:
+        status = hearing.unheard(_first(unheard))
     return status
+
+
+def _first(group: BaseException) -> str:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return str(group)
 
 
 async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:

@@ -12,6 +12,7 @@ from pystor.client.commands import running
 from pystor.client.values import Status
 
 _BAR: Final = 20
+_MOST: Final = 1 << 80  # bytes; more is no size of a storage
 
 
 def run(given: argparse.Namespace) -> int:
@@ -32,14 +33,15 @@ def table(status: Status) -> Iterator[str]:
     """Draw one server: a line for it, and one for each storage, with what is full and what is wrong."""
     version = f" (Stor {status.version})" if status.version else ""
     yield f"{status.server}{version}: {status.text}"
-    width = max((len(str(row["path"])) for row in status.storages), default=0)
-    for row in status.storages:
-        yield f"  {row['replica_set']}  {str(row['path']).ljust(width)}  {_fill(row)}  {_health(row)}".rstrip()
+    names = [str(row.get("path", "?")) for row in status.storages]
+    width = max(map(len, names), default=0)
+    for row, name in zip(status.storages, names, strict=True):
+        yield f"  {row.get('replica_set', '?')}  {name.ljust(width)}  {_fill(row)}  {_health(row)}".rstrip()
 
 
 def _fill(row: Mapping[str, Any]) -> str:
     total, free = row.get("total_bytes"), row.get("free_bytes")
-    if not total or free is None:
+    if not (isinstance(total, int) and isinstance(free, int) and 0 <= free <= total < _MOST and total):
         return f"[{'?' * _BAR}]     {'':>16}"
     part = 1 - free / total
     filled = round(part * _BAR)

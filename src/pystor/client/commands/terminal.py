@@ -13,12 +13,16 @@ from typing import Final, TextIO
 
 from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
+from pystor.client.commands import hearing
 
 _UNTOLD: Final = (Moved, Expected)
 
 
 class NobodyListens(Exception):
-    """Who reads standard output has gone; it is no failure of the file that is told about."""
+    """Standard output takes no more; it is no failure of the file that is told about.
+
+    The text is why, and empty when who reads it has gone.
+    """
 
 
 class Screen:
@@ -38,7 +42,7 @@ class Screen:
         """Whether the terminal shows results where the line that moves is."""
         self._held: list[str] = []
         """Results that are shown at the next drawing, all in one go."""
-        self._deaf = False
+        self._deaf: NobodyListens | None = None
         self._drawn = False
         self._began = time.monotonic()
 
@@ -72,12 +76,12 @@ class Screen:
             self.complain(f"{what}: {event.why}" if isinstance(event, Skipped) else f"{what}: {self._verb}, {size}")
 
     def _print(self, line: str) -> None:
-        if self._deaf:
-            raise NobodyListens
+        if self._deaf is not None:
+            raise self._deaf
         self._held.append(line)
 
     def _flush(self) -> None:
-        """Show the results so far; raises `BrokenPipeError` when nobody reads them, and so does what comes after."""
+        """Show the results so far; raises `NobodyListens` when they cannot be, and so does what comes after."""
         if not self._held:
             return
         if self._together:
@@ -87,14 +91,15 @@ class Screen:
             while rest:  # without a buffer, as PYTHONUNBUFFERED has it, a write may be short
                 rest = rest[sys.stdout.buffer.write(rest) :]
             sys.stdout.flush()
-        except BrokenPipeError:
-            self._deaf = True
-            raise
+        except OSError as error:
+            why = "" if isinstance(error, BrokenPipeError) else f"standard output: {error.strerror}"
+            self._deaf = NobodyListens(why)
+            raise self._deaf from None
 
     def complain(self, line: str) -> None:
         """Say something that is no result."""
         self._erase()
-        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)
+        hearing.complain(line)
 
     # The line that moves
 
@@ -121,21 +126,19 @@ class Screen:
 
     def refresh(self) -> None:
         """Show the results so far, and how far it is. To be called every `PERIOD` seconds."""
-        with contextlib.suppress(BrokenPipeError):  # the next line will find it out
+        with contextlib.suppress(NobodyListens):  # the next line will find it out
             self._flush()
         if self._bar:
             self._draw()
 
     def _sum_up(self) -> None:
-        with _hearing():
-            self._flush()  # the results come before the sum
+        self._flush()  # the results come before the sum
         seconds = time.monotonic() - self._began
         totals = self.totals
         if self._json:
             facts = {"done": totals.done, "skipped": totals.skipped, "failed": totals.failed, "size": totals.size}
             self._print(json.dumps({"event": "totals", **facts, "seconds": round(seconds, 3)}))
-            with _hearing():
-                self._flush()
+            self._flush()
         else:
             self.complain(progress.summary(totals, seconds, self._verb))
 
@@ -143,14 +146,6 @@ class Screen:
     def status(self) -> int:
         """The exit status: 0 only if nothing failed."""
         return 1 if self.totals.failed else 0
-
-
-@contextlib.contextmanager
-def _hearing() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise NobodyListens from None
 
 
 def _write(file: TextIO, text: str) -> None:

@@ -1,0 +1,61 @@
+"""Standard input, output and error: there for every command, and missed when nobody gets what it says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+UNHEARD: Final = 1
+"""The exit status when standard output takes no more."""
+
+
+def heard(work: Callable[[], int]) -> int:
+    """Run a whole program and see that what it says is said; returns its exit status.
+
+    A standard output that is full is told in a line; that nobody reads it any more is no news.
+    """
+    _open_all()
+    try:
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()  # at the exit nobody could be told
+    except BrokenPipeError:
+        return unheard()
+    except OSError as error:
+        return unheard(f"{error.filename or 'standard output'}: {error.strerror or error}")
+
+
+def _open_all() -> None:
+    """Open what is closed, to nowhere: what is opened next would be taken for it. A closed `sys.stdin` stays None."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  they stay open
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def unheard(why: str = "") -> int:
+    """Say why standard output takes no more, and let nothing complain of it at the exit; returns the exit status."""
+    if why:
+        complain(f"stor: {why}")
+    _silence(1)
+    return UNHEARD
+
+
+def complain(line: str) -> None:
+    """Say something on standard error; what that does not take is lost."""
+    try:
+        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+    except OSError:
+        _silence(2)
+
+
+def _silence(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
