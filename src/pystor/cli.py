@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from pystor import __version__
 from pystor.client.commands import parsers
@@ -35,7 +35,19 @@ _OVERRIDES: Final = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as everything else here does."""
+    """Tells what is wrong in one line, as everything else here does, and lets options stand between arguments."""
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Take options wherever they stand; argparse does that for a parser without commands, by two calls of this."""
+        if self._mixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"stor: {message}; {self.prog} --help tells how it is used\n")

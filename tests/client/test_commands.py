@@ -149,6 +149,17 @@ def test_verbose_tells_of_each_try(shell: Shell, proxy: Proxy) -> None:
     assert (done.returncode, done.stderr.count("trying again in 0.0 s")) == (1, 2)
 
 
+def test_options_stand_between_arguments(shell: Shell, server: Server, tmp_path: Path) -> None:
+    names = lay(server, noise(10), noise(11))
+    done = shell.run("stor", "get", names[0], "-u", server.url, names[1], "-v", "out", STOR_URL="")
+    assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
+    assert len(shell.run("stor", "head", names[0], "--json", names[1]).stdout.splitlines()) == 2
+    files(tmp_path, [noise(12)])
+    (tmp_path / "-v").write_bytes(noise(13))
+    done = shell.run("stor", "put", "file00000", "--json", "--", "-v")
+    assert [json.loads(line).get("path") for line in done.stdout.splitlines()] == ["file00000", "-v", None]
+
+
 def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
     names = lay(server, noise(100), noise(200_000))
     done = shell.run("stor", "get", "--devnull", *names)
