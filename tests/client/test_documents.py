@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -38,6 +39,14 @@ def test_the_program_in_the_page_goes_on_after_a_bad_name(
     asyncio.run(defined["fetch"](["no name", sha(b"nowhere"), name]))
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == [name]
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_line_for_jq_in_the_page_names_what_failed(server: Server, tmp_path: Path) -> None:
+    page = (DOCS / "bulk-transfers.md").read_text()
+    ((event, key),) = re.findall(r"""jq -r 'select\(\.event == "(\w+)"\) \| \.(\w+)'""", page)
+    done = Shell(server, tmp_path).run("stor", "get", "--json", sha(b"nowhere"), "out")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each[key] for each in told if each["event"] == event] == [sha(b"nowhere")]
 
 
 def test_the_tutorial_works_as_it_is_typed(server: Server, tmp_path: Path) -> None:
