@@ -37,7 +37,8 @@ class AsyncClient:
     """Talks to one Stor, or to several that are asked one after the other: `http[s]://[USER:PASSWORD@]HOST:PORT`.
 
     `user` and `password` are for servers whose URL names none. Nothing is waited for longer than `timeout` seconds
-    in which no byte moves. `bucket` is read first. Use it in an `async with`, or call `close`.
+    in which no byte moves, and a second more for each 100 MB of an upload. `bucket` is read first. Use it in an
+    `async with`, or call `close`.
     """
 
     def __init__(
