@@ -6,10 +6,7 @@ What takes long to import is imported by the command that needs it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import io
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,11 +14,8 @@ from typing import Any, Final, NoReturn
 
 from pystor import __version__
 from pystor.client.commands import parsers
-from pystor.client.commands.hearing import heard
+from pystor.client.commands.hearing import complain, heard
 from pystor.errors import ConfigError
-
-FAILED: Final = 1
-"""The exit status when the machine has no room for it, or nobody takes what a command prints."""
 
 BAD_INPUT: Final = 2
 """The exit status when the command line, the configuration or the address cannot be used."""
@@ -65,23 +59,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = given.run
     try:
-        status = run(given)
-        print(end="", flush=True)  # what cannot be written is told here, not by the interpreter at its exit
+        return run(given)
     except ConfigError as error:
-        _tell(*error.problems)
+        for problem in error.problems:
+            complain(f"stor: {problem}")
         return BAD_INPUT
-    except OSError as error:
-        sys.stdout = io.StringIO()  # as above: what is left to be written
-        if not isinstance(error, BrokenPipeError):
-            _tell(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
-        return FAILED
-    return status
-
-
-def _tell(*lines: str) -> None:
-    with contextlib.suppress(OSError):
-        for line in lines:
-            print(f"stor: {line}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -10,11 +11,15 @@ from typing import Final
 UNHEARD: Final = 1
 """The exit status when standard output takes no more."""
 
+_OF_THE_MACHINE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What is wanting whatever was to be done."""
+
 
 def heard(work: Callable[[], int]) -> int:
     """Run a whole program and see that what it says is said; returns its exit status.
 
-    A standard output that is full is told in a line; that nobody reads it any more is no news.
+    What the system refuses is told in a line, a standard output that is full as well; that nobody reads it any more is
+    no news.
     """
     _open_all()
     try:
@@ -25,7 +30,8 @@ def heard(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         return unheard()
     except OSError as error:
-        return unheard(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        where = "" if error.errno in _OF_THE_MACHINE else f"{error.filename or 'standard output'}: "
+        return unheard(f"{where}{error.strerror or error}")
 
 
 def _open_all() -> None:
