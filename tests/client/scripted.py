@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Final, NamedTuple, Self, TypeAlias
 
 
@@ -14,6 +16,10 @@ class Asked(NamedTuple):
     method: str
     path: str
     body: bytes
+    number: int
+    """How many came before it."""
+    at: float
+    """When it came, in seconds of the monotonic clock."""
 
 
 Script: TypeAlias = Callable[[Asked], bytes]
@@ -24,6 +30,11 @@ def answer(status: int, body: bytes = b"", *fields: str) -> bytes:
     """Write an answer; `fields` are lines such as `Location: /there`."""
     head = "\r\n".join([f"HTTP/1.1 {status} So", f"Content-Length: {len(body)}", *fields, "", ""])
     return head.encode() + body
+
+
+def busy(retry_after: int | None = None, status: int = 503) -> bytes:
+    """Write an answer that says that it is not possible now."""
+    return answer(status, b"Busy\n", *([] if retry_after is None else [f"Retry-After: {retry_after}"]))
 
 
 class Scripted:
@@ -37,8 +48,9 @@ class Scripted:
 
             def serve(handler) -> None:  # noqa: N805
                 body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
-                self.asked.append(Asked(handler.command, handler.path, body))
-                said = script(self.asked[-1])
+                asked = Asked(handler.command, handler.path, body, len(self.asked), time.monotonic())
+                self.asked.append(asked)
+                said = script(asked)
                 handler.wfile.write(said)
                 handler.close_connection = handler.close_connection or not said
 
@@ -49,6 +61,11 @@ class Scripted:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url: Final = f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def pauses(self) -> list[float]:
+        """The seconds between the requests."""
+        return [after.at - before.at for before, after in pairwise(self.asked)]
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

@@ -43,6 +43,8 @@ class Tries(Generic[T]):
         self._order = list(order)
         self._round = list(order)
         self._rounds = 0
+        self._bad_rounds = 0
+        self._bad = False  # something in this round
         self._no: ClientError | None = None
 
     @property
@@ -51,8 +53,11 @@ class Tries(Generic[T]):
         return self._round[0]
 
     def progress(self) -> None:
-        """Note that much has come since the last failure: those before it count no more."""
-        self._rounds = 0
+        """Note that much has come since the last failure: those before it count no more.
+
+        Bad content does: of that there may be as much as there is of the good, each time.
+        """
+        self._rounds = self._bad_rounds
 
     def after(self, error: ClientError) -> float:
         """Go on to the next after a failure, and tell the seconds to wait before; raises when there is none left.
@@ -60,6 +65,7 @@ class Tries(Generic[T]):
         "Not found" is raised only if all said so: another's failure means that nobody knows.
         """
         target = self._round.pop(0)
+        self._bad = self._bad or isinstance(error, BadContent)
         if isinstance(error, Unavailable | BadContent):
             return self._turn(error)
         self._order.remove(target)
@@ -73,6 +79,8 @@ class Tries(Generic[T]):
         if self._round:
             return 0.0
         self._rounds += 1
+        self._bad_rounds += self._bad
+        self._bad = False
         if self._rounds >= self._retry.attempts:
             raise error
         self._round = list(self._order)
