@@ -36,7 +36,7 @@ from pystor.client import (
     transport,
 )
 from pystor.client.retry import Tries
-from pystor.client.saving import Draft
+from pystor.client.saving import SYNCED, Draft
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.neighbours.servers.proxy import Proxy
@@ -637,6 +637,25 @@ def test_a_file_appears_whole_in_the_place_of_what_was_there(tmp_path: Path) -> 
     assert (tmp_path / "file").stat().st_mtime == 1_000_000_000
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask()
     assert left_in(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("size", [SYNCED - 1, SYNCED])
+def test_a_large_file_has_its_name_only_when_it_is_on_stable_storage(
+    server: Server, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (name,) = lay(server, noise(size))
+    synced, real = list[tuple[bool, bool]](), os.fdatasync
+
+    def seen(file: int) -> None:
+        real(file)
+        on_the_loop = threading.current_thread().name == "stor-client"
+        synced.append(((tmp_path / "blob").exists(), on_the_loop))
+
+    monkeypatch.setattr(os, "fdatasync", seen)
+    client.get(name, tmp_path / "blob")
+    assert synced == ([(False, False)] if size >= SYNCED else [])
+    assert left_in(tmp_path) == ["blob"]
 
 
 @pytest.mark.usefixtures("drafts")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pystor.client import wishes
-from pystor.client.wishes import Naming, Paths
+from pystor.client.bulk import Event, Skipped
+from pystor.client.wishes import Naming, Paths, Wishes
 from pystor.digest import Digest
 
 THERE, COMING, LATE = (Digest.of(content) for content in (b"there", b"coming", b"late"))
@@ -63,3 +64,20 @@ def test_of_a_directory_that_cannot_be_listed_each_name_is_asked_for(tmp_path: P
     (tmp_path / "later" / THERE.hex).touch()
     assert has(there, calls, THERE)
     assert not has(there, calls, COMING)
+
+
+@pytest.mark.parametrize(
+    ("content", "left", "wanted"), [(b"there", b"", True), (b"there", b"th", False), (b"", b"", False)]
+)
+def test_an_empty_file_that_should_not_be_empty_is_downloaded_again(
+    tmp_path: Path, content: bytes, left: bytes, wanted: bool
+) -> None:
+    """A power cut leaves such, and whoever resumes wants the blob."""
+    events, calls, digest = list[Event](), Naming(str(tmp_path)), Digest.of(content)
+    Path(calls.path(digest)).write_bytes(left)
+    all_of_it = Wishes(calls, events.append)
+    assert (all_of_it.begin(iter([digest])) is not None) == wanted
+    assert [type(event) for event in events] == ([] if wanted else [Skipped])
+    if wanted:
+        all_of_it.save(digest, content, None)
+        assert Path(calls.path(digest)).read_bytes() == content

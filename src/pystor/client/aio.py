@@ -15,7 +15,7 @@ from pystor.client.errors import ClientError, NotFound, Refused
 from pystor.client.express import Express
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
-from pystor.client.saving import Draft, Memory, given, save
+from pystor.client.saving import SYNCED, Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
 from pystor.client.small import SMALL
 from pystor.client.transport import Ask, Exchange, Transport
@@ -113,6 +113,8 @@ class AsyncClient:
             return blob
         with Draft(path) as draft:
             blob = await self._slowly(digest, draft, observe)
+            if blob.size >= SYNCED:
+                await asyncio.to_thread(draft.sync)
             draft.keep(blob.modified)
             return blob
 

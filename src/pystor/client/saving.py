@@ -11,6 +11,9 @@ from typing import BinaryIO, Final, Self
 
 from pystor import unnamed
 
+SYNCED: Final = 1 << 20
+"""Bytes from which a file is on stable storage before it has its name. For smaller ones that would take too long."""
+
 _OURS: Final = os.urandom(8).hex()  # drafts of other processes, on other machines even, have other names
 _numbers: Final = itertools.count()
 
@@ -56,6 +59,10 @@ class Draft:
         """Begin anew."""
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
+
+    def sync(self) -> None:
+        """Wait until all of it is on stable storage; a power cut leaves a file of that name empty otherwise."""
+        os.fdatasync(self._file)
 
     def keep(self, modified: float | None) -> None:
         """Give it its final name, in the place of what has that now, and its time if that is known."""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
@@ -15,6 +16,7 @@ from pystor.client.saving import save
 from pystor.digest import Digest
 
 _DIGEST: Final = re.compile(r"([0-9a-f]{64})", re.ASCII)
+_EMPTY: Final = Digest.of(b"")
 _CARRY: Final = 63
 _PIECE: Final = 64 << 10
 _MOST_LISTED: Final = 50_000  # names of files that are kept in memory, 10 MiB of it
@@ -108,6 +110,14 @@ def _listed(naming: Naming) -> set[str] | None:
     return None
 
 
+def _is_torn(path: str, digest: Digest) -> bool:
+    """Tell whether a file is what a power cut leaves of one that was named before its bytes were on the disk."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        return found.st_size == 0 and stat.S_ISREG(found.st_mode) and digest != _EMPTY
+    return False
+
+
 _Begun: TypeAlias = tuple[str, float]
 """The path of a download that is under way, and since when that is."""
 
@@ -128,7 +138,7 @@ class Wishes:
             path = self._naming.path(digest)
             if digest.hex in self._begun:
                 self.observe(Skipped(digest.hex, path, "it is being downloaded already"))
-            elif self._there is not None and self._there.has(path):
+            elif self._there is not None and self._there.has(path) and not _is_torn(path, digest):
                 self.observe(Skipped(digest.hex, path, "it exists"))
             else:
                 self._begun[digest.hex] = path, time.monotonic()
