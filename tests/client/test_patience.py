@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+from pathlib import Path
+
 import pytest
 
-from pystor.client import BadContent, Client, Retry
+from pystor.client import BadContent, Client, Retry, Unavailable
+from pystor.client.express import USUAL
+from pystor.client.retry import Tries
 from tests.client.conftest import sha
-from tests.client.scripted import Scripted, good
+from tests.client.scripted import Scripted, busy, good
+from tests.client.test_commands import Shell
 from tests.client.test_library import noise
+from tests.support.server import Server
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path) -> Shell:
+    return Shell(server, tmp_path)
 
 
 @pytest.mark.parametrize("size", [1000, 3_000_000])
@@ -20,3 +33,64 @@ def test_bad_content_ends_the_tries_however_much_of_it_came(size: int) -> None:
     ):
         client.get(sha(b"another"))
     assert len(bad.times) == 3
+
+
+# How often, and when
+
+
+def run(shell: Shell, server: Scripted, *words: str) -> int:
+    return shell.run(
+        "stor", "get", "--delay", "10ms", "--timeout", "300ms", *words, "out", STOR_URL=server.url
+    ).returncode
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize(
+    "answer",
+    [busy(), busy(status=429), good(b"garbled"), b"", b"HTTP/1.1 500 No\r\n"],
+    ids=["503", "429", "garbled", "none", "half"],
+)
+def test_a_command_asks_as_often_as_it_was_told(shell: Shell, attempts: int, answer: bytes) -> None:
+    with Scripted(lambda *_: answer) as server:
+        assert run(shell, server, "--attempts", str(attempts), sha(b"blob")) == 1
+    assert len(server.times) == attempts
+
+
+def test_a_command_asks_again_when_the_server_wishes(shell: Shell) -> None:
+    with Scripted(lambda number, _: good(b"blob") if number else busy(1)) as server:
+        assert run(shell, server, sha(b"blob")) == 0
+    assert [pause >= 1 for pause in server.pauses] == [True]
+
+
+def test_a_date_in_the_wish_is_one_to_come(shell: Shell) -> None:
+    at = formatdate(time.time() + 2, usegmt=True)
+    later = f"HTTP/1.1 503 Busy\r\nRetry-After: {at}\r\nContent-Length: 0\r\n\r\n".encode()
+    with Scripted(lambda number, _: good(b"blob") if number else later) as server:
+        assert run(shell, server, sha(b"blob")) == 0
+    assert [0.8 <= pause < 3 for pause in server.pauses] == [True]
+
+
+@pytest.mark.parametrize("verb", ["get", "put"])
+def test_the_first_try_of_a_small_one_in_a_row_counts_as_well(verb: str) -> None:
+    """The blobs before it were small: this one is asked for over a connection of our own."""
+
+    def answer(number: int, _: str) -> bytes:
+        return good(b"blob") if number < USUAL else busy(1)
+
+    with Scripted(answer) as server, Client(server.url, retry=Retry(2, 0.01)) as client:
+        for _ in range(USUAL):
+            client.get(sha(b"blob"))
+        with pytest.raises(Unavailable, match="Busy"):
+            client.get(sha(b"blob")) if verb == "get" else client.put(b"blob")
+        assert len(server.times) == USUAL + 2
+        assert server.pauses[-1] >= 1
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_of_all_who_were_asked_the_longest_wish_is_heeded(first: bool) -> None:
+    order = ["wishes", "does not"] if first else ["does not", "wishes"]
+    tries = Tries(Retry(3, 0.001), order)
+    wish = {"wishes": Unavailable("a", 7), "does not": Unavailable("b")}
+    assert tries.after(wish[tries.target]) == 0
+    assert tries.after(wish[tries.target]) == 7
+    assert [tries.after(Unavailable("c")) < 1 for _ in order] == [True, True]  # it was for that time

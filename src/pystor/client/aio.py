@@ -8,16 +8,16 @@ import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from hashlib import sha256
-from typing import BinaryIO, Self, TypeAlias, overload
+from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
 from pystor.client.download import Download, Sink, Source
-from pystor.client.errors import ClientError, NotFound, Refused
+from pystor.client.errors import ClientError, NotFound, Refused, garbled
 from pystor.client.express import Express
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
 from pystor.client.saving import SYNCED, Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
-from pystor.client.small import SMALL
+from pystor.client.small import SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.upload import Content, Parcel, Upload, parcel, small
 from pystor.client.values import Blob, Status, Stored
@@ -31,6 +31,13 @@ Target: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 def ignore(_count: int, _of: int | None = None) -> None:
     """Observe nothing."""
+
+
+class _Quick(NamedTuple):
+    """A blob that came as a whole."""
+
+    content: bytes
+    blob: Blob
 
 
 class AsyncClient:
@@ -101,48 +108,73 @@ class AsyncClient:
             await self.drop(name, memory, observe=observe)
             return memory.content
         if isinstance(to, (str, os.PathLike)):
-            return await self._save(name, os.fspath(to), observe)
+            return await self.save(name, os.fspath(to), observe=observe)
         with given(to) as sink:
             return await self.drop(name, sink, observe=observe)
 
-    async def _save(self, name: Name, path: str, observe: Callable[[int, int | None], None]) -> Blob:
+    async def save(
+        self,
+        name: Name,
+        path: str,
+        *,
+        observe: Callable[[int, int | None], None] = ignore,
+        failed: ClientError | None = None,
+    ) -> Blob:
+        """Download a blob to a path, as `get` does; `failed` is what a first try has ended with, if one was made."""
         digest = _digest(name)
-        if (quick := await self._quickly(digest, observe)) is not None:
-            content, blob = quick
-            save(path, content, blob.modified)
-            return blob
+        quick = failed or await self._quickly(digest, observe)
+        if isinstance(quick, _Quick):
+            save(path, quick.content, quick.blob.modified)
+            return quick.blob
         with Draft(path) as draft:
-            blob = await self._slowly(digest, draft, observe)
+            blob = await self._slowly(digest, draft, observe, quick)
             if blob.size >= SYNCED:
                 await asyncio.to_thread(draft.sync)
             draft.keep(blob.modified)
             return blob
 
-    async def drop(self, name: Name, sink: Sink, *, observe: Callable[[int, int | None], None] = ignore) -> Blob:
-        """Download a blob into anything that takes pieces and can begin anew."""
+    async def drop(
+        self,
+        name: Name,
+        sink: Sink,
+        *,
+        observe: Callable[[int, int | None], None] = ignore,
+        failed: ClientError | None = None,
+    ) -> Blob:
+        """Download a blob into anything that takes pieces and can begin anew; `failed` is as in `save`."""
         digest = _digest(name)
-        if (quick := await self._quickly(digest, observe)) is not None:
-            content, blob = quick
-            sink.write(content)
-            return blob
-        return await self._slowly(digest, sink, observe)
+        quick = failed or await self._quickly(digest, observe)
+        if isinstance(quick, _Quick):
+            sink.write(quick.content)
+            return quick.blob
+        return await self._slowly(digest, sink, observe, quick)
 
-    async def _slowly(self, digest: Digest, sink: Sink, observe: Callable[[int, int | None], None]) -> Blob:
-        blob = await self._download(digest, observe).into(sink)
+    async def _slowly(
+        self, digest: Digest, sink: Sink, observe: Callable[[int, int | None], None], failed: ClientError | None
+    ) -> Blob:
+        tries = Tries(self._retry, self._sources(digest))
+        if failed is not None:
+            await asyncio.sleep(tries.after(failed))
+        blob = await Download(self._transport, digest, tries, observe).into(sink)
         self._express.note(blob.size)
         return blob
 
-    async def _quickly(self, digest: Digest, observe: Callable[[int, int | None], None]) -> tuple[bytes, Blob] | None:
-        """Bring a blob that is expected to be small, as those before it were; None when it has to come the long way."""
+    async def _quickly(self, digest: Digest, observe: Callable[[int, int | None], None]) -> _Quick | ClientError | None:
+        """Bring a blob that is expected to be small, as those before it were; else it has to come the long way.
+
+        An error is what a first try has ended with; None was no try.
+        """
         server = self._first(digest)
         if self._bucket is not None or not self._express.serves(server):
             return None
         small = await self._express.get(server, digest)
-        if small is None or sha256(small.content).hexdigest() != digest.hex:
-            return None
+        if not isinstance(small, Small):
+            return small
+        if (real := sha256(small.content).hexdigest()) != digest.hex:
+            return garbled(server.url, digest.hex, real)
         size = len(small.content)
         observe(size, size)
-        return small.content, Blob(digest, size, small.modified, server.url)
+        return _Quick(small.content, Blob(digest, size, small.modified, server.url))
 
     def _first(self, digest: Digest) -> Server:
         return self.servers[0] if len(self.servers) == 1 else ranked(self.servers, digest)[0]
@@ -152,15 +184,17 @@ class AsyncClient:
 
         A loop that is left early wants `contextlib.aclosing` around it.
         """
-        async with aclosing(self._download(_digest(name), ignore).chunks()) as chunks:
+        digest = _digest(name)
+        tries = Tries(self._retry, self._sources(digest))
+        async with aclosing(Download(self._transport, digest, tries, ignore).chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _download(self, digest: Digest, observe: Callable[[int, int | None], None]) -> Download:
+    def _sources(self, digest: Digest) -> list[Source]:
         sources = [Source(f"{server.url}/{digest.hex}", server) for server in ranked(self.servers, digest)]
         if self._bucket is not None:
             sources.insert(0, Source(self._bucket.locate(digest)))
-        return Download(self._transport, digest, sources, self._retry, observe)
+        return sources
 
     async def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
@@ -196,24 +230,28 @@ class AsyncClient:
             return await self._send(ready, observe)
 
     async def _send(self, ready: Parcel, observe: Callable[[int], None]) -> Stored:
-        if (stored := await self._quickly_sent(ready, observe)) is None:
-            servers = ranked(self.servers, ready.digest)
-            stored = await Upload(self._transport, ready, servers, self._retry, observe).send()
-            self._express.note(ready.size)
+        quick = await self._quickly_sent(ready, observe)
+        if isinstance(quick, Stored):
+            return quick
+        tries = Tries(self._retry, ranked(self.servers, ready.digest))
+        if quick is not None:
+            await asyncio.sleep(tries.after(quick))
+        stored = await Upload(self._transport, ready, tries, observe).send()
+        self._express.note(ready.size)
         return stored
 
-    async def _quickly_sent(self, ready: Parcel, observe: Callable[[int], None]) -> Stored | None:
-        """Send a small blob as those before it were sent; None when it has to go the long way."""
+    async def _quickly_sent(self, ready: Parcel, observe: Callable[[int], None]) -> Stored | ClientError | None:
+        """Send a small blob as those before it were sent; else, as in `_quickly`, it has to go the long way."""
         server = self._first(ready.digest)
         if ready.content is None or ready.size > SMALL or not self._express.serves(server):
             return None
         answer = await self._express.post(server, ready.digest, ready.content)
-        if answer is None:
-            return None
+        if not isinstance(answer, Small):
+            return answer
         try:
             stored = ready.stored(server, answer.status, answer.content)
-        except Refused:
-            return None
+        except Refused as error:
+            return error
         observe(ready.size)
         return stored
 

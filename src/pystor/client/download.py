@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Protocol
 
-from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable
-from pystor.client.retry import Retry, Tries
+from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable, garbled
+from pystor.client.retry import Tries
 from pystor.client.servers import Server
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.values import Blob
@@ -49,14 +49,13 @@ class Download:
         self,
         transport: Transport,
         digest: Digest,
-        sources: Sequence[Source],
-        retry: Retry,
+        tries: Tries[Source],
         observe: Callable[[int, int | None], None],
     ) -> None:
         """Take `observe`, which is told the bytes that have come so far, and the size if it is known."""
         self._transport = transport
         self._digest = digest
-        self._tries = Tries(retry, sources)
+        self._tries = tries
         self._observe = observe
         self._offset = 0
         self._failed_at = 0
@@ -117,7 +116,7 @@ class Download:
                         await hashing
                 held = piece
         if (real := self._hash.hexdigest()) != self._digest.hex:
-            raise BadContent(f"{self._origin}: what came for {self._digest.hex} has sha256 {real}")
+            raise garbled(self._origin, self._digest.hex, real)
         if held:
             yield held
 

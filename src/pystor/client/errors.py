@@ -71,10 +71,22 @@ _KINDS: Final[dict[int, type[ClientError]]] = {
 _PASSING: Final = frozenset({408, 425, 429})
 
 
-def of_answer(status: int, text: str, retry_after: float = 0.0) -> ClientError:
-    """Tell what an answer that is no success means."""
+def of_answer(origin: str, status: int, body: bytes, retry_after: float = 0.0) -> ClientError:
+    """Tell what an answer that is no success means, in the server's words."""
+    said = body.decode(errors="replace").strip()
+    text = f"{origin}: {said.splitlines()[0][:300] if said and not said.startswith('<') else f'it answered {status}'}"
     if (kind := _KINDS.get(status)) is not None:
         return kind(text)
     if status in _PASSING or status >= 500:
         return Unavailable(text, retry_after)
     return Refused(text, status)
+
+
+def late(origin: str, patience: float) -> Unavailable:
+    """Tell that no byte came for so many seconds."""
+    return Unavailable(f"{origin}: no answer within {patience:g} s")
+
+
+def garbled(origin: str, wanted: str, real: str) -> BadContent:
+    """Tell that a blob has another SHA-256 than what was wanted."""
+    return BadContent(f"{origin}: what came for {wanted} has sha256 {real}")

@@ -1,7 +1,7 @@
 """Small blobs by plain HTTP over sockets of our own, in an event loop: for half of the processor time of libcurl's.
 
-What is not as usual is None, and the long way (`transport`) does it with all that libcurl knows: another status, an
-answer that is large or late, a connection that breaks.
+What is not as usual is no `Small`, and the long way (`transport`) does it with all that libcurl knows: another status,
+an answer that is large or late, a connection that breaks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import socket
 from typing import Final
 
+from pystor.client.errors import Unavailable, late
 from pystor.client.servers import Server
 from pystor.client.small import SMALL, Line, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
@@ -23,17 +24,18 @@ _LOOKS: Final = 4  # in the time that an answer may take
 class _Connection:
     """One socket, which carries one request at a time."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, origin: str) -> None:
+        self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._socket = end
         self._received = b""
-        self._answer: asyncio.Future[Small | None] | None = None
+        self._answer: asyncio.Future[Small | Unavailable | None] | None = None
         self.asked = 0.0
         self.closed = False
         self._loop.add_reader(end.fileno(), self._receive)
 
-    def ask(self, request: bytes) -> asyncio.Future[Small | None]:
-        """Send a request; the answer is None when it is none for here, and then the connection is closed."""
+    def ask(self, request: bytes) -> asyncio.Future[Small | Unavailable | None]:
+        """Send a request; the answer is no `Small` when it is none for here, and then the connection is closed."""
         answer = self._answer = self._loop.create_future()
         self.asked = self._loop.time()
         self._send(request)
@@ -59,8 +61,8 @@ class _Connection:
             self._received, small = receive(self._socket, self._received)
         except BlockingIOError:
             return
-        except Unusual:
-            self.close()
+        except Unusual as unusual:
+            self.close(unusual.failure(self._origin))
             return
         if self._answer is None or self._answer.done():
             self.close()  # nobody asked, or waits any more
@@ -68,19 +70,23 @@ class _Connection:
             self._received = b""
             self._settle(small)
 
-    def _settle(self, small: Small | None) -> None:
+    def _settle(self, small: Small | Unavailable | None) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_result(small)
 
-    def close(self) -> None:
-        """Break off."""
+    def give_up(self, patience: float) -> None:
+        """Break off since no answer has come for so long."""
+        self.close(late(self._origin, patience))
+
+    def close(self, failure: Unavailable | None = None) -> None:
+        """Break off; a failure is told to who waits for an answer."""
         if not self.closed:
             self.closed = True
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
-            self._settle(None)
+            self._settle(failure)
 
     @property
     def busy(self) -> bool:
@@ -126,13 +132,16 @@ class Express:
         """Tell whether the next blob of a server is expected to be one for here."""
         return self._in_a_row >= USUAL and self._at(server).is_for_us
 
-    async def get(self, server: Server, digest: Digest) -> Small | None:
-        """Download a blob; None when it is to be asked for the long way, as the next ones are then."""
+    async def get(self, server: Server, digest: Digest) -> Small | Unavailable | None:
+        """Download a blob; anything else when it is to be asked for the long way, as the next ones are then.
+
+        An `Unavailable` is what a first try has ended with; None was no try.
+        """
         endpoint = self._at(server)
         return await self._ask(endpoint, endpoint.line.get(digest))
 
-    async def post(self, server: Server, digest: Digest, content: bytes) -> Small | None:
-        """Upload a blob; None when it is to be sent the long way, as the next ones are then."""
+    async def post(self, server: Server, digest: Digest, content: bytes) -> Small | Unavailable | None:
+        """Upload a blob; anything else, as from `get`, when it is to be sent the long way, as are the next ones."""
         endpoint = self._at(server)
         return await self._ask(endpoint, endpoint.line.post(digest, content))
 
@@ -141,7 +150,7 @@ class Express:
             endpoint = self._servers[server.url] = _Endpoint(server)
         return endpoint
 
-    async def _ask(self, endpoint: _Endpoint, request: bytes) -> Small | None:
+    async def _ask(self, endpoint: _Endpoint, request: bytes) -> Small | Unavailable | None:
         connection = endpoint.take() or await self._connect(endpoint.line)
         if connection is None:
             self._in_a_row = 0
@@ -151,11 +160,11 @@ class Express:
         except BaseException:
             connection.close()  # whoever comes next would get this answer
             raise
-        if small is None:
+        if isinstance(small, Small):
+            endpoint.give_back(connection)
+        else:
             self._all.discard(connection)
             self._in_a_row = 0
-            return None
-        endpoint.give_back(connection)
         return small
 
     async def _connect(self, line: Line) -> _Connection | None:
@@ -165,7 +174,7 @@ class Express:
             return None
         end.setblocking(False)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(end)
+        connection = _Connection(end, line.server.url)
         self._all.add(connection)
         self._wind()
         return connection
@@ -177,10 +186,10 @@ class Express:
     def _look(self) -> None:
         """Close what has kept somebody waiting for too long."""
         self._clock = None
-        late = asyncio.get_running_loop().time() - self._patience
+        last = asyncio.get_running_loop().time() - self._patience
         for connection in list(self._all):
-            if connection.busy and connection.asked < late:
-                connection.close()
+            if connection.busy and connection.asked < last:
+                connection.give_up(self._patience)
             if connection.closed:
                 self._all.discard(connection)
         if self._all:

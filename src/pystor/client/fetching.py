@@ -37,11 +37,12 @@ class Fetching:
     async def _fetch(self, digest: Digest) -> None:
         path = self._wishes.path_of(digest)
         meter = Meter(self._wishes.observe, sized=False)
+        failed = self._wishes.take_failure(digest)
         try:
             if path is None:
-                blob = await self._client.drop(digest, Nowhere(), observe=meter)
+                blob = await self._client.drop(digest, Nowhere(), observe=meter, failed=failed)
             else:
-                blob = await self._client.get(digest, path, observe=meter)
+                blob = await self._client.save(digest, path, observe=meter, failed=failed)
         except (StorError, OSError) as error:
             self._wishes.fail(digest, error)
         else:

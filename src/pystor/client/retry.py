@@ -26,7 +26,10 @@ class Retry:
     longest: float = 30.0
 
     def wait(self, failures: int, wish: float = 0.0, rng: Callable[[], float] = random.random) -> float:
-        """Tell the seconds to wait after so many failures: half of it is dice, and it is never less than `wish`."""
+        """Tell the seconds to wait after so many failures: half of it is dice, and it is never less than `wish`.
+
+        Of a wish for more than 300 seconds, 300 are heeded.
+        """
         full = min(self.longest, self.delay * 2.0 ** min(failures - 1, 32))
         return max(full * (0.5 + rng() / 2), min(wish, _LONGEST_WISH))
 
@@ -45,6 +48,7 @@ class Tries(Generic[T]):
         self._rounds = 0
         self._bad_rounds = 0
         self._bad = False  # something in this round
+        self._wish = 0.0  # seconds, the longest that one of this round has asked for
         self._no: ClientError | None = None
 
     @property
@@ -66,6 +70,7 @@ class Tries(Generic[T]):
         """
         target = self._round.pop(0)
         self._bad = self._bad or isinstance(error, BadContent)
+        self._wish = max(self._wish, error.retry_after if isinstance(error, Unavailable) else 0.0)
         if isinstance(error, Unavailable | BadContent):
             return self._turn(error)
         self._order.remove(target)
@@ -84,6 +89,6 @@ class Tries(Generic[T]):
         if self._rounds >= self._retry.attempts:
             raise error
         self._round = list(self._order)
-        seconds = self._retry.wait(self._rounds, error.retry_after if isinstance(error, Unavailable) else 0.0)
+        seconds, self._wish = self._retry.wait(self._rounds, self._wish), 0.0
         _log.debug("%s; trying again in %.1f s", error, seconds)
         return seconds

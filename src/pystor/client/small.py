@@ -11,12 +11,14 @@ import errno
 import os
 import re
 import socket
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pystor import __version__
+from pystor.client.errors import Unavailable, of_answer
 from pystor.client.servers import Server
 from pystor.digest import Digest
 
@@ -29,10 +31,11 @@ _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
 _GOOD: Final = (b"http/1.1 200 ", b"http/1.1 201 ")
-_BEGIN: Final = len(_GOOD[0])
+_BEGIN: Final = b"http/1.1 "
 _FIELD: Final = re.compile(
     rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
 )
+_WISH: Final = re.compile(rb"\r\nretry-after:[ \t]*([^\r\n]*)")
 _DATE: Final = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) gmt")
 _MONTHS: Final = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
 
@@ -51,15 +54,35 @@ class Small(NamedTuple):
 
 
 class Unusual(Exception):
-    """An answer that is left to the long way."""
+    """What is left to the long way; `head`, in lower case, and `body` are those of an answer, as far as it came."""
+
+    def __init__(self, head: bytes = b"", body: bytes = b"") -> None:
+        self._head = head
+        self._body = body
+
+    def failure(self, origin: str) -> Unavailable | None:
+        """Tell whether it was an answer that asking again may change: then it was a try, and is not to be forgotten."""
+        status = self._head[len(_BEGIN) : len(_BEGIN) + 3]
+        if not (self._head.startswith(_BEGIN) and status.isdigit()):
+            return None
+        wish = _WISH.search(self._head)
+        failure = of_answer(origin, int(status), self._body, _until(wish[1]) if wish else 0.0)
+        return failure if isinstance(failure, Unavailable) else None
+
+
+def _until(wish: bytes) -> float:
+    """Read a Retry-After, which is a number of seconds or a date; returns seconds."""
+    if wish.isdigit():
+        return float(wish)
+    date = _seconds(wish)
+    return 0.0 if date is None else max(0.0, date - time.time())
 
 
 def read(data: bytes) -> Small | None:
     """Read an answer; None while not all of it has come. Raises `Unusual`."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
-        first = data[:_BEGIN].lower()
-        if len(data) > _HEAD or not any(good.startswith(first) for good in _GOOD):
+        if len(data) > _HEAD or not _BEGIN.startswith(data[: len(_BEGIN)].lower()):
             raise Unusual
         return None
     head = data[: end + 2].lower()
@@ -67,7 +90,7 @@ def read(data: bytes) -> Small | None:
     fields = dict(found)
     length = fields.get(b"content-length", b"")
     if not (head.startswith(_GOOD) and length.isdigit() and len(length) < 10 and len(fields) == len(found)):
-        raise Unusual
+        raise Unusual(head, data[end + 4 :])
     modified = fields.get(b"last-modified")
     if len(fields) > (1 if modified is None else 2) and not _is_plain(fields):
         raise Unusual
@@ -112,10 +135,10 @@ def _seconds(date: bytes) -> float | None:
         return None
     day, month, year, hour, minute, second = found.groups()
     try:
-        time = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+        when = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError:
         return None
-    seconds = time.timestamp()
+    seconds = when.timestamp()
     return seconds if seconds >= 0 else None
 
 

@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from pystor.client.bulk import AHEAD, PERIOD, taken
+from pystor.client.errors import ClientError, garbled, late
 from pystor.client.servers import Server, ranked
 from pystor.client.small import Line, Small, Unusual, is_for_us, receive
 from pystor.client.wishes import Input, Wishes
@@ -191,8 +192,8 @@ class Sprint:
             data, small = receive(lane.socket, lane.received)
         except BlockingIOError:
             return
-        except Unusual:
-            self._drop(lane)
+        except Unusual as unusual:
+            self._drop(lane, unusual.failure(lane.endpoint.line.server.url))
             return
         if lane.digest is None:
             self._drop(lane)  # nobody asked
@@ -204,8 +205,8 @@ class Sprint:
 
     def _take(self, lane: _Lane, digest: Digest, small: Small) -> None:
         content, endpoint = small.content, lane.endpoint
-        if sha256(content).hexdigest() != digest.hex:
-            self._drop(lane)
+        if (real := sha256(content).hexdigest()) != digest.hex:
+            self._drop(lane, garbled(endpoint.line.server.url, digest.hex, real))
             return
         lane.digest = None
         endpoint.idle.append(lane)
@@ -215,8 +216,8 @@ class Sprint:
         self._wishes.save(digest, content, small.modified)
         self._next()
 
-    def _drop(self, lane: _Lane) -> None:
-        """Close a connection; what it was asked for is left."""
+    def _drop(self, lane: _Lane, failure: ClientError | None = None) -> None:
+        """Close a connection; what it was asked for is left, and if that was a try, what it ended with."""
         fd = lane.socket.fileno()
         self._poll.unregister(fd)
         del self._lanes[fd]
@@ -224,27 +225,27 @@ class Sprint:
         if lane.digest is None:
             lane.endpoint.idle.remove(lane)
         else:
-            self._lose(lane.endpoint, lane.digest)
+            self._lose(lane.endpoint, lane.digest, failure)
 
-    def _lose(self, endpoint: _Endpoint, digest: Digest) -> None:
+    def _lose(self, endpoint: _Endpoint, digest: Digest, failure: ClientError | None = None) -> None:
         self._busy -= 1
         endpoint.lost += 1
-        self._wishes.put_back(digest)
+        self._wishes.put_back(digest, failure)
         self._left_since = self._left_since if self._left else self._now
         self._left.append(digest)
 
     def _look(self, meanwhile: Callable[[], None]) -> None:
         """Every now and then, drop what has stood still for too long."""
         now = time.monotonic()
-        passed, late = now - self._now, now - PERIOD - self._patience
+        passed, last = now - self._now, now - PERIOD - self._patience
         if passed < PERIOD:
             return
         self._now = now
         for lane in [lane for lane in self._lanes.values() if lane.digest is not None]:
             if passed > _ASLEEP:
                 lane.since += passed
-            elif lane.since < late:
-                self._drop(lane)
+            elif lane.since < last:
+                self._drop(lane, late(lane.endpoint.line.server.url, self._patience))
         meanwhile()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 import pycurl
 
 from pystor import __version__
-from pystor.client.errors import ClientError, Refused, Unavailable, of_answer
+from pystor.client.errors import ClientError, Refused, Unavailable, late, of_answer
 from pystor.client.outgoing import Outgoing
 from pystor.client.servers import Server
 
@@ -192,7 +192,7 @@ class Exchange:
         if not self._ready:
             await self._waken()
         if self._stalled:
-            raise Unavailable(f"{self.origin}: no answer within {self._patience:g} s")
+            raise late(self.origin, self._patience)
 
     async def _waken(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -254,11 +254,10 @@ class Exchange:
     async def error(self) -> ClientError:
         """Tell what an answer that is no success means, in the server's words."""
         try:
-            said = (await self.body()).decode(errors="replace").strip()
+            said = await self.body()
         except ClientError:
-            said = ""
-        line = said.splitlines()[0][:300] if said and not said.startswith("<") else f"it answered {self.status}"
-        return of_answer(self.status, f"{self.origin}: {line}", float(self.curl.getinfo(pycurl.RETRY_AFTER)))
+            said = b""
+        return of_answer(self.origin, self.status, said, float(self.curl.getinfo(pycurl.RETRY_AFTER)))
 
 
 def _kind(ask: Ask) -> object:

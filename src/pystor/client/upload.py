@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
 from pystor.client import pipes
 from pystor.client.errors import BadContent, ClientError, Refused
 from pystor.client.outgoing import Outgoing
-from pystor.client.retry import Retry, Tries
+from pystor.client.retry import Tries
 from pystor.client.servers import Server
 from pystor.client.transport import Ask, Transport
 from pystor.client.values import Stored
@@ -188,13 +188,12 @@ class Upload:
         self,
         transport: Transport,
         parcel: Parcel,
-        servers: Sequence[Server],
-        retry: Retry,
+        tries: Tries[Server],
         observe: Callable[[int], None],
     ) -> None:
         self._transport = transport
         self._parcel = parcel
-        self._tries = Tries(retry, servers)
+        self._tries = tries
         self._observe = observe
 
     async def send(self) -> Stored:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 from pystor.client.bulk import Done, Expected, Failed, Moved, Observer, Skipped, describe
+from pystor.client.errors import ClientError
 from pystor.client.saving import save
 from pystor.digest import Digest
 
@@ -131,6 +132,7 @@ class Wishes:
         self._naming: Final = naming
         self._there: Final = Paths(naming) if keep else None
         self._begun: Final[dict[str, _Begun]] = {}
+        self._failures: Final[dict[str, ClientError]] = {}
 
     def begin(self, digests: Iterator[Digest]) -> Digest | None:
         """Begin with the next one that is wanted."""
@@ -176,6 +178,12 @@ class Wishes:
         del self._begun[digest.hex]
         self.observe(Failed(digest.hex, describe(error)))
 
-    def put_back(self, digest: Digest) -> None:
-        """Leave one that was begun to somebody else, who begins it again."""
+    def put_back(self, digest: Digest, failure: ClientError | None = None) -> None:
+        """Leave one that was begun to somebody else, who begins it again; `failure` is what a try has ended with."""
         del self._begun[digest.hex]
+        if failure is not None:
+            self._failures[digest.hex] = failure
+
+    def take_failure(self, digest: Digest) -> ClientError | None:
+        """Tell, once, what the try has ended with that whoever had it before has made."""
+        return self._failures.pop(digest.hex, None)
