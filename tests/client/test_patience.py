@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from pystor.client import BadContent, Client, Retry, Unavailable
+from pystor.client.away import Away
 from pystor.client.express import USUAL
 from pystor.client.retry import Tries
+from pystor.client.servers import Server as Address
 from tests.client.conftest import sha
 from tests.client.scripted import Scripted, busy, good
 from tests.client.test_commands import Shell
@@ -94,3 +99,69 @@ def test_of_all_who_were_asked_the_longest_wish_is_heeded(first: bool) -> None:
     assert tries.after(wish[tries.target]) == 0
     assert tries.after(wish[tries.target]) == 7
     assert [tries.after(Unavailable("c")) < 1 for _ in order] == [True, True]  # it was for that time
+
+
+# A server that is away
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A server whose machine drops packets: its queue of connections is full."""
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def hangs() -> Iterator[str]:
+    """A server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["drops packets", "hangs"])
+@pytest.mark.parametrize("verb", ["get", "head", "put"])
+def test_a_server_that_is_away_costs_its_patience_once_and_not_for_each_blob(
+    monkeypatch: pytest.MonkeyPatch, kind: str, verb: str
+) -> None:
+    monkeypatch.setattr("pystor.client.aio.PROMPT", 0.3)
+    by_name = {sha(content): content for content in (b"blob %d" % number for number in range(40))}
+    with (
+        black_hole() if kind == "drops packets" else hangs() as away,
+        Scripted(lambda _, path: good(by_name[path[1:]] if verb == "get" else b"")) as there,
+        Client([there.url, away], timeout=9 if kind == "drops packets" else 0.3) as client,
+    ):
+        began = time.monotonic()
+        for name, content in by_name.items():
+            match verb:
+                case "get":
+                    assert client.get(name) == content
+                case "head":
+                    client.head(name)
+                case "put":
+                    client.put(content)
+        assert time.monotonic() - began < 2
+
+
+def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    servers, away = [Address(f"http://host{number}") for number in range(3)], Away()
+    first, second, third = servers
+    assert away.last(servers) == servers
+    away.note(f"{first.url}/name")
+    assert away.last(servers) == [second, third, first]
+    away.note(f"{second.url}/name")
+    assert away.last(servers) == [third, first, second]
+    away.back(f"{first.url}/another")
+    assert away.last(servers) == [first, third, second]
+    now += 11
+    assert away.last(servers) == servers

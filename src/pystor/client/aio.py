@@ -10,6 +10,7 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
+from pystor.client.away import Away
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, NotFound, Refused, garbled
 from pystor.client.express import Express
@@ -17,7 +18,7 @@ from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
 from pystor.client.saving import SYNCED, Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
-from pystor.client.small import SMALL, Small
+from pystor.client.small import PROMPT, SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.upload import Content, Parcel, Upload, parcel, small
 from pystor.client.values import Blob, Status, Stored
@@ -68,11 +69,14 @@ class AsyncClient:
         self._timeout = timeout
         self._connected: Transport | None = None
         self._express = Express(timeout)
+        self._away = Away()
 
     @property
     def _transport(self) -> Transport:
         if self._connected is None:
-            self._connected = Transport(self._timeout)
+            others = len(self.servers) > 1 or self._bucket is not None
+            prompt = min(self._timeout, PROMPT) if others else self._timeout
+            self._connected = Transport(self._timeout, prompt, self._away)
         return self._connected
 
     async def close(self) -> None:
@@ -122,12 +126,13 @@ class AsyncClient:
     ) -> Blob:
         """Download a blob to a path, as `get` does; `failed` is what a first try has ended with, if one was made."""
         digest = _digest(name)
-        quick = failed or await self._quickly(digest, observe)
+        order = self._order(digest, failed)
+        quick = failed or await self._quickly(digest, order[0], observe)
         if isinstance(quick, _Quick):
             save(path, quick.content, quick.blob.modified)
             return quick.blob
         with Draft(path) as draft:
-            blob = await self._slowly(digest, draft, observe, quick)
+            blob = await self._slowly(digest, order, draft, observe, quick)
             if blob.size >= SYNCED:
                 await asyncio.to_thread(draft.sync)
             draft.keep(blob.modified)
@@ -143,28 +148,35 @@ class AsyncClient:
     ) -> Blob:
         """Download a blob into anything that takes pieces and can begin anew; `failed` is as in `save`."""
         digest = _digest(name)
-        quick = failed or await self._quickly(digest, observe)
+        order = self._order(digest, failed)
+        quick = failed or await self._quickly(digest, order[0], observe)
         if isinstance(quick, _Quick):
             sink.write(quick.content)
             return quick.blob
-        return await self._slowly(digest, sink, observe, quick)
+        return await self._slowly(digest, order, sink, observe, quick)
 
     async def _slowly(
-        self, digest: Digest, sink: Sink, observe: Callable[[int, int | None], None], failed: ClientError | None
+        self,
+        digest: Digest,
+        order: Sequence[Server],
+        sink: Sink,
+        observe: Callable[[int, int | None], None],
+        failed: ClientError | None,
     ) -> Blob:
-        tries = Tries(self._retry, self._sources(digest))
+        tries = Tries(self._retry, self._sources(digest, order))
         if failed is not None:
             await asyncio.sleep(tries.after(failed))
         blob = await Download(self._transport, digest, tries, observe).into(sink)
         self._express.note(blob.size)
         return blob
 
-    async def _quickly(self, digest: Digest, observe: Callable[[int, int | None], None]) -> _Quick | ClientError | None:
+    async def _quickly(
+        self, digest: Digest, server: Server, observe: Callable[[int, int | None], None]
+    ) -> _Quick | ClientError | None:
         """Bring a blob that is expected to be small, as those before it were; else it has to come the long way.
 
         An error is what a first try has ended with; None was no try.
         """
-        server = self._first(digest)
         if self._bucket is not None or not self._express.serves(server):
             return None
         small = await self._express.get(server, digest)
@@ -176,8 +188,10 @@ class AsyncClient:
         observe(size, size)
         return _Quick(small.content, Blob(digest, size, small.modified, server.url))
 
-    def _first(self, digest: Digest) -> Server:
-        return self.servers[0] if len(self.servers) == 1 else ranked(self.servers, digest)[0]
+    def _order(self, digest: Digest, failed: ClientError | None = None) -> Sequence[Server]:
+        """Tell who is asked for a blob, the best first: if that was tried, the one that has failed is that still."""
+        order = ranked(self.servers, digest)
+        return order if failed is not None else self._away.last(order)
 
     async def stream(self, name: Name) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised.
@@ -185,21 +199,21 @@ class AsyncClient:
         A loop that is left early wants `contextlib.aclosing` around it.
         """
         digest = _digest(name)
-        tries = Tries(self._retry, self._sources(digest))
+        tries = Tries(self._retry, self._sources(digest, self._order(digest)))
         async with aclosing(Download(self._transport, digest, tries, ignore).chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _sources(self, digest: Digest) -> list[Source]:
-        sources = [Source(f"{server.url}/{digest.hex}", server) for server in ranked(self.servers, digest)]
-        if self._bucket is not None:
-            sources.insert(0, Source(self._bucket.locate(digest)))
-        return sources
+    def _sources(self, digest: Digest, order: Sequence[Server]) -> Sequence[Source]:
+        sources = [Source(f"{server.url}/{digest.hex}", server) for server in order]
+        if self._bucket is None:
+            return sources
+        return self._away.last([Source(self._bucket.locate(digest)), *sources])
 
     async def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
         digest = _digest(name)
-        tries = Tries(self._retry, ranked(self.servers, digest))
+        tries = Tries(self._retry, self._order(digest))
         while True:
             server = tries.target
             try:
@@ -230,19 +244,21 @@ class AsyncClient:
             return await self._send(ready, observe)
 
     async def _send(self, ready: Parcel, observe: Callable[[int], None]) -> Stored:
-        quick = await self._quickly_sent(ready, observe)
+        order = self._order(ready.digest)
+        quick = await self._quickly_sent(ready, order[0], observe)
         if isinstance(quick, Stored):
             return quick
-        tries = Tries(self._retry, ranked(self.servers, ready.digest))
+        tries = Tries(self._retry, order)
         if quick is not None:
             await asyncio.sleep(tries.after(quick))
         stored = await Upload(self._transport, ready, tries, observe).send()
         self._express.note(ready.size)
         return stored
 
-    async def _quickly_sent(self, ready: Parcel, observe: Callable[[int], None]) -> Stored | ClientError | None:
+    async def _quickly_sent(
+        self, ready: Parcel, server: Server, observe: Callable[[int], None]
+    ) -> Stored | ClientError | None:
         """Send a small blob as those before it were sent; else, as in `_quickly`, it has to go the long way."""
-        server = self._first(ready.digest)
         if ready.content is None or ready.size > SMALL or not self._express.serves(server):
             return None
         answer = await self._express.post(server, ready.digest, ready.content)

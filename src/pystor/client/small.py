@@ -25,8 +25,10 @@ from pystor.digest import Digest
 SMALL: Final = 64 << 10
 """Bytes up to which a blob is small."""
 
+PROMPT: Final = 3.0
+"""Seconds in which a connection is made, or not at all."""
+
 _MOST: Final = 64 << 10  # bytes that are received at once
-_PROMPT: Final = 3.0  # seconds in which a connection is made, or not at all
 _HEAD: Final = 16 << 10  # bytes of a head that is none any more
 _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n%b"
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
@@ -159,7 +161,7 @@ class Line:
     def connect(self, patience: float) -> socket.socket:
         """Make a connection, and wait for it; raises `OSError`."""
         try:
-            return socket.create_connection(self._address, min(patience, _PROMPT))
+            return socket.create_connection(self._address, min(patience, PROMPT))
         except UnicodeError:
             raise OSError(errno.EINVAL, "this is no name of a host") from None
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 import pycurl
 
 from pystor import __version__
+from pystor.client.away import Away
 from pystor.client.errors import ClientError, Refused, Unavailable, late, of_answer
 from pystor.client.outgoing import Outgoing
 from pystor.client.servers import Server
@@ -216,8 +217,13 @@ class Exchange:
         return self.ask.server.url if self.ask.server else self.ask.url
 
     @property
+    def failed(self) -> bool:
+        """Whether the connection failed, or nothing moved on it for too long."""
+        return self._stalled or self._failure is not None
+
+    @property
     def status(self) -> int:
-        """The status of the last answer: interim ones and redirections come before it."""
+        """The status of the last answer, 0 while none has begun: interim ones and redirections come before it."""
         return int(self.curl.getinfo(pycurl.RESPONSE_CODE))
 
     def field(self, name: str) -> str | None:
@@ -268,8 +274,11 @@ def _kind(ask: Ask) -> object:
 class Transport:
     """The connections of one client, kept from request to request. `patience`: seconds in which a byte has to move."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, prompt: float, away: Away) -> None:
+        """Take the seconds in which a connection is made, or not at all, and where those are noted who are away."""
         self._patience = patience
+        self._prompt = prompt
+        self._away = away
         self._period = min(_TICK, patience / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
@@ -294,6 +303,10 @@ class Transport:
         future = self._running.pop(exchange, None)
         if future is None:
             return
+        if exchange.status:
+            self._away.back(exchange.ask.url)
+        elif exchange.failed:
+            self._away.note(exchange.ask.url)
         if not future.done():
             self._multi.remove_handle(exchange.curl)
         elif not exchange.ask.offset:  # the next one may want the beginning
@@ -331,7 +344,7 @@ class Transport:
         curl.setopt(curl.BUFFERSIZE, _PIECE)
         curl.setopt(curl.UPLOAD_BUFFERSIZE, _PIECE)
         curl.setopt(curl.HTTP_VERSION, curl.CURL_HTTP_VERSION_1_1)
-        curl.setopt(curl.CONNECTTIMEOUT_MS, max(1, int(self._patience * 1000)))
+        curl.setopt(curl.CONNECTTIMEOUT_MS, max(1, int(self._prompt * 1000)))
         curl.setopt(curl.PROTOCOLS, curl.PROTO_HTTP | curl.PROTO_HTTPS)
         curl.setopt(curl.REDIR_PROTOCOLS, curl.PROTO_HTTP | curl.PROTO_HTTPS)
         curl.setopt(curl.FOLLOWLOCATION, 1)
