@@ -47,6 +47,8 @@ class AsyncClient:
     `user` and `password` are for servers whose URL names none. Nothing is waited for longer than `timeout` seconds
     in which no byte moves, and a second more for each 100 MB of an upload. `bucket` is read first. Use it in an
     `async with`, or call `close`.
+
+    It belongs to the event loop in which it is used first; in another one its verbs raise `RuntimeError`.
     """
 
     def __init__(
@@ -68,22 +70,43 @@ class AsyncClient:
         self._bucket = bucket
         self._timeout = timeout
         self._connected: Transport | None = None
-        self._express = Express(timeout)
+        self._bare = Express(timeout)
         self._away = Away()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @property
+    def _express(self) -> Express:
+        self._check_loop()
+        return self._bare
 
     @property
     def _transport(self) -> Transport:
+        self._check_loop()
         if self._connected is None:
             others = len(self.servers) > 1 or self._bucket is not None
             prompt = min(self._timeout, PROMPT) if others else self._timeout
             self._connected = Transport(self._timeout, prompt, self._away)
         return self._connected
 
+    def _check_loop(self) -> None:
+        if self._closed:
+            raise ValueError("the client is closed; make another")
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            if self._loop is not None:
+                raise RuntimeError("the client belongs to another event loop; make one in each, and close it there")
+            self._loop = loop
+
     async def close(self) -> None:
-        """Close all connections."""
-        self._express.close()
+        """Close all connections; whoever asks for anything from then on gets a `ValueError`."""
+        if self._closed:
+            return
+        self._check_loop()
+        self._closed = True
+        self._bare.close()
         if self._connected is not None:
             await self._connected.close()
+            self._connected = None
 
     async def __aenter__(self) -> Self:
         return self

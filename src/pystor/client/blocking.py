@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any, Self, TypeVar, overload
 
 from pystor.client.aio import AsyncClient, Name, Target, ignore
@@ -20,7 +22,8 @@ T = TypeVar("T")
 class Client:
     """The same verbs as `AsyncClient`, with the same arguments and errors; they return when they are done.
 
-    Any number of threads may use it at the same time. Use it in a `with`, or call `close`.
+    Any number of threads may use it at the same time. Use it in a `with`, or call `close`. It belongs to the process
+    in which it was made: in one that was forked from that its verbs raise `RuntimeError`, and another is to be made.
     """
 
     def __init__(
@@ -35,15 +38,22 @@ class Client:
     ) -> None:
         """Open no connection yet; raises `ValueError` when a URL is none."""
         self._client = AsyncClient(servers, user=user, password=password, timeout=timeout, retry=retry, bucket=bucket)
+        self._process = os.getpid()
+        self._open = True
+        self._changing = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stor-client", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Close all connections, and end the thread."""
-        if self._loop.is_closed():
+        """Close all connections, and end the thread; whoever asks, or waits, for anything gets a `ValueError`."""
+        if os.getpid() != self._process:
+            return  # the connections are those of the process that has the thread
+        with self._changing:
+            was_open, self._open = self._open, False
+        if not was_open:
             return
-        self._run(self._client.close())
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
@@ -55,12 +65,32 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def _end(self) -> None:
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._client.close()
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._begin(work)
         try:
             return future.result()
+        except CancelledError:
+            raise ValueError("the client was closed meanwhile") from None
         finally:
             future.cancel()  # when this thread was interrupted; it does nothing to what is done
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if os.getpid() != self._process:
+            work.close()
+            raise RuntimeError("the client belongs to another process, whose thread does its work; make one in each")
+        with self._changing:  # what is begun before it is closed is cancelled then, and waits for nobody
+            if self._open:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise ValueError("the client is closed; make another")
 
     @overload
     def get(self, name: Name, *, observe: Callable[[int, int | None], None] = ...) -> bytes: ...
@@ -83,7 +113,8 @@ class Client:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
         finally:
-            self._run(pieces.aclose())
+            if self._open and os.getpid() == self._process:  # else there is nobody to do it, and nothing to be done
+                self._run(pieces.aclose())
 
     def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
