@@ -10,9 +10,11 @@ import random
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +38,8 @@ from pystor.client import (
     transport,
 )
 from pystor.client.retry import Tries
-from pystor.client.saving import SYNCED, Draft
+from pystor.client.saving import SYNCED, Draft, Memory
+from pystor.errors import StorError
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.neighbours.servers.proxy import Proxy
@@ -136,6 +139,67 @@ def test_a_garbled_blob_leaves_nothing_and_is_said_to_be_bad(server: Server, pro
             client.get(name, target)
     assert left_in(tmp_path) == []
     assert file.getvalue() == b""
+
+
+@pytest.mark.parametrize("name", ["no sha", sha(b"missing")])
+def test_an_open_file_that_nothing_was_written_to_stays_as_it_was(client: Client, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    with (tmp_path / "file").open("r+b") as file, pytest.raises(StorError):
+        client.get(name, file)
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+class Takes(io.RawIOBase):
+    """An open file that tells of each write what it was told to tell."""
+
+    def __init__(self, *tells: int | None) -> None:
+        self.tells = list(tells)
+        self.came = b""
+
+    def write(self, piece: Any) -> int | None:
+        told = self.tells.pop(0)
+        self.came += bytes(piece[:told])
+        return told
+
+
+def test_a_file_that_takes_a_part_is_given_the_rest(server: Server, client: Client) -> None:
+    (name,) = lay(server, b"content")
+    file: Any = Takes(3, 1, 3)
+    client.get(name, file)
+    assert file.came == b"content"
+
+
+def test_a_file_that_says_nothing_has_taken_all(server: Server, client: Client) -> None:
+    (name,) = lay(server, b"content")
+    file: Any = SimpleNamespace(came=b"", seekable=lambda: False)
+    file.write = lambda piece: setattr(file, "came", file.came + piece)
+    client.get(name, file)
+    assert file.came == b"content"
+
+
+@pytest.mark.parametrize("tells", [None, 0])
+def test_a_file_that_takes_nothing_now_is_an_error(server: Server, client: Client, tells: int | None) -> None:
+    """A pipe that does not wait says so; it would be asked again and again."""
+    (name,) = lay(server, b"content")
+    file: Any = Takes(3, tells)
+    with pytest.raises(BlockingIOError):
+        client.get(name, file)
+
+
+def test_bytes_are_held_once() -> None:
+    memory, piece = Memory(), noise(1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(32):
+            memory.write(piece)
+        content, (_, peak) = memory.content, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert content == piece * 32
+    assert peak < 1.3 * len(content)
+    memory.restart()
+    memory.write(b"anew")
+    assert memory.content == b"anew"
 
 
 def test_the_last_piece_of_a_garbled_stream_is_held_back(server: Server, proxy: Proxy) -> None:

@@ -127,17 +127,20 @@ class AsyncClient:
     ) -> Blob | bytes:
         """Download a blob: to a path, where it appears whole or not at all; into an open file; or as bytes.
 
+        An open file is written from where it stands, and waited for; a `write` that tells nothing has taken all.
         Raises `NotFound`, `Unavailable`, `BadContent` or another `ClientError`, and `OSError` of the target; then
-        nothing of it is left. `observe` is told the bytes that have come, and the size, as it goes.
+        nothing of it is left: a file that was written to ends where it stood. `observe` is told the bytes that have
+        come, and the size, as it goes.
         """
+        digest = _digest(name)
         if to is None:
             memory = Memory()
-            await self.drop(name, memory, observe=observe)
+            await self.drop(digest, memory, observe=observe)
             return memory.content
         if isinstance(to, (str, os.PathLike)):
-            return await self.save(name, os.fspath(to), observe=observe)
+            return await self.save(digest, os.fspath(to), observe=observe)
         with given(to) as sink:
-            return await self.drop(name, sink, observe=observe)
+            return await self.drop(digest, sink, observe=observe)
 
     async def save(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from pystor import unnamed
 
@@ -98,15 +99,27 @@ class Given:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._start = file.tell() if file.seekable() else None
+        self._touched = False
 
     def write(self, piece: bytes) -> None:
-        """Append."""
+        """Append, however many calls it takes; raises `BlockingIOError` when the file does not wait for its reader.
+
+        A `write` that tells nothing has taken all, as files do that are none of Python's own.
+        """
+        self._touched = True
         rest = memoryview(piece)
         while rest:
-            rest = rest[self._file.write(rest) :]
+            taken: Any = self._file.write(rest)
+            if taken is None and not isinstance(self._file, io.RawIOBase):
+                return
+            if not taken:
+                raise BlockingIOError(errno.EAGAIN, "the file takes nothing now; give one that waits until it can")
+            rest = rest[taken:]
 
     def restart(self) -> None:
         """Cut off what was written; raises `io.UnsupportedOperation` if the file cannot do that."""
+        if not self._touched:
+            return
         if self._start is None:
             raise io.UnsupportedOperation("this file cannot be rewound, so what it got of a bad download stays")
         self._file.seek(self._start)
@@ -129,20 +142,20 @@ class Memory:
     """Bytes in memory."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._buffer = io.BytesIO()
 
     def write(self, piece: bytes) -> None:
         """Append."""
-        self._pieces.append(piece)
+        self._buffer.write(piece)
 
     def restart(self) -> None:
         """Begin anew."""
-        self._pieces.clear()
+        self._buffer = io.BytesIO()
 
     @property
     def content(self) -> bytes:
-        """All of it."""
-        return b"".join(self._pieces)
+        """All of it, which is not copied if nothing is written any more."""
+        return self._buffer.getvalue()
 
 
 class Nowhere:
