@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
 import os
 import pty
@@ -13,11 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pystor.client import Digest, progress
 from pystor.client.bulk import Totals
+from pystor.client.commands import verify
 from tests.client.conftest import lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
@@ -485,6 +489,32 @@ def test_verify_names_the_bad_files(shell: Shell) -> None:
     done = shell.run("stor", "verify", "out")
     assert (done.returncode, done.stderr) == (1, "1 good, 1 bad\n")
     assert done.stdout == f"out/{sha(bad).upper()}.dat: it is {sha(good)}\n"
+
+
+def test_verify_reads_files_only(shell: Shell) -> None:
+    os.mkfifo(shell.out / sha(b"nobody writes into it"))
+    (shell.out / sha(b"a link to nowhere")).symlink_to("nowhere")
+    done = shell.run("stor", "verify", "out")
+    assert (done.returncode, done.stderr) == (1, "0 good, 1 bad\n")
+    assert "No such file" in done.stdout
+
+
+def test_verify_tells_which_directory_it_cannot_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed, real = shell.out / "closed", os.scandir
+    closed.mkdir()
+
+    def refused(path: str) -> Any:
+        if path == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # root, who runs the tests at times, may read everything
+    assert verify.run(argparse.Namespace(directory=str(shell.out), verbose=False, json=False)) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{closed}: cannot be read: ")
+    assert said.err == "0 good, 1 bad\n"
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "tcsh"])

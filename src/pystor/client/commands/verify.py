@@ -8,9 +8,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Final
 
 from pystor.client.bulk import describe
@@ -22,7 +23,7 @@ _PIECE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one file; `why` is empty when it is good."""
+    """What became of one file, or of a directory that cannot be read; `why` is empty when it is good."""
 
     path: str
     why: str = ""
@@ -33,20 +34,23 @@ def run(given: argparse.Namespace) -> int:
     if not os.path.isdir(given.directory):
         raise ConfigError([f"{given.directory}: is no directory"])
     good = bad = 0
+    unread: list[OSError] = []
+    files = list(_files(given.directory, unread.append))
     with ThreadPoolExecutor() as pool:
-        for verdict in pool.map(_judge, list(_files(given.directory))):
+        for verdict in chain((_unread(error.filename, error) for error in unread), pool.map(_judge, files)):
             good, bad = good + (not verdict.why), bad + bool(verdict.why)
             _tell(verdict, verbose=given.verbose, as_json=given.json)
     print(f"{good:,} good, {bad:,} bad", file=sys.stderr)
     return 1 if bad else 0
 
 
-def _files(directory: str) -> Iterator[tuple[str, str]]:
-    for parent, directories, names in os.walk(directory):
+def _files(directory: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, str]]:
+    for parent, directories, names in os.walk(directory, onerror=onerror):
         directories.sort()
         for name in sorted(names):
-            if match := _NAME.fullmatch(name):
-                yield os.path.join(parent, name), match[1].lower()
+            path = os.path.join(parent, name)
+            if (match := _NAME.fullmatch(name)) and (os.path.isfile(path) or not os.path.exists(path)):
+                yield path, match[1].lower()  # no pipe or device, which nobody may write to; what has gone is told
 
 
 def _judge(file: tuple[str, str]) -> Verdict:
@@ -54,8 +58,12 @@ def _judge(file: tuple[str, str]) -> Verdict:
     try:
         real = _hash(path)
     except OSError as error:
-        return Verdict(path, f"cannot be read: {describe(error)}")
+        return _unread(path, error)
     return Verdict(path) if real == digest else Verdict(path, f"it is {real}")
+
+
+def _unread(path: str, error: OSError) -> Verdict:
+    return Verdict(path, f"cannot be read: {describe(error)}")
 
 
 def _hash(path: str) -> str:
