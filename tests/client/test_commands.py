@@ -192,6 +192,24 @@ def assert_all_come(shell: Shell, proxy: Proxy, contents: Sequence[bytes], names
     assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
 
 
+def test_no_more_come_at_once_than_files_may_be_open(shell: Shell, server: Server, proxy: Proxy) -> None:
+    """Large ones: each is a connection and a file for a while. The hard limit is 64 then, as well as the soft one."""
+    names = lay(server, *(noise(100_000 + n) for n in range(100)))
+    proxy.delay = 0.05
+    limited = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *SCRIPTS["stor"], "get", "--max", "60", "--attempts", "1"]
+    done = subprocess.run(
+        [*limited, "out"],
+        cwd=shell.directory,
+        env=shell.environment | {"STOR_URL": proxy.endpoint},
+        input="\n".join(names),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )

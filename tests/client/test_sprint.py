@@ -281,12 +281,14 @@ def test_what_came_while_nobody_looked_is_not_late(server: Server, proxy: Proxy,
 def test_there_are_not_more_connections_than_descriptors(
     server: Server, proxy: Proxy, out: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    raised = list[tuple[int, int]]()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (35, 40))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
     contents = [noise(100 + n) for n in range(60)]
     names, out.at_once = lay(server, *contents), 1000
     assert out.get([proxy.endpoint], names) == []
     assert_came(out, names, contents)
-    assert proxy.connections == 8
+    assert (proxy.connections, raised) == (8, [(40, 40)])
 
 
 def test_a_name_of_no_host_is_nobody_s(out: Run) -> None:

@@ -7,7 +7,6 @@ that way: large ones, bad ones, what is missing, and all that is left when a ser
 
 from __future__ import annotations
 
-import resource
 import select
 import socket
 import time
@@ -17,7 +16,7 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 
-from pystor.client.bulk import AHEAD, PERIOD, taken
+from pystor.client.bulk import AHEAD, PERIOD, fitting, taken
 from pystor.client.errors import ClientError, garbled, late
 from pystor.client.servers import Server, ranked
 from pystor.client.small import Line, Small, Unusual, is_for_us, receive
@@ -29,7 +28,6 @@ _MAKE_UP: Final = 8  # that come make up for one that was lost: each of those co
 _MOST_LEFT: Final = 1000
 _LONGEST: Final = 10.0  # seconds for which what was left waits for the others
 _ASLEEP: Final = 1.0  # seconds in which nothing was looked at; what came meanwhile is not late
-_SPARE: Final = 32  # descriptors for whatever else is open
 
 
 class _Lane:
@@ -81,7 +79,7 @@ class Sprint:
         self._servers: Final = servers
         self._endpoints: Final = {server.url: _Endpoint(server) for server in servers}
         self._wishes: Final = wishes
-        self._at_once: Final = min(at_once, max(1, _descriptors() // len(servers)))
+        self._at_once: Final = fitting(at_once, len(servers))
         self._patience: Final = patience
         self._poll: Final = select.poll()
         self._source: int | None = None  # what is listened to for input
@@ -247,9 +245,3 @@ class Sprint:
             elif lane.since < last:
                 self._drop(lane, late(lane.endpoint.line.server.url, self._patience))
         meanwhile()
-
-
-def _descriptors() -> int:
-    """Tell how many sockets may be open."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most - _SPARE if most > 0 else AHEAD
