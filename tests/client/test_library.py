@@ -557,7 +557,7 @@ def test_an_upload_is_one_wherever_it_is_led(status: int, size: int) -> None:
 
     with Scripted(script) as site, Client(site.url, retry=QUICK) as client:
         assert client.put(content).paths == ("a", "b")
-        assert site.asked[-1] == ("POST", f"/there/{sha(content)}", content)
+        assert site.asked[-1][:3] == ("POST", f"/there/{sha(content)}", content)
 
 
 @pytest.mark.parametrize("size", [10, 3 << 20])

@@ -17,7 +17,7 @@ from pystor.client.express import USUAL
 from pystor.client.retry import Tries
 from pystor.client.servers import Server as Address
 from tests.client.conftest import sha
-from tests.client.scripted import Scripted, busy, good
+from tests.client.scripted import Asked, Scripted, answer, busy
 from tests.client.test_commands import Shell
 from tests.client.test_library import noise
 from tests.support.server import Server
@@ -32,12 +32,12 @@ def shell(server: Server, tmp_path: Path) -> Shell:
 def test_bad_content_ends_the_tries_however_much_of_it_came(size: int) -> None:
     content = noise(size)
     with (
-        Scripted(lambda *_: good(content)) as bad,
+        Scripted(lambda _: answer(200, content)) as bad,
         Client(bad.url, retry=Retry(3, 0.01)) as client,
         pytest.raises(BadContent),
     ):
         client.get(sha(b"another"))
-    assert len(bad.times) == 3
+    assert len(bad.asked) == 3
 
 
 # How often, and when
@@ -51,26 +51,26 @@ def run(shell: Shell, server: Scripted, *words: str) -> int:
 
 @pytest.mark.parametrize("attempts", [1, 3])
 @pytest.mark.parametrize(
-    "answer",
-    [busy(), busy(status=429), good(b"garbled"), b"", b"HTTP/1.1 500 No\r\n"],
-    ids=["503", "429", "garbled", "none", "half"],
+    "said",
+    [busy(), busy(status=429), answer(200, b"garbled"), b"H", b"HTTP/1.1 500 No\r\n"],
+    ids=["503", "429", "garbled", "a letter", "half"],
 )
-def test_a_command_asks_as_often_as_it_was_told(shell: Shell, attempts: int, answer: bytes) -> None:
-    with Scripted(lambda *_: answer) as server:
+def test_a_command_asks_as_often_as_it_was_told(shell: Shell, attempts: int, said: bytes) -> None:
+    with Scripted(lambda _: said) as server:
         assert run(shell, server, "--attempts", str(attempts), sha(b"blob")) == 1
-    assert len(server.times) == attempts
+    assert len(server.asked) == attempts
 
 
 def test_a_command_asks_again_when_the_server_wishes(shell: Shell) -> None:
-    with Scripted(lambda number, _: good(b"blob") if number else busy(1)) as server:
+    with Scripted(lambda asked: answer(200, b"blob") if asked.number else busy(1)) as server:
         assert run(shell, server, sha(b"blob")) == 0
     assert [pause >= 1 for pause in server.pauses] == [True]
 
 
 def test_a_date_in_the_wish_is_one_to_come(shell: Shell) -> None:
     at = formatdate(time.time() + 2, usegmt=True)
-    later = f"HTTP/1.1 503 Busy\r\nRetry-After: {at}\r\nContent-Length: 0\r\n\r\n".encode()
-    with Scripted(lambda number, _: good(b"blob") if number else later) as server:
+    later = answer(503, b"", f"Retry-After: {at}")
+    with Scripted(lambda asked: answer(200, b"blob") if asked.number else later) as server:
         assert run(shell, server, sha(b"blob")) == 0
     assert [0.8 <= pause < 3 for pause in server.pauses] == [True]
 
@@ -79,15 +79,15 @@ def test_a_date_in_the_wish_is_one_to_come(shell: Shell) -> None:
 def test_the_first_try_of_a_small_one_in_a_row_counts_as_well(verb: str) -> None:
     """The blobs before it were small: this one is asked for over a connection of our own."""
 
-    def answer(number: int, _: str) -> bytes:
-        return good(b"blob") if number < USUAL else busy(1)
+    def script(asked: Asked) -> bytes:
+        return answer(200, b"blob") if asked.number < USUAL else busy(1)
 
-    with Scripted(answer) as server, Client(server.url, retry=Retry(2, 0.01)) as client:
+    with Scripted(script) as server, Client(server.url, retry=Retry(2, 0.01)) as client:
         for _ in range(USUAL):
             client.get(sha(b"blob"))
         with pytest.raises(Unavailable, match="Busy"):
             client.get(sha(b"blob")) if verb == "get" else client.put(b"blob")
-        assert len(server.times) == USUAL + 2
+        assert len(server.asked) == USUAL + 2
         assert server.pauses[-1] >= 1
 
 
@@ -132,9 +132,17 @@ def test_a_server_that_is_away_costs_its_patience_once_and_not_for_each_blob(
 ) -> None:
     monkeypatch.setattr("pystor.client.aio.PROMPT", 0.3)
     by_name = {sha(content): content for content in (b"blob %d" % number for number in range(40))}
+
+    def script(asked: Asked) -> bytes:
+        return (
+            answer(201, b'["there"]')
+            if verb == "put"
+            else answer(200, b"" if verb == "head" else by_name[asked.path[1:]])
+        )
+
     with (
         black_hole() if kind == "drops packets" else hangs() as away,
-        Scripted(lambda _, path: good(by_name[path[1:]] if verb == "get" else b"")) as there,
+        Scripted(script) as there,
         Client([there.url, away], timeout=9 if kind == "drops packets" else 0.3) as client,
     ):
         began = time.monotonic()
