@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from pystor.marker import Marker
 from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
 
-_BRANCH: Final = re.compile(r"[0-9A-F]{2}")
 _NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 _LARGEST_RESERVE: Final = 64 << 20
@@ -74,13 +72,30 @@ class Directory:
 
     # Identity
 
-    def attach(self) -> Marker:
-        """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it is said that the storage needs no mount of its own."""
+        return self._require_mount is False
+
+    def look(self) -> Marker | None:
+        """Read the marker of what is in the storage's place, and touch nothing; None: it has none."""
         try:
             os.stat(self.root)
             found = marker.read(self.root)
-            self._refuse_bare_mount_point(found)
+            if found is not None:
+                self._refuse_bare_mount_point(found)
+        except OSError as error:
+            raise StorageError.from_os(self.root, "attach", error) from error
+        except ValueError as error:
+            raise StorageError(self.root, "attach", str(error)) from error
+        return found
+
+    def attach(self) -> Marker:
+        """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
+        found = self.look()
+        try:
             if found is None:
+                self._refuse_bare_mount_point(None)
                 raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
             if self._marker is not None and found.replica_set != self._marker.replica_set:
@@ -94,8 +109,6 @@ class Directory:
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
-        except ValueError as error:
-            raise StorageError(self.root, "attach", str(error)) from error
         self._marker = found
         self._known = known
         return found
@@ -232,7 +245,7 @@ class Directory:
         """Go through all blobs that have a replica here, in the order of their digests."""
         try:
             self._guard()
-            for leaf in _leaves(self.root, 3):
+            for leaf in tree.leaves(self.root):
                 for name in sorted(os.listdir(leaf)):
                     with suppress(MalformedDigest):
                         yield Digest.parse(name.removesuffix(".dat"))
@@ -326,16 +339,6 @@ class Directory:
             yield Entries(f"{self.root}/{tree.QUEUES[queue]}")
         except OSError as error:
             raise StorageError.from_os(self.root, f"queue {queue}", error) from error
-
-
-def _leaves(directory: str, depth: int) -> Iterator[str]:
-    """Go through the directories `AA/BB/CC`."""
-    if depth == 0:
-        yield directory
-        return
-    for name in sorted(os.listdir(directory)):
-        if _BRANCH.fullmatch(name):
-            yield from _leaves(f"{directory}/{name}", depth - 1)
 
 
 def _identify(info: os.stat_result) -> _Identity:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from pystor import marker
+from pystor import census
 from pystor.blob import UNKNOWN_ROOM, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.directory import Directory
 from pystor.errors import NeighbourError, StorageError
+from pystor.identity import Verdict
 from pystor.wiring import Neighbour
 
 _PATIENCE: Final = 10.0
@@ -41,10 +42,12 @@ async def examine(
     A storage has `patience` seconds to answer. Returns how many are not well.
     """
     ill = 0
+    verdicts = census.take([[storage for storage in each if isinstance(storage, Directory)] for each in sets])
     for storages in sets:
         for storage in storages:
             began = time.perf_counter()
-            well, line = await _ask_storage(storage, storages, patience)
+            verdict = verdicts[storage] if isinstance(storage, Directory) else None
+            well, line = await _ask_storage(storage, verdict, patience)
             tell(_line(storage.root, line, began, well=well))
             ill += not well
     for name, neighbour in neighbours.items():
@@ -55,33 +58,28 @@ async def examine(
     return ill
 
 
-async def _ask_storage(storage: Storage, its_set: Sequence[Storage], patience: float) -> tuple[bool, str]:
+async def _ask_storage(storage: Storage, verdict: Verdict | None, patience: float) -> tuple[bool, str]:
     member = Bulkhead(storage)
     try:
-        return True, await member.run(_ask, storage, its_set, deadline=patience)
+        return True, await member.run(_ask, storage, verdict, deadline=patience)
     except StorageError as error:
         return False, f"{error.operation}: {_with_advice(error, local=isinstance(storage, Directory))}"
     finally:
         member.stop()
 
 
-def _ask(storage: Storage, its_set: Sequence[Storage]) -> str:
-    if isinstance(storage, Directory) and _is_new(its_set):
-        storage.try_out()
-        return "written, read and removed; the first start makes it a storage"
+def _ask(storage: Storage, verdict: Verdict | None) -> str:
+    if verdict is not None and verdict.seen.fault is None:  # to attach it tells more of a fault
+        if verdict.refusal is not None:
+            raise StorageError(storage.root, "attach", verdict.refusal)
+        if verdict.new and isinstance(storage, Directory):
+            storage.try_out()
+            return "written, read and removed; the first start makes it a storage"
     storage.attach()
     storage.probe()
     space = storage.check()
     done = "written, read and removed" if storage.writable else "read (it is read-only)"
     return done if space == UNKNOWN_ROOM else f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free"
-
-
-def _is_new(storages: Sequence[Storage]) -> bool:
-    """Tell whether no directory of a set was a storage before: the start will adopt them."""
-    try:
-        return all(marker.read(storage.root) is None for storage in storages if isinstance(storage, Directory))
-    except (OSError, ValueError):  # to attach it tells more
-        return False
 
 
 def _with_advice(error: StorageError, *, local: bool) -> str:

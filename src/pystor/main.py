@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from pystor import __version__, doctor, wiring
+from pystor import __version__, census, doctor, wiring
 from pystor.adapters import logs
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
 from pystor.blob import UNKNOWN_ROOM
 from pystor.breaker import SharedSwitches
-from pystor.bulkhead import Bulkhead
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.config import Settings
 from pystor.copying import copy
 from pystor.digest import Digest
@@ -24,8 +24,10 @@ from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.messages import typed
 from pystor.http.wire import Limits
+from pystor.identity import refuse_adoption
 from pystor.jobs import Queue
-from pystor.marker import Marker, is_mount, new_id
+from pystor.marker import new_id
+from pystor.patience import ask_all
 from pystor.pool import Pool
 from pystor.promotion import Promotion
 from pystor.tiers import Tiers
@@ -35,41 +37,46 @@ _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""
 
 
-def prepare(settings: Settings) -> list[str]:
-    """Adopt the storages that are new, before any worker starts; returns a line for each that is not usable.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of the storages before the start."""
 
-    A storage without a marker is new only if no other storage of its set has one: otherwise it is a mount point whose
-    disk is missing, or a replacement that an operator has to put in place deliberately.
-    """
+    adopted: list[str]
+    """The roots of those that are new."""
+    unusable: list[str]
+    """A line for each that is not used now; a server takes it in when it is as it should be."""
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Adopt the storages that are new, before any worker starts."""
+    sets = _directories(settings)
+    verdicts = census.take(sets)
+    new: dict[Directory, str] = {}
+    for group in sets:
+        new |= dict.fromkeys((storage for storage in group if verdicts[storage].new), new_id())
+    failures = dict.fromkeys(new, "no answer") | ask_all(lambda one: _adopt(one, new[one]), new, WRITE_DEADLINE)
+    refusals = {storage: failures.get(storage, verdict.refusal) for storage, verdict in verdicts.items()}
+    return Prepared(
+        [storage.root for storage in new if refusals[storage] is None],
+        [f"{storage.root}: {refusal}" for storage, refusal in refusals.items() if refusal is not None],
+    )
+
+
+def _directories(settings: Settings) -> list[list[Directory]]:
+    """Make the storages that are directories, by their replica sets."""
     return [
-        line
+        [wiring.directory_of(settings, place) for place in pair if isinstance(place, Path)]
         for pair in settings.storage_pairs
-        for line in _prepare_set([wiring.directory_of(settings, place) for place in pair if isinstance(place, Path)])
     ]
 
 
-def _prepare_set(storages: list[Directory]) -> list[str]:
-    problems: list[str] = []
-    known: list[str] = []
-    unmarked: list[Directory] = []
-    for storage in storages:
-        try:
-            known.append(storage.attach().replica_set)
-        except StorageError as error:
-            unmarked.append(storage)
-            problems.append(error.describe())
-    if known:
-        return problems
-    replica_set = new_id()
-    return [line for storage in unmarked for line in _adopt(storage, replica_set)]
-
-
-def _adopt(storage: Directory, replica_set: str) -> list[str]:
+def _adopt(storage: Directory, replica_set: str) -> str | None:
+    """Adopt a storage, or tell why that failed."""
     try:
         storage.adopt(replica_set)
     except StorageError as error:
-        return [error.describe()]
-    return []
+        return error.reason
+    return None
 
 
 def limits(settings: Settings) -> Limits:
@@ -208,27 +215,16 @@ def _has(storage: Directory, digest: Digest) -> bool:
 
 def adopt(settings: Settings, root: Path) -> None:
     """Make an empty disk the storage that is configured at its place; raises `StorageError`, and `ConfigError`."""
-    pair = next((pair for pair in settings.storage_pairs if root in pair), None)
-    if pair is None:
+    sets = _directories(settings)
+    storage = next((storage for group in sets for storage in group if storage.root == str(root)), None)
+    if storage is None:
         raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
-    others = [wiring.directory_of(settings, other) for other in pair if isinstance(other, Path) and other != root]
-    known = [found for found in map(_marker_of, others) if found is not None]
-    if (
-        settings.require_mount is None
-        and all(found.own_device for found in known)
-        and known
-        and not is_mount(str(root))
-    ):
-        line = f"{root}: is not mounted, as the others of its pair are: mount the disk (or set require_mount to false)"
-        raise ConfigError([line])
-    wiring.directory_of(settings, root).adopt(known[0].replica_set if known else new_id())
-
-
-def _marker_of(storage: Directory) -> Marker | None:
-    try:
-        return storage.attach()
-    except StorageError:
-        return None
+    verdicts = census.take(sets)
+    peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
+    refusal = refuse_adoption(verdicts[storage].seen, peers)
+    if refusal is not None:
+        raise ConfigError([f"{root}: {refusal}"])
+    storage.adopt(verdicts[storage].replica_set or new_id())
 
 
 async def examine(settings: Settings, tell: Callable[[str], None]) -> int:

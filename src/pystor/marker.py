@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -14,6 +16,9 @@ HOME: Final = ".stor"
 
 NAME: Final = f"{HOME}/storage.json"
 """The marker file, below the storage's root."""
+
+FSTAB: Final = "/etc/fstab"
+"""The system's table of what belongs where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,31 @@ def is_mount(root: str) -> bool:
     return here.st_dev != above.st_dev or here.st_ino == above.st_ino
 
 
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how the mount table writes white space
+def unmounted(root: str) -> str | None:
+    """Tell which directory, on the way to a root, has an entry in the system's table and nothing mounted there.
+
+    None when there is none. Raises `OSError`.
+    """
+    path = os.path.realpath(root)
+    points = set(_points())
+    return next((each for each in (path, *_above(path)) if each in points and not is_mount(each)), None)
+
+
+def _points() -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError), open(FSTAB, encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split()
+            if len(fields) > 1 and not line.lstrip().startswith("#"):
+                yield os.path.normpath(_unescaped(fields[1]))
+
+
+def _above(path: str) -> Iterator[str]:
+    while path != "/":
+        path = os.path.dirname(path)
+        yield path
+
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how the tables of mounts write white space
 _LOCAL_TYPES: Final = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
 )
@@ -94,8 +123,12 @@ def filesystem_of(root: str) -> str:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             before, _, after = line.partition(" - ")
-            point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), before.split()[4])
+            point = _unescaped(before.split()[4])
             inside = path == point or path.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(best):
                 best, kind = point, after.split()[0]
     return kind
+
+
+def _unescaped(field: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), field)

@@ -128,8 +128,15 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]])
     from pystor.main import build, limits, log_of, prepare
 
     log_of(settings)
+
     with _listener(settings) as listener:
-        _tell_warnings(prepare(settings))
+        prepared = prepare(settings)
+        _tell_warnings(prepared.unusable)
+
+        def announce(url: str) -> None:
+            _tell(*(f"{root}: no storage of its set had a marker: it is a new one" for root in prepared.adopted))
+            _announce(*introduction(url), f"listening on {url}")
+
         with directory() as shared:
             return serve(
                 partial(build, settings, str(shared)),
@@ -138,7 +145,7 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]])
                 workers=settings.workers,
                 limits=limits(settings),
                 shutdown_timeout=settings.shutdown_timeout,
-                announce=lambda url: _announce(*introduction(url), f"listening on {url}"),
+                announce=announce,
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pystor.temporary import TEMPORARIES
 QUARANTINE: Final = f"{marker.HOME}/quarantine"
 QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
 
+_BRANCH: Final = re.compile(r"[0-9A-F]{2}")
 _FRESH: Final = 600.0
 """Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
 
@@ -119,3 +121,13 @@ def alone(root_fd: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(root_fd, fcntl.LOCK_UN)
+
+
+def leaves(directory: str, depth: int = 3) -> Iterator[str]:
+    """Go through the directories `AA/BB/CC` below a root, in their order. Raises `OSError`."""
+    if depth == 0:
+        yield directory
+        return
+    for name in sorted(os.listdir(directory)):
+        if _BRANCH.fullmatch(name):
+            yield from leaves(f"{directory}/{name}", depth - 1)

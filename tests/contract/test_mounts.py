@@ -188,6 +188,31 @@ def test_a_storage_that_was_unmounted_before_the_start_is_told_from_a_new_one(
     assert everything_below(pairs[0][1]) == []
 
 
+def test_a_pair_whose_disks_are_all_missing_at_the_start_is_told_from_a_new_one(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
+) -> None:
+    (a, b), other = pairs_of(mounts, 2)
+    points = (mounts.bind(a), mounts.bind(b))
+    first, content = make_stor(pairs=[points, other], directory=tmp_path / "server"), fresh()
+    assert f"{points[0]}: no storage of its set had a marker: it is a new one" in first.server.stderr
+    place_on(points, content)
+    first.server.stop()
+    for point in points:
+        mounts.unmount(point)
+    second = make_stor(pairs=[points, other], directory=tmp_path / "server")
+
+    assert f"stor: warning: {points[1]}: is not mounted, as {other[0]} is: mount the disk" in second.server.stderr
+    assert "it is a new one" not in second.server.stderr
+    check_down(second, points[0])
+    assert second.get(content).status == 503
+    assert {second.store(fresh()).status for _ in range(5)} <= {201, 503}
+    assert [everything_below(point) for point in points] == [[], []]
+    for inner, point in zip((a, b), points, strict=True):
+        mounts.bind(inner, at=point)
+    assert settles(lambda: second.ask("GET", "/status").status == 200)
+    assert second.get(content).body == content
+
+
 def test_another_disk_in_the_place_of_a_storage_takes_nothing(make_stor: HouseFactory, mounts: Mounts) -> None:
     stor, content = make_stor(pairs=pairs_of(mounts)), fresh()
     stor.store(content)

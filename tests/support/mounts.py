@@ -37,6 +37,10 @@ class Mounts:
         """Mount an image that there is; it is taken away before what was mounted earlier."""
         return self._mount(None, "-o", f"loop,{options}", str(image))
 
+    def bind(self, directory: Path, *, at: Path | None = None) -> Path:
+        """Mount what a directory has at a second place."""
+        return self._mount(at, "--bind", str(directory))
+
     def remount(self, point: Path, options: str) -> None:
         """Change the options of a filesystem that is mounted."""
         subprocess.run(["mount", "-o", f"remount,{options}", str(point)], check=True, capture_output=True)

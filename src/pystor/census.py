@@ -1,0 +1,40 @@
+"""A look at all storages of a configuration at once, and what they are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from pystor import marker
+from pystor.directory import Directory
+from pystor.errors import StorageError
+from pystor.identity import Seen, Verdict, judge
+from pystor.patience import ask_all
+
+PATIENCE: Final = 2.0
+"""Seconds within which a storage has to show what it is."""
+
+
+def take(sets: Sequence[Sequence[Directory]], patience: float = PATIENCE) -> dict[Directory, Verdict]:
+    """Look at the storages of all replica sets; one that is silent for `patience` seconds could not be seen."""
+    storages = [storage for group in sets for storage in group]
+    seen = ask_all(_look, storages, patience)
+    silence = f"no answer within {patience:g} s"
+    looks = [[seen.get(storage) or Seen(storage.root, fault=silence) for storage in group] for group in sets]
+    return dict(zip(storages, judge(looks), strict=True))
+
+
+def _look(storage: Directory) -> Seen:
+    root = storage.root
+    try:
+        return Seen(
+            root,
+            storage.look(),
+            mounted=marker.is_mount(root),
+            unmounted=marker.unmounted(root),
+            may_be_plain=storage.may_be_plain,
+        )
+    except StorageError as error:
+        return Seen(root, fault=error.reason)
+    except OSError as error:
+        return Seen(root, fault=error.strerror or str(error))

@@ -1,0 +1,88 @@
+"""What is in the place of each storage: the one that was there, a new one, or an empty mount point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pystor.marker import FSTAB, HOME, Marker
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the place of a storage showed."""
+
+    root: str
+    marker: Marker | None = None
+    mounted: bool = False
+    """Whether it is a mount of its own."""
+    unmounted: str | None = None
+    """A directory on the way to it where the system's table says that a disk belongs, and none is."""
+    may_be_plain: bool = False
+    """Whether the configuration says that no mount is needed."""
+    fault: str | None = None
+    """Why nothing could be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a storage is taken for."""
+
+    seen: Seen
+    replica_set: str | None
+    """The set that it belongs to, as the markers say; None when no storage of the set has one."""
+    refusal: str | None
+    """Why it is not used as it is, and what to do."""
+
+    @property
+    def new(self) -> bool:
+        """Whether it was no storage before, and may become one."""
+        return self.refusal is None and self.seen.marker is None
+
+
+def judge(sets: Sequence[Sequence[Seen]]) -> list[Verdict]:
+    """Tell what the storages of all replica sets are, one after the other.
+
+    A storage without a marker is new only if none of its set has one, all of its set could be seen, and nothing says
+    that its disk is missing: who is not sure does not write.
+    """
+    disk = next((seen.root for group in sets for seen in group if seen.marker and seen.marker.own_device), None)
+    return [
+        Verdict(seen, _set_of(group), seen.fault or (None if seen.marker else _no_news(seen, group, disk)))
+        for group in sets
+        for seen in group
+    ]
+
+
+def _set_of(group: Sequence[Seen]) -> str | None:
+    return next((seen.marker.replica_set for seen in group if seen.marker), None)
+
+
+def _no_news(seen: Seen, group: Sequence[Seen], disk: str | None) -> str | None:
+    """Tell why a storage without a marker is not taken for a new one."""
+    if _set_of(group) is not None:
+        return f"has no {HOME} marker, as the others of its set have: mount the disk, or adopt it"
+    if (reason := bare(seen, disk)) is not None:
+        return reason
+    doubtful = next((other.root for other in group if other.fault or bare(other, disk)), None)
+    if doubtful is None:
+        return None
+    return f"has no {HOME} marker, and {doubtful} does not show whether it had one: mend that first, or adopt it"
+
+
+def bare(seen: Seen, disk: str | None) -> str | None:
+    """Tell why a directory seems to be a mount point whose disk is missing; `disk`: another storage that is a mount."""
+    if seen.marker or seen.mounted or seen.may_be_plain:
+        return None
+    if seen.unmounted is not None:
+        return f"nothing is mounted at {seen.unmounted}, which {FSTAB} names: mount it (or set require_mount to false)"
+    if disk is not None:
+        return f"is not mounted, as {disk} is: mount the disk; if it has none, adopt it (or set require_mount to false)"
+    return None
+
+
+def refuse_adoption(seen: Seen, peers: Sequence[Seen]) -> str | None:
+    """Tell why a directory is not to be adopted, though an operator says so, beside the others of its set."""
+    disks = [other.root for other in peers if other.marker and other.marker.own_device]
+    all_are_disks = disks and len(disks) == sum(other.marker is not None for other in peers)
+    return seen.fault or bare(seen, disks[0] if all_are_disks else None)

@@ -1,0 +1,130 @@
+"""What each storage is taken for at the start: the one that was there, a new one, or an empty mount point."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pystor import census, main, marker
+from pystor.config import Settings
+from pystor.directory import Directory
+from pystor.errors import ConfigError
+from pystor.identity import Seen, judge
+from pystor.marker import Marker
+from tests.rooms.tools import adopted
+
+DISK = Marker("1", "a set", own_device=True)
+PLAIN = Marker("2", "a set", own_device=False)
+
+
+def refusals(*sets: Sequence[Seen]) -> dict[str, str | None]:
+    """Why each storage is not used; None for those that are, and for those that are new."""
+    return {verdict.seen.root: verdict.refusal for verdict in judge(sets)}
+
+
+def new(*sets: Sequence[Seen]) -> list[str]:
+    """The storages that are taken for new ones."""
+    return [verdict.seen.root for verdict in judge(sets) if verdict.new]
+
+
+# The rule
+
+
+def test_a_set_without_any_marker_is_new() -> None:
+    assert new([Seen("/a"), Seen("/b")], [Seen("/c", mounted=True)]) == ["/a", "/b", "/c"]
+
+
+def test_what_has_a_marker_is_what_it_was_and_a_new_one_beside_it_is_not_adopted() -> None:
+    group = [Seen("/a", PLAIN), Seen("/b")]
+    assert new(group) == []
+    assert refusals(group) == {"/a": None, "/b": "has no .stor marker, as the others of its set have: " + MEND}
+
+
+MEND = "mount the disk, or adopt it"
+
+
+def test_a_directory_that_is_no_mount_is_not_new_where_any_other_storage_is_a_disk() -> None:
+    disks = [Seen("/c", DISK, mounted=True), Seen("/d", DISK, mounted=True)]
+    told = refusals([Seen("/a"), Seen("/b")], disks)
+    assert told["/a"] == (
+        "is not mounted, as /c is: mount the disk; if it has none, adopt it (or set require_mount to false)"
+    )
+    assert told["/b"] == told["/a"]
+    assert new([Seen("/a", mounted=True), Seen("/b", mounted=True)], disks) == ["/a", "/b"]
+    assert new([Seen("/a", may_be_plain=True)], disks) == ["/a"]
+    assert new([Seen("/a")], [Seen("/c", PLAIN)]) == ["/a"]
+
+
+def test_a_new_disk_is_not_adopted_beside_one_that_is_missing_or_silent() -> None:
+    disks = [Seen("/c", DISK, mounted=True)]
+    for doubtful in (Seen("/b"), Seen("/b", fault="no answer")):
+        assert new([Seen("/a", mounted=True), doubtful], disks) == []
+        assert "/b does not show" in (refusals([Seen("/a", mounted=True), doubtful], disks)["/a"] or "")
+
+
+def test_a_directory_where_the_system_has_a_disk_to_mount_is_not_new() -> None:
+    told = refusals([Seen("/a", unmounted="/a"), Seen("/b")])
+    assert told["/a"] == "nothing is mounted at /a, which /etc/fstab names: mount it (or set require_mount to false)"
+    assert told["/b"] is not None
+    assert new([Seen("/a", unmounted="/a", may_be_plain=True)]) == ["/a"]
+
+
+# The look
+
+
+def test_the_systems_table_tells_where_a_disk_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "fstab"
+    monkeypatch.setattr(marker, "FSTAB", str(table))
+    a, b = tmp_path / "a b" / "data", tmp_path / "b"
+    for directory in (a, b):
+        directory.mkdir(parents=True)
+    assert marker.unmounted(str(a)) is None
+    escaped = str(a.parent).replace(" ", "\\040")
+    table.write_text(f"# {b} {b}\n\nUUID=1 {escaped}/ ext4 defaults 0 2\nUUID=2 none swap sw 0 0\n/dev/x / ext4\n")
+
+    assert marker.unmounted(str(a)) == str(a.parent)
+    assert marker.unmounted(str(b)) is None
+    settings = Settings(storage_pairs=((a,), (b,)))
+    with pytest.raises(ConfigError, match=r"which .* names: mount it"):
+        main.adopt(settings, a)
+    prepared = main.prepare(settings)
+    assert prepared.adopted == [str(b)]
+    assert prepared.unusable == [
+        f"{a}: nothing is mounted at {a.parent}, which /etc/fstab names: mount it (or set require_mount to false)"
+    ]
+    assert list(a.iterdir()) == []
+    assert main.prepare(Settings(storage_pairs=((a,), (b,)), require_mount=False)).adopted == [str(a)]
+
+
+class Hanging(Directory):
+    """A storage that shows nothing before it is told to."""
+
+    healed: threading.Event
+
+    def look(self) -> Marker | None:
+        self.healed.wait(10)
+        return super().look()
+
+
+def test_a_storage_that_hangs_is_not_waited_for_and_the_others_are_seen(tmp_path: Path) -> None:
+    good, new_one = adopted(tmp_path / "a"), tmp_path / "c"
+    new_one.mkdir()
+    hanging = Hanging(str(tmp_path / "b"))
+    hanging.healed = threading.Event()
+    try:
+        verdicts = census.take([[good, hanging], [Directory(str(new_one))]], patience=0.1)
+    finally:
+        hanging.healed.set()
+    assert [verdict.refusal for verdict in verdicts.values()] == [None, "no answer within 0.1 s", None]
+    assert [verdict.new for verdict in verdicts.values()] == [False, False, True]
+
+
+def test_what_cannot_be_looked_at_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/.stor").write_bytes(b"")
+    prepared = main.prepare(Settings(storage_pairs=((tmp_path / "a", tmp_path / "b"),)))
+    assert prepared.adopted == []
+    assert prepared.unusable == [f"{tmp_path}/a: Not a directory", f"{tmp_path}/b: No such file or directory"]
