@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -647,6 +648,21 @@ def test_storages_of_a_pair_on_two_devices_are_not_warned_about(
     other = mounts.tmpfs(1 << 20)
     _, lines = load(write(tmp_path, {"storage_pairs": [[pair[0], str(other)]], "basic_auth": "a:b"}))
     assert lines == []
+
+
+def test_a_storage_that_nobody_may_look_at_is_a_warning(
+    warnings_of: Callable[..., list[str]], pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if path == pair[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    line = f"storage_pairs[0][0]: {pair[0]!r} cannot be looked at: Permission denied; mend the disk or its permissions"
+    assert warnings_of(storage_pairs=[[pair[0]], [pair[1]]]) == [line]
 
 
 # What is printed

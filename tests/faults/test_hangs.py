@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -123,3 +125,39 @@ def gets_a_blob(stor: House, faulty: FaultyStorage) -> bool:
     """Whether an upload went to the pair of the storage."""
     answer = stor.store(fresh())
     return answer.status == 201 and str(faulty.point).encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [(EVERYTHING_HANGS, "it does not answer within 2 s"), (Fault(error="EIO"), "Input/output error")],
+    ids=["hangs", "fails"],
+)
+def test_a_storage_that_hangs_or_fails_at_the_start_keeps_neither_the_server_nor_the_commands_from_starting(
+    stor: House, faulty: FaultyStorage, fault: Fault, why: str
+) -> None:
+    contents = [fresh() for _ in range(10)]
+    assert {stor.store(content).status for content in contents} == {201}
+    stor.server.stop()
+    with faulty.failing(fault):
+        check, repair = command(stor, "check-config"), command(stor, "repair")
+        stor.server.start()
+        assert {stor.get(content).status for content in contents} == {200}
+        assert stor.ask("GET", "/status").status == 503
+        warning = f"{str(faulty.point)!r} cannot be looked at: {why}; mend the disk or its permissions\n"
+        assert f"stor: warning: storage_pairs[0][1]: {warning}" in stor.server.stderr
+        assert f"stor: warning: {faulty.point}: " in stor.server.stderr
+        assert settles(lambda: said(stor, "check-config").endswith("\n}\n"))
+        assert settles(lambda: "could not be repaired" in said(stor, "repair"))
+    # The kernel lets nobody end who waits for an answer of such a filesystem.
+    assert (check.wait(10), repair.wait(10)) == (0, 1)
+    assert settles(lambda: stor.ask("GET", "/status").status == 200)
+
+
+def command(stor: House, name: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "pystor", name, "--config", str(stor.server.directory / "config.json")]
+    with (stor.server.directory / name).open("wb") as output:
+        return subprocess.Popen(words, stdout=output, stderr=output)
+
+
+def said(stor: House, name: str) -> str:
+    return (stor.server.directory / name).read_text()

@@ -6,7 +6,7 @@ import re
 
 from pystor.config.problems import Problems
 from pystor.config.settings import Settings
-from pystor.config.storages import Place, on_one_device
+from pystor.config.storages import Place
 
 
 def check(settings: Settings, problems: Problems) -> None:
@@ -23,19 +23,11 @@ def check(settings: Settings, problems: Problems) -> None:
 
 
 def _warn(settings: Settings, problems: Problems) -> None:
-    _check_devices(settings, problems)
     _check_writable(settings, problems)
     if settings.basic_auth is None:
         problems.warn("basic_auth", "missing, so every upload is refused with 401; give it as USER:PASSWORD")
     if settings.durability == "none":
         problems.warn("durability", "none: a power cut can lose acknowledged uploads; use fsync for real data")
-
-
-def _check_devices(settings: Settings, problems: Problems) -> None:
-    for index, pair in enumerate(settings.storage_pairs):
-        if on_one_device(pair):
-            line = "storages on one device: losing it loses more than one copy; put each on a disk of its own"
-            problems.warn(f"storage_pairs[{index}]", line)
 
 
 def _check_writable(settings: Settings, problems: Problems) -> None:

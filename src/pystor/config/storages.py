@@ -5,40 +5,89 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pystor.address import BucketAddress, parse_bucket_url
 from pystor.config.problems import Problems
 from pystor.config.values import Parser, listing
+from pystor.patience import ask_all
 
 Place: TypeAlias = Path | BucketAddress
 Pairs: TypeAlias = tuple[tuple[Place, ...], ...]
+_Looks: TypeAlias = Mapping[str, os.stat_result | OSError]
+
+_PATIENCE: Final = 2.0
+"""Seconds within which all directories have to be seen."""
+_SILENT: Final = OSError(errno.ETIMEDOUT, f"it does not answer within {_PATIENCE:g} s")
+_MISTAKES: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+"""What no disk that fails says: the configuration is wrong, or a directory was not made yet."""
 
 
-def place(value: object, where: str, problems: Problems) -> Place | None:
+def directory(value: object, where: str, problems: Problems) -> Path | None:
+    """Parse the absolute path of a directory. One that is not there is noted and returned all the same."""
+    return _directory(value, where, problems, looks=_look([value]))
+
+
+def pairs(value: object, where: str, problems: Problems) -> Pairs | None:
+    """Parse a list of lists of storages; empty ones, those listed twice and those on one device are noted.
+
+    All are looked at together: a disk that fails or hangs is a warning, and must not keep the others from serving.
+    """
+    given = [pair if isinstance(pair, list) else [] for pair in value] if isinstance(value, list) else []
+    looks = _look(path for pair in given for path in pair)
+    storages: Parser[tuple[Place, ...]] = listing(partial(_place, looks=looks), "a list of directories")
+    parsed = listing(partial(_pair, storages=storages), "a list of lists of directories")(value, where, problems)
+    if value == []:
+        problems.error(where, 'has no pair; list at least one, such as [["/mnt/data1", "/mnt/data2"]]')
+    _note_twice(given, where, problems, looks)
+    _note_one_device(given, where, problems, looks)
+    return parsed
+
+
+def _look(values: Iterable[object]) -> _Looks:
+    paths = {value for value in values if isinstance(value, str) and value.startswith("/") and _can_be_a_path(value)}
+    return dict.fromkeys(paths, _SILENT) | ask_all(_stat, paths, _PATIENCE)
+
+
+def _stat(path: str) -> os.stat_result | OSError:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        return error
+
+
+def _pair(
+    value: object, where: str, problems: Problems, *, storages: Parser[tuple[Place, ...]]
+) -> tuple[Place, ...] | None:
+    if value == []:
+        return problems.error(where, "the pair is empty; name its storages, or remove it")
+    return storages(value, where, problems)
+
+
+def _place(value: object, where: str, problems: Problems, *, looks: _Looks) -> Place | None:
     """Parse where a storage is: a directory, or a bucket as `s3://BUCKET/PREFIX?endpoint=http://HOST:PORT`."""
     if not isinstance(value, str) or not value.startswith("s3:"):
-        return directory(value, where, problems)
+        return _directory(value, where, problems, looks=looks)
     try:
         return parse_bucket_url(value)
     except ValueError as error:
         return problems.error(where, str(error))
 
 
-def directory(value: object, where: str, problems: Problems) -> Path | None:
-    """Parse the absolute path of a directory. One that is not there is noted and returned all the same."""
+def _directory(value: object, where: str, problems: Problems, *, looks: _Looks) -> Path | None:
     if not isinstance(value, str) or not value:
         return problems.wrong(where, "the absolute path of a directory", value)
     if not _can_be_a_path(value):
         return problems.error(where, f"{value!r} cannot be a path; write one without NUL and broken characters")
     if not value.startswith("/"):
         return problems.error(where, f"{value!r} is not absolute; write the whole path, from / on")
-    fault = _fault(value)
-    if fault is not None:
-        problems.error(where, f"{value!r} {fault}")
+    _note_fault(value, looks[value], where, problems)
     return Path(value)
 
 
@@ -49,60 +98,44 @@ def _can_be_a_path(value: str) -> bool:
         return False
 
 
-def _fault(path: str) -> str | None:
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "is not there; make the directory, or mount the disk"
-    except OSError as error:
-        return f"cannot be looked at: {error.strerror}; mend the disk or its permissions"
-    return None if stat.S_ISDIR(mode) else "is not a directory; name one"
+def _note_fault(path: str, look: os.stat_result | OSError, where: str, problems: Problems) -> None:
+    if not isinstance(look, OSError):
+        if not stat.S_ISDIR(look.st_mode):
+            problems.error(where, f"{path!r} is not a directory; name one")
+    elif look.errno in (errno.ENOENT, errno.ENOTDIR):
+        problems.error(where, f"{path!r} is not there; make the directory, or mount the disk")
+    else:
+        note = problems.error if look.errno in _MISTAKES else problems.warn
+        note(where, f"{path!r} cannot be looked at: {look.strerror}; mend the disk or its permissions")
 
 
-def pairs(value: object, where: str, problems: Problems) -> Pairs | None:
-    """Parse a list of lists of storages; empty ones and storages that are listed twice are noted."""
-    parsed = _pairs(value, where, problems)
-    if value == []:
-        problems.error(where, 'has no pair; list at least one, such as [["/mnt/data1", "/mnt/data2"]]')
-    if isinstance(value, list):
-        _note_twice(value, where, problems)
-    return parsed
-
-
-def _pair(value: object, where: str, problems: Problems) -> tuple[Place, ...] | None:
-    if value == []:
-        return problems.error(where, "the pair is empty; name its storages, or remove it")
-    return _storages(value, where, problems)
-
-
-def _note_twice(pairs_given: list[object], where: str, problems: Problems) -> None:
+def _note_twice(given: list[list[object]], where: str, problems: Problems, looks: _Looks) -> None:
     first: dict[object, str] = {}
-    for i, pair in enumerate(pairs_given):
-        for j, path in enumerate(pair if isinstance(pair, list) else []):
-            here = f"{where}[{i}][{j}]"
-            if not isinstance(path, str) or not path.startswith(("/", "s3://")) or not _can_be_a_path(path):
+    for i, pair in enumerate(given):
+        for j, path in enumerate(pair):
+            if not isinstance(path, str) or not (path in looks or path.startswith("s3://")):
                 continue
-            there = first.setdefault(_identity(path), here)
+            here = f"{where}[{i}][{j}]"
+            there = first.setdefault(_identity(path, looks), here)
             if there != here:
                 problems.error(here, f"{path!r} is the same storage as {there}; list each storage once")
 
 
-def _identity(path: str) -> object:
+def _identity(path: str, looks: _Looks) -> object:
     """Tell what two names of one storage have in common: symbolic links, `..` and bind mounts do not hide it."""
-    if path.startswith("s3://"):
+    look = looks.get(path)
+    if look is None:
         return path.partition("?")[0].rstrip("/")  # two of one name at different endpoints cannot be told apart
-    try:
-        status = os.stat(path)
-    except OSError:
-        return os.path.realpath(path)
-    return status.st_dev, status.st_ino
+    if isinstance(look, OSError):
+        return os.path.normpath(path) if look is _SILENT else os.path.realpath(path)
+    return look.st_dev, look.st_ino
 
 
-def on_one_device(pair: tuple[Place, ...]) -> bool:
-    """Tell whether several storages of a pair share one device, so that its loss loses more than one copy."""
-    devices = [path.stat().st_dev for path in pair if isinstance(path, Path)]
-    return len(set(devices)) < len(devices)
-
-
-_storages: Parser[tuple[Place, ...]] = listing(place, "a list of directories")
-_pairs = listing(_pair, "a list of lists of directories")
+def _note_one_device(given: list[list[object]], where: str, problems: Problems, looks: _Looks) -> None:
+    """Note a pair of which several storages share one device, so that its loss loses more than one copy."""
+    for index, pair in enumerate(given):
+        found = [looks.get(path) for path in pair if isinstance(path, str)]
+        devices = [look.st_dev for look in found if isinstance(look, os.stat_result)]
+        if len(set(devices)) < len(devices):
+            line = "storages on one device: losing it loses more than one copy; put each on a disk of its own"
+            problems.warn(f"{where}[{index}]", line)
