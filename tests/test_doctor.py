@@ -111,6 +111,15 @@ def test_a_disk_that_the_kernel_made_read_only_is_told(tmp_path: Path, mounts: M
     assert "Read-only file system: look at the kernel's log" in told[str(disk)][1]
 
 
+def test_a_disk_in_the_place_of_another_is_told(tmp_path: Path) -> None:
+    a, b = adopted(tmp_path / "a", "X"), adopted(tmp_path / "b", "Y")
+    status, told = doctor(tmp_path, {"storage_pairs": [[a.root, b.root]]})
+    assert status == 1
+    assert told[a.root][0] == "ok"
+    assert told[b.root][0] == "ILL"
+    assert f"is of another replica set than {a.root}: mount the right disk" in told[b.root][1]
+
+
 class Hanging(Directory):
     """A storage whose disk does not answer before it is told to."""
 

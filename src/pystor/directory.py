@@ -44,14 +44,16 @@ class Directory:
         durable: bool = True,
         reserve: int | None = None,
         require_mount: bool | None = None,
+        replica_set: str | None = None,
         local: bool | None = None,
         watch: Watch | None = None,
     ) -> None:
         """Describe a storage; nothing is touched yet.
 
         `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
-        its own (None: if it was one when it was adopted). `local`: whether it is a disk of this machine (None: as the
-        mount table says). `watch` tells when paths may lead elsewhere; without it, each miss looks at the marker.
+        its own (None: if it was one when it was adopted). `replica_set`: that of the disks which are taken for it
+        (None: that of the first one). `local`: whether it is a disk of this machine (None: as the mount table says).
+        `watch` tells when paths may lead elsewhere; without it, each miss looks at the marker.
         """
         self.root: Final = root
         self.writable: Final = writable
@@ -64,7 +66,7 @@ class Directory:
         self._closer: Final = Closer()
         self._prefix: Final = os.fsencode(root) + b"/"
         self._marker_path: Final = f"{root}/{marker.NAME}"
-        self._marker: Marker | None = None
+        self._replica_set = replica_set
         self._known: _Identity | None = None
         self._watch: Final = watch
         self.watched = False
@@ -98,8 +100,9 @@ class Directory:
                 self._refuse_bare_mount_point(None)
                 raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
-            if self._marker is not None and found.replica_set != self._marker.replica_set:
-                raise StorageError(self.root, "attach", "is another storage than before: mount the right disk")
+            if found.replica_set != (self._replica_set or found.replica_set):
+                than = "before" if self._known else "its replica set has"
+                raise StorageError(self.root, "attach", f"is another storage than {than}: mount the right disk")
             self.watched = self._watch is not None and self._watch.follow(self._marker_path)
             known = _identify(os.stat(self._marker_path))
             if self.writable:
@@ -109,7 +112,7 @@ class Directory:
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
-        self._marker = found
+        self._replica_set = found.replica_set
         self._known = known
         return found
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pystor.marker import FSTAB, HOME, Marker
+from pystor.marker import FSTAB, HOME, NAME, Marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +45,46 @@ def judge(sets: Sequence[Sequence[Seen]]) -> list[Verdict]:
     """Tell what the storages of all replica sets are, one after the other.
 
     A storage without a marker is new only if none of its set has one, all of its set could be seen, and nothing says
-    that its disk is missing: who is not sure does not write.
+    that its disk is missing: who is not sure does not write. One with the marker of another set is not used.
     """
     disk = next((seen.root for group in sets for seen in group if seen.marker and seen.marker.own_device), None)
     return [
-        Verdict(seen, _set_of(group), seen.fault or (None if seen.marker else _no_news(seen, group, disk)))
-        for group in sets
+        Verdict(seen, replica_set, _refuse(seen, replica_set, group, disk))
+        for group, replica_set in zip(sets, _by_markers(sets), strict=True)
         for seen in group
     ]
 
 
-def _set_of(group: Sequence[Seen]) -> str | None:
-    return next((seen.marker.replica_set for seen in group if seen.marker), None)
+def _by_markers(sets: Sequence[Sequence[Seen]]) -> list[str | None]:
+    """Tell which replica set each group of storages is, where disks may have changed places: what most of them say.
+
+    If as many say something else, it is what no other group is, or says; and then what the first storage says.
+    """
+    said = [Counter(seen.marker.replica_set for seen in group if seen.marker) for group in sets]
+    groups = Counter(name for names in said for name in names)
+    found: list[str | None] = []
+    for names in said:
+        ranks = {name: (count, name not in found, groups[name] == 1) for name, count in names.items()}
+        found.append(max(ranks, key=ranks.__getitem__, default=None))
+    return found
 
 
-def _no_news(seen: Seen, group: Sequence[Seen], disk: str | None) -> str | None:
+def _refuse(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: str | None) -> str | None:
+    if seen.fault is not None:
+        return seen.fault
+    if seen.marker is None:
+        return _no_news(seen, replica_set, group, disk)
+    return None if seen.marker.replica_set == replica_set else _displaced(group, replica_set)
+
+
+def _displaced(group: Sequence[Seen], replica_set: str | None) -> str:
+    others = next(seen.root for seen in group if seen.marker and seen.marker.replica_set == replica_set)
+    return f"is of another replica set than {others}: mount the right disk, or remove its {NAME} and adopt it"
+
+
+def _no_news(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: str | None) -> str | None:
     """Tell why a storage without a marker is not taken for a new one."""
-    if _set_of(group) is not None:
+    if replica_set is not None:
         return f"has no {HOME} marker, as the others of its set have: mount the disk, or adopt it"
     if (reason := bare(seen, disk)) is not None:
         return reason
@@ -81,8 +105,20 @@ def bare(seen: Seen, disk: str | None) -> str | None:
     return None
 
 
-def refuse_adoption(seen: Seen, peers: Sequence[Seen]) -> str | None:
-    """Tell why a directory is not to be adopted, though an operator says so, beside the others of its set."""
+def refuse_adoption(seen: Seen, peers: Sequence[Seen], strangers: Sequence[Seen]) -> str | None:
+    """Tell why a directory is not to be adopted, though an operator says so.
+
+    `peers` are the others of its set, `strangers` those of the other sets.
+    """
+    if seen.fault is not None:
+        return seen.fault
+    (replica_set,) = _by_markers([peers])
+    if seen.marker is not None:
+        theirs = seen.marker.replica_set
+        if replica_set is not None:
+            return None if theirs == replica_set else _displaced(peers, replica_set)
+        owner = next((other.root for other in strangers if other.marker and other.marker.replica_set == theirs), None)
+        return owner and f"is of the replica set of {owner}: mount the right disk, or remove its {NAME} and adopt it"
     disks = [other.root for other in peers if other.marker and other.marker.own_device]
     all_are_disks = disks and len(disks) == sum(other.marker is not None for other in peers)
-    return seen.fault or bare(seen, disks[0] if all_are_disks else None)
+    return bare(seen, disks[0] if all_are_disks else None)

@@ -70,6 +70,12 @@ def _directories(settings: Settings) -> list[list[Directory]]:
     ]
 
 
+def _replica_sets(settings: Settings) -> dict[str, str | None]:
+    """Tell whose disks are taken for each storage, by its root."""
+    verdicts = census.take(_directories(settings))
+    return {storage.root: verdict.replica_set for storage, verdict in verdicts.items()}
+
+
 def _adopt(storage: Directory, replica_set: str) -> str | None:
     """Adopt a storage, or tell why that failed."""
     try:
@@ -91,7 +97,7 @@ def build(settings: Settings, shared: str) -> App:
     crowd = Crowd(log, prometheus)
     neighbours = wiring.neighbours_of(settings, crowd)
     switches = SharedSwitches(f"{shared}/switches", sum(map(len, settings.storage_pairs)))
-    pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache)
+    pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache, _replica_sets(settings))
     archive = wiring.archive_of(settings, crowd)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, crowd)
     queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
@@ -170,7 +176,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
 
     `everything`: look first through all storages for blobs that are missing on another one of their set.
     """
-    pool = wiring.pool_of(settings, logs.log)
+    pool = wiring.pool_of(settings, logs.log, replica_sets=_replica_sets(settings))
     archive = wiring.archive_of(settings, logs.log)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
     repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
@@ -221,7 +227,8 @@ def adopt(settings: Settings, root: Path) -> None:
         raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
     verdicts = census.take(sets)
     peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
-    refusal = refuse_adoption(verdicts[storage].seen, peers)
+    strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
+    refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
         raise ConfigError([f"{root}: {refusal}"])
     storage.adopt(verdicts[storage].replica_set or new_id())

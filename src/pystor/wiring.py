@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -168,14 +168,20 @@ def pool_of(
     observe: Observer,
     switch: Callable[[int], Switch | None] = lambda _: None,
     cache: SharedCache | None = None,
+    replica_sets: Mapping[str, str | None] | None = None,
 ) -> Pool:
-    """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0."""
+    """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0.
+
+    `replica_sets` tells whose disks are taken for the storages, by their roots.
+    """
     index = itertools.count()
     committers, watch = Committers(), _watch()
-    sets = [
-        ReplicaSet([_bulkhead(storage_of(settings, place, watch), switch(next(index)), committers) for place in pair])
-        for pair in settings.storage_pairs
-    ]
+
+    def member(place: Place) -> Bulkhead:
+        storage = storage_of(settings, place, watch, (replica_sets or {}).get(str(place)))
+        return _bulkhead(storage, switch(next(index)), committers)
+
+    sets = [ReplicaSet([member(place) for place in pair]) for pair in settings.storage_pairs]
     return _pool(settings, sets, cache or NoSharedCache(), observe, mirrored=settings.s3_mirror, watch=watch)
 
 
@@ -250,16 +256,23 @@ def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into
     )
 
 
-def storage_of(settings: Settings, place: Place, watch: Watch | None = None) -> Storage:
+def storage_of(settings: Settings, place: Place, watch: Watch | None = None, replica_set: str | None = None) -> Storage:
     """Make the storage that is at a place."""
     pattern = settings.writable_pairs_regex
     writable = pattern is None or re.search(pattern, str(place)) is not None
     if isinstance(place, Path):
-        return directory_of(settings, place, writable=writable, watch=watch)
+        return directory_of(settings, place, writable=writable, watch=watch, replica_set=replica_set)
     return _bucket(settings, place, name=place.url, writable=writable)
 
 
-def directory_of(settings: Settings, root: Path, *, writable: bool = True, watch: Watch | None = None) -> Directory:
+def directory_of(
+    settings: Settings,
+    root: Path,
+    *,
+    writable: bool = True,
+    watch: Watch | None = None,
+    replica_set: str | None = None,
+) -> Directory:
     """Make the storage that is a directory."""
     pattern = settings.local_storages_regex
     return Directory(
@@ -268,6 +281,7 @@ def directory_of(settings: Settings, root: Path, *, writable: bool = True, watch
         durable=settings.durability == "fsync",
         reserve=settings.reserve_bytes,
         require_mount=settings.require_mount,
+        replica_set=replica_set,
         local=None if pattern is None else re.search(pattern, str(root)) is not None,
         watch=watch,
     )

@@ -213,6 +213,35 @@ def test_a_pair_whose_disks_are_all_missing_at_the_start_is_told_from_a_new_one(
     assert second.get(content).body == content
 
 
+def test_disks_that_changed_places_between_two_starts_are_not_used(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
+) -> None:
+    (a, b), (c, d) = pairs_of(mounts, 2)
+    points = [mounts.bind(disk) for disk in (a, b, c, d)]
+    pairs = [(points[0], points[1]), (points[2], points[3])]
+    first, contents = make_stor(pairs=pairs, directory=tmp_path / "server"), [fresh() for _ in range(8)]
+    for number, content in enumerate(contents):
+        place_on(pairs[number % 2], content)
+    first.server.stop()
+    for point, disk_there in ((points[1], c), (points[2], b)):
+        mounts.unmount(point)
+        mounts.bind(disk_there, at=point)
+    before = disk.blobs((b, c))
+    second = make_stor(pairs=pairs, directory=tmp_path / "server")
+
+    for point, other in ((points[1], points[0]), (points[2], points[3])):
+        line = f"stor: warning: {point}: is of another replica set than {other}: mount the right disk"
+        assert line in second.server.stderr
+        check_down(second, point)
+    assert {second.get(content).status for content in contents} == {200}
+    assert {second.store(fresh()).status for _ in range(5)} == {503}
+    assert disk.blobs((b, c)) == before
+    for point, disk_there in ((points[1], b), (points[2], c)):
+        mounts.unmount(point)
+        mounts.bind(disk_there, at=point)
+    assert settles(lambda: second.ask("GET", "/status").status == 200)
+
+
 def test_another_disk_in_the_place_of_a_storage_takes_nothing(make_stor: HouseFactory, mounts: Mounts) -> None:
     stor, content = make_stor(pairs=pairs_of(mounts)), fresh()
     stor.store(content)

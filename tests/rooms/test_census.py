@@ -72,6 +72,54 @@ def test_a_directory_where_the_system_has_a_disk_to_mount_is_not_new() -> None:
     assert new([Seen("/a", unmounted="/a", may_be_plain=True)]) == ["/a"]
 
 
+def marked(root: str, replica_set: str) -> Seen:
+    return Seen(root, Marker(root, replica_set, own_device=False))
+
+
+def test_the_storage_that_differs_from_most_of_its_set_is_not_used() -> None:
+    told = refusals([marked("/a", "Y"), marked("/b", "X"), marked("/c", "X")])
+    assert told.pop("/a") == (
+        "is of another replica set than /b: mount the right disk, or remove its .stor/storage.json and adopt it"
+    )
+    assert set(told.values()) == {None}
+
+
+def test_of_two_storages_that_differ_the_one_that_belongs_to_another_set_is_not_used() -> None:
+    told = refusals([marked("/a", "Y"), marked("/b", "X")], [Seen("/c", fault="gone"), marked("/d", "Y")])
+    assert [root for root, refusal in told.items() if refusal] == ["/a", "/c"]
+
+
+def test_where_the_disks_of_two_sets_changed_places_one_of_each_is_used() -> None:
+    told = refusals([marked("/a", "X"), marked("/b", "Y")], [marked("/c", "X"), marked("/d", "Y")])
+    assert [root for root, refusal in told.items() if refusal] == ["/b", "/c"]
+
+
+def test_sets_whose_storages_agree_are_used_though_both_were_one_set_before() -> None:
+    told = refusals([marked("/a", "X"), marked("/b", "X")], [marked("/c", "X"), marked("/d", "X")])
+    assert set(told.values()) == {None}
+
+
+def test_a_disk_of_another_set_is_not_adopted_and_nothing_is_said_to_be_done(tmp_path: Path) -> None:
+    places = {name: adopted(tmp_path / name, replica_set) for name, replica_set in zip("abcd", "XYYY", strict=True)}
+    roots = {name: Path(storage.root) for name, storage in places.items()}
+    settings = Settings(storage_pairs=((roots["a"], roots["b"]), (roots["c"], roots["d"])))
+    with pytest.raises(ConfigError, match=f"b: is of another replica set than {roots['a']}: mount the right disk"):
+        main.adopt(settings, roots["b"])
+    (roots["a"] / ".stor/storage.json").unlink()
+    with pytest.raises(ConfigError, match=f"b: is of the replica set of {roots['c']}: mount the right disk"):
+        main.adopt(settings, roots["b"])
+    (roots["b"] / ".stor/storage.json").unlink()
+    for name in "ba":
+        main.adopt(settings, roots[name])
+    assert places["a"].look() != places["b"].look()
+    assert set(refusals_of(settings).values()) == {None}
+
+
+def refusals_of(settings: Settings) -> dict[str, str | None]:
+    sets = [[Directory(str(place)) for place in pair] for pair in settings.storage_pairs]
+    return {storage.root: verdict.refusal for storage, verdict in census.take(sets).items()}
+
+
 # The look
 
 
