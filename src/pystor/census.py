@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,12 +28,14 @@ def take(sets: Sequence[Sequence[Directory]], patience: float = PATIENCE) -> dic
 def _look(storage: Directory) -> Seen:
     root = storage.root
     try:
+        found = storage.look()
         return Seen(
             root,
-            storage.look(),
+            found,
             mounted=marker.is_mount(root),
             unmounted=marker.unmounted(root),
             may_be_plain=storage.may_be_plain,
+            owner=None if found is None else os.stat(f"{root}/{marker.HOME}").st_uid,
         )
     except StorageError as error:
         return Seen(root, fault=error.reason)

@@ -21,6 +21,8 @@ class Seen:
     """A directory on the way to it where the system's table says that a disk belongs, and none is."""
     may_be_plain: bool = False
     """Whether the configuration says that no mount is needed."""
+    owner: int | None = None
+    """The user whose the storage is, if it is one."""
     fault: str | None = None
     """Why nothing could be seen."""
 

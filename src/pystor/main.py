@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -24,7 +27,7 @@ from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.messages import typed
 from pystor.http.wire import Limits
-from pystor.identity import refuse_adoption
+from pystor.identity import Seen, Verdict, refuse_adoption
 from pystor.jobs import Queue
 from pystor.marker import new_id
 from pystor.patience import ask_all
@@ -70,10 +73,9 @@ def _directories(settings: Settings) -> list[list[Directory]]:
     ]
 
 
-def _replica_sets(settings: Settings) -> dict[str, str | None]:
+def _replica_sets(verdicts: Iterable[Verdict]) -> dict[str, str | None]:
     """Tell whose disks are taken for each storage, by its root."""
-    verdicts = census.take(_directories(settings))
-    return {storage.root: verdict.replica_set for storage, verdict in verdicts.items()}
+    return {verdict.seen.root: verdict.replica_set for verdict in verdicts}
 
 
 def _adopt(storage: Directory, replica_set: str) -> str | None:
@@ -97,7 +99,8 @@ def build(settings: Settings, shared: str) -> App:
     crowd = Crowd(log, prometheus)
     neighbours = wiring.neighbours_of(settings, crowd)
     switches = SharedSwitches(f"{shared}/switches", sum(map(len, settings.storage_pairs)))
-    pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache, _replica_sets(settings))
+    replica_sets = _replica_sets(census.take(_directories(settings)).values())
+    pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache, replica_sets)
     archive = wiring.archive_of(settings, crowd)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, crowd)
     queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
@@ -171,12 +174,32 @@ def problems(settings: Settings) -> list[str]:
 # What operators do
 
 
+def _refuse_root(storages: Iterable[Seen]) -> None:
+    """Let root make nothing on storages of somebody else, who could not write to it; raises `ConfigError`."""
+    if os.geteuid() != 0:
+        return
+    seen = next((seen for seen in storages if seen.owner), None)
+    if seen is not None and seen.owner is not None:
+        name = _user(seen.owner)
+        line = f"{seen.root} belongs to {name}, who could not write to what root makes there"
+        raise ConfigError([f"{line}: put `sudo -u {shlex.quote(name)}` before the command"])
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
 async def repair(settings: Settings, tell: Callable[[str], None], *, everything: bool = False) -> int:
     """Work the repair queue off, now; `tell` gets a line for each blob. Returns how many could not be repaired.
 
     `everything`: look first through all storages for blobs that are missing on another one of their set.
     """
-    pool = wiring.pool_of(settings, logs.log, replica_sets=_replica_sets(settings))
+    verdicts = census.take(_directories(settings)).values()
+    _refuse_root(verdict.seen for verdict in verdicts)
+    pool = wiring.pool_of(settings, logs.log, replica_sets=_replica_sets(verdicts))
     archive = wiring.archive_of(settings, logs.log)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
     repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
@@ -227,6 +250,7 @@ def adopt(settings: Settings, root: Path) -> None:
         raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
     verdicts = census.take(sets)
     peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
+    _refuse_root(peers)
     strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:

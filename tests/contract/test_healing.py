@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.contract import disk
 from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, settles, sha
 from tests.contract.house import House
+from tests.support import needs
 
 SMALL, LARGE = 5_000, 3_000_000
 
@@ -137,3 +140,23 @@ def test_adopting_what_is_no_storage_is_refused_in_one_line(stor: House, tmp_pat
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path) in done.stderr
+
+
+def test_root_leaves_nothing_of_its_own_on_the_storages_of_another_user(make_stor: HouseFactory) -> None:
+    needs.root("give storages away")
+    stor = make_stor()
+    first, second = stor.pairs[0]
+    content = fresh(SMALL)
+    disk.missing(place_on((first, second), content)[1])
+    stor.server.stop()
+    os.chown(first / ".stor", pwd.getpwnam("nobody").pw_uid, -1)
+    (second / ".stor/storage.json").unlink()
+    before = disk.files(stor.storages)
+
+    for words in (("repair", "--all"), ("repair",), ("storage", "adopt", str(second))):
+        done = command(stor, *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"stor: {first} belongs to nobody, who could not write to what root makes there")
+        assert done.stderr.endswith(": put `sudo -u nobody` before the command\n")
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert disk.files(stor.storages) == before
