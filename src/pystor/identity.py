@@ -89,7 +89,7 @@ def _no_news(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: s
     if replica_set is not None:
         return f"has no {HOME} marker, as the others of its set have: mount the disk, or adopt it"
     if (reason := bare(seen, disk)) is not None:
-        return reason
+        return reason if seen.unmounted else f"{reason}; if it has no disk, adopt it"
     doubtful = next((other.root for other in group if other.fault or bare(other, disk)), None)
     if doubtful is None:
         return None
@@ -103,7 +103,7 @@ def bare(seen: Seen, disk: str | None) -> str | None:
     if seen.unmounted is not None:
         return f"nothing is mounted at {seen.unmounted}, which {FSTAB} names: mount it (or set require_mount to false)"
     if disk is not None:
-        return f"is not mounted, as {disk} is: mount the disk; if it has none, adopt it (or set require_mount to false)"
+        return f"is not mounted, as {disk} is: mount the disk (or set require_mount to false)"
     return None
 
 

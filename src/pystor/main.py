@@ -6,8 +6,8 @@ import os
 import pwd
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import ConfigError, StorageError, StorError
+from pystor.events import Event, StorageFailed
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -30,12 +31,14 @@ from pystor.http.wire import Limits
 from pystor.identity import Seen, Verdict, refuse_adoption
 from pystor.jobs import Queue
 from pystor.marker import new_id
+from pystor.missing import missing_in
 from pystor.patience import ask_all
 from pystor.pool import Pool
 from pystor.promotion import Promotion
-from pystor.tiers import Tiers
 from pystor.wiring import Crowd
 
+DONE = "done"
+"""What a queue says of a blob that was repaired."""
 _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""
 
@@ -192,54 +195,63 @@ def _user(uid: int) -> str:
         return f"#{uid}"
 
 
-async def repair(settings: Settings, tell: Callable[[str], None], *, everything: bool = False) -> int:
-    """Work the repair queue off, now; `tell` gets a line for each blob. Returns how many could not be repaired.
+@dataclass(slots=True)
+class Repaired:
+    """What became of a repair."""
+
+    failed: set[Digest] = field(default_factory=set)
+    """Blobs that could not be repaired."""
+    away: dict[str, str] = field(default_factory=dict)
+    """Storages that did not do what they should, by their roots, with a line for each."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of a storage that fails as a whole, and log what fails for one blob only."""
+        if isinstance(event, StorageFailed):
+            if event.digest is None:
+                self.away.setdefault(event.error.storage, event.error.describe())
+            if event.error.storage in self.away:
+                return
+        logs.log(event)
+
+    def note(self, digest: Digest, outcome: str) -> str:
+        """Take note of what became of a blob; returns a line about it."""
+        (self.failed.discard if outcome == DONE else self.failed.add)(digest)
+        return f"{digest.hex}  {outcome}"
+
+
+async def repair(settings: Settings, tell: Callable[[str], None], *, everything: bool = False) -> Repaired:
+    """Work the repair queue off, now; `tell` gets a line for each blob. Raises `ConfigError`.
 
     `everything`: look first through all storages for blobs that are missing on another one of their set.
     """
     verdicts = census.take(_directories(settings)).values()
     _refuse_root(verdict.seen for verdict in verdicts)
-    pool = wiring.pool_of(settings, logs.log, replica_sets=_replica_sets(verdicts))
+    repaired = Repaired()
+    pool = wiring.pool_of(settings, repaired, replica_sets=_replica_sets(verdicts))
     archive = wiring.archive_of(settings, logs.log)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
     repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
+
+    def told(digest: Digest, outcome: str) -> None:
+        tell(repaired.note(digest, outcome))
+
     await pool.start()
     try:
-        failed = await _repair_missing(pool, tiers, tell) if everything else 0
-        return failed + await repairs.work_off_all(lambda digest, outcome: tell(f"{digest.hex}  {outcome}"))
+        if everything:
+            async for digest in missing_in(pool):
+                told(digest, await _outcome(copy(tiers, pool, digest)))
+        await repairs.work_off_all(told)
+        return repaired
     finally:
         await pool.stop()
 
 
-async def _repair_missing(pool: Pool, tiers: Tiers, tell: Callable[[str], None]) -> int:
-    failed = 0
-    for digest in missing_in(pool):
-        try:
-            await copy(tiers, pool, digest)
-            outcome = "done"
-        except StorError as error:
-            outcome = str(error)
-            failed += 1
-        tell(f"{digest.hex}  {outcome}")
-    return failed
-
-
-def missing_in(pool: Pool) -> Iterator[Digest]:
-    """Go through the blobs that some directory of a set has and another has not."""
-    for replica_set in pool.sets:
-        directories = [member.storage for member in replica_set.members if isinstance(member.storage, Directory)]
-        for storage in directories:
-            others = [other for other in directories if other is not storage]
-            for digest in storage.scan():
-                if not all(_has(other, digest) for other in others):
-                    yield digest
-
-
-def _has(storage: Directory, digest: Digest) -> bool:
-    replica = storage.open(digest)
-    if replica is not None:
-        replica.close()
-    return replica is not None
+async def _outcome(copying: Awaitable[int]) -> str:
+    try:
+        await copying
+    except StorError as error:
+        return str(error)
+    return DONE
 
 
 def adopt(settings: Settings, root: Path) -> None:

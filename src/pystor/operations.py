@@ -95,10 +95,13 @@ def repair(given: argparse.Namespace) -> int:
 
     from pystor import main as composition
 
-    left = asyncio.run(composition.repair(_settings(given), print, everything=given.all))
-    if left:
-        _tell(f"{left} could not be repaired; they stay on the queue")
-    return 1 if left else 0
+    repaired = asyncio.run(composition.repair(_settings(given), print, everything=given.all))
+    _tell(*repaired.away.values())
+    if repaired.away:
+        _tell(f"storages that are away: {len(repaired.away)}; what they lack, or have noted, waits for them")
+    if repaired.failed:
+        _tell(f"blobs that could not be repaired: {len(repaired.failed)}; those on the queue stay there")
+    return 1 if repaired.away or repaired.failed else 0
 
 
 def doctor(given: argparse.Namespace) -> int:

@@ -135,6 +135,44 @@ def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactor
     assert command(stor, "repair", "--all").stdout == ""
 
 
+def test_stor_repair_of_all_goes_on_without_a_storage_that_is_away_and_tells_it_from_blobs_that_fail(
+    make_stor: HouseFactory,
+) -> None:
+    stor = make_stor()
+    away, content, bad = stor.pairs[0][1], fresh(SMALL), fresh(SMALL)
+    place_on(stor.pairs[0], fresh(SMALL))
+    lacking = place_on(stor.pairs[1], content)[0]
+    disk.missing(lacking)
+    stor.server.stop()
+    (away / ".stor/storage.json").unlink()
+
+    done = command(stor, "repair", "--all")
+    assert (done.returncode, done.stdout) == (1, f"{sha(content)}  done\n")
+    assert done.stderr.splitlines() == [
+        f"stor: {away}: attach: has no .stor marker: mount the disk, or adopt it",
+        "stor: storages that are away: 1; what they lack, or have noted, waits for them",
+    ]
+    assert lacking.read_bytes() == content
+    for path in place_on(stor.pairs[1], bad):
+        disk.flipped(path)
+    wish(stor.pairs[1][0], bad).touch()
+    done = command(stor, "repair")
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert "stor: storages that are away: 1;" in done.stderr
+    assert "stor: blobs that could not be repaired: 1; those on the queue stay there" in done.stderr
+
+
+def test_stor_repair_where_there_is_no_storage_at_all_is_told_in_lines(tmp_path: Path) -> None:
+    ours = {name: value for name, value in os.environ.items() if name != "CONFIG_FILE"}
+    for words in (["repair"], ["repair", "--all"]):
+        command = [sys.executable, "-m", "pystor", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=ours, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert all(line.startswith("stor: ") for line in done.stderr.splitlines())
+        assert f"stor: {tmp_path}/stor-data/data1: attach: No such file or directory" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_adopting_what_is_no_storage_is_refused_in_one_line(stor: House, tmp_path: Path) -> None:
     done = command(stor, "storage", "adopt", str(tmp_path))
     assert done.returncode == 2

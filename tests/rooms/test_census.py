@@ -50,7 +50,7 @@ def test_a_directory_that_is_no_mount_is_not_new_where_any_other_storage_is_a_di
     disks = [Seen("/c", DISK, mounted=True), Seen("/d", DISK, mounted=True)]
     told = refusals([Seen("/a"), Seen("/b")], disks)
     assert told["/a"] == (
-        "is not mounted, as /c is: mount the disk; if it has none, adopt it (or set require_mount to false)"
+        "is not mounted, as /c is: mount the disk (or set require_mount to false); if it has no disk, adopt it"
     )
     assert told["/b"] == told["/a"]
     assert new([Seen("/a", mounted=True), Seen("/b", mounted=True)], disks) == ["/a", "/b"]

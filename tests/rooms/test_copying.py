@@ -87,3 +87,16 @@ def test_a_replica_for_which_there_is_no_room_is_not_stored_in_another_set_again
 
     run(scenario())
     assert blobs(other[0]) == [b"a blob"]
+
+
+def test_what_is_not_in_the_pool_is_not_copied_there_while_a_storage_that_may_have_it_is_away(
+    tmp_path: Path, pair: list[Directory]
+) -> None:
+    away = [adopted(tmp_path / "c"), Directory(str(tmp_path / "nowhere"))]
+
+    async def scenario() -> int:
+        async with running(away, pair) as pool:
+            return await copy(tiers_of(pool), pool, Digest.of(b"a blob"))
+
+    with pytest.raises(Unavailable):
+        run(scenario())

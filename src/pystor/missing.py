@@ -1,0 +1,72 @@
+"""The blobs that some storage of a replica set has and another has not, found by going through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.digest import Digest
+from pystor.directory import Directory
+from pystor.errors import StorageError
+from pystor.events import StorageFailed
+from pystor.pool import Pool
+
+_AT_ONCE: Final = 100
+"""Names that are read in one go: each may be a directory of its own, and one seek of a slow disk."""
+
+
+async def missing_in(pool: Pool) -> AsyncIterator[Digest]:
+    """Go through the blobs that some directory of a set has and another has not.
+
+    A storage that fails is told to the pool's observer, and passed over.
+    """
+    for replica_set in pool.sets:
+        members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
+        left = set(members)
+        for member in members:
+            async for digest in _names(member, pool, left):
+                if await _is_lacked([other for other in members if other is not member], digest, pool, left):
+                    yield digest
+
+
+async def _names(member: Bulkhead, pool: Pool, left: set[Bulkhead]) -> AsyncIterator[Digest]:
+    assert isinstance(member.storage, Directory)
+    names = member.storage.scan()
+    while member in left:
+        try:
+            some = await member.run(_take, names, deadline=WRITE_DEADLINE)
+        except StorageError as error:
+            _pass_over(member, error, pool, left)
+            return
+        if not some:
+            return
+        for digest in some:
+            yield digest
+
+
+def _take(names: Iterator[Digest]) -> list[Digest]:
+    return list(islice(names, _AT_ONCE))
+
+
+async def _is_lacked(members: Sequence[Bulkhead], digest: Digest, pool: Pool, left: set[Bulkhead]) -> bool:
+    for member in members:
+        if member not in left:
+            continue
+        try:
+            replica = await member.open(digest)
+        except StorageError as error:
+            if error.unreadable:
+                return True
+            _pass_over(member, error, pool, left)
+            continue
+        if replica is None:
+            return True
+        replica.close()
+    return False
+
+
+def _pass_over(member: Bulkhead, error: StorageError, pool: Pool, left: set[Bulkhead]) -> None:
+    pool.observe(StorageFailed(error))
+    left.discard(member)
