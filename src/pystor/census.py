@@ -33,7 +33,7 @@ def _look(storage: Directory) -> Seen:
             root,
             found,
             mounted=marker.is_mount(root),
-            unmounted=marker.unmounted(root),
+            unmounted=None if found else marker.unmounted(root),
             may_be_plain=storage.may_be_plain,
             owner=None if found is None else os.stat(f"{root}/{marker.HOME}").st_uid,
         )

@@ -88,15 +88,15 @@ def _no_news(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: s
     """Tell why a storage without a marker is not taken for a new one."""
     if replica_set is not None:
         return f"has no {HOME} marker, as the others of its set have: mount the disk, or adopt it"
-    if (reason := bare(seen, disk)) is not None:
+    if (reason := _bare(seen, disk)) is not None:
         return reason if seen.unmounted else f"{reason}; if it has no disk, adopt it"
-    doubtful = next((other.root for other in group if other.fault or bare(other, disk)), None)
+    doubtful = next((other.root for other in group if other.fault or _bare(other, disk)), None)
     if doubtful is None:
         return None
     return f"has no {HOME} marker, and {doubtful} does not show whether it had one: mend that first, or adopt it"
 
 
-def bare(seen: Seen, disk: str | None) -> str | None:
+def _bare(seen: Seen, disk: str | None) -> str | None:
     """Tell why a directory seems to be a mount point whose disk is missing; `disk`: another storage that is a mount."""
     if seen.marker or seen.mounted or seen.may_be_plain:
         return None
@@ -123,4 +123,4 @@ def refuse_adoption(seen: Seen, peers: Sequence[Seen], strangers: Sequence[Seen]
         return owner and f"is of the replica set of {owner}: mount the right disk, or remove its {NAME} and adopt it"
     disks = [other.root for other in peers if other.marker and other.marker.own_device]
     all_are_disks = disks and len(disks) == sum(other.marker is not None for other in peers)
-    return bare(seen, disks[0] if all_are_disks else None)
+    return _bare(seen, disks[0] if all_are_disks else None)

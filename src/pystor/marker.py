@@ -89,7 +89,7 @@ def unmounted(root: str) -> str | None:
 
 
 def _points() -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError), open(FSTAB, encoding="utf-8", errors="surrogateescape") as table:
+    with contextlib.suppress(OSError), open(FSTAB, encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             fields = line.split()
             if len(fields) > 1 and not line.lstrip().startswith("#"):

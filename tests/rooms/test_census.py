@@ -130,6 +130,9 @@ def test_the_systems_table_tells_where_a_disk_belongs(tmp_path: Path, monkeypatc
     for directory in (a, b):
         directory.mkdir(parents=True)
     assert marker.unmounted(str(a)) is None
+    table.mkdir()  # one that cannot be read
+    assert marker.unmounted(str(a)) is None
+    table.rmdir()
     escaped = str(a.parent).replace(" ", "\\040")
     table.write_text(f"# {b} {b}\n\nUUID=1 {escaped}/ ext4 defaults 0 2\nUUID=2 none swap sw 0 0\n/dev/x / ext4\n")
 
