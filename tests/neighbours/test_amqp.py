@@ -21,6 +21,8 @@ from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
 from tests.neighbours.servers.listener import connect
+from tests.neighbours.servers.names import name
+from tests.neighbours.servers.nobody import hung
 from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.rabbitmq import RabbitMQ
@@ -242,6 +244,36 @@ def test_with_tls_the_broker_must_be_one_that_the_system_trusts(
             await heard.until(1)
 
     run(scenario())
+
+
+def test_with_tls_the_certificate_must_be_one_for_the_name(
+    rabbitmq: RabbitMQ, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        adapter = Amqp("broker.test", rabbitmq.tls_port, tls=True, exchange=exchange, observe=print)
+        with pytest.raises(NeighbourError, match=r"not valid for 'broker\.test'"):
+            await adapter.probe()
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(rabbitmq.certificate))
+    name(monkeypatch, {"broker.test": ["127.0.0.1"]})
+    run(scenario())
+
+
+def test_of_a_host_with_several_addresses_one_that_answers_is_used(
+    rabbitmq: RabbitMQ, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        seen: list[Event] = []
+        adapter = Amqp("broker.test", rabbitmq.port, exchange=exchange, observe=seen.append)
+        async with started(adapter):
+            ask_for(adapter, digests(1))
+            await until(lambda: adapter.published == 1)
+        assert seen == []
+
+    monkeypatch.setattr(amqp, "_PATIENCE_SECONDS", 1.5)
+    name(monkeypatch, {"broker.test": ["127.0.0.2", "127.0.0.1"]})
+    with hung("127.0.0.2", rabbitmq.port):
+        run(scenario())
 
 
 # A broker in trouble

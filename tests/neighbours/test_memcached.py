@@ -18,6 +18,8 @@ from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
 from tests.neighbours.servers.memcached import Memcached as Real
 from tests.neighbours.servers.memcached import impostor
+from tests.neighbours.servers.names import name
+from tests.neighbours.servers.nobody import silent
 from tests.neighbours.servers.ports import free_port
 from tests.neighbours.servers.proxy import Proxy
 
@@ -247,6 +249,19 @@ def test_a_server_that_is_away_at_the_start_is_used_when_it_comes() -> None:
                 await until(lambda: adapter._servers[0]._client)
 
     run(scenario())
+
+
+def test_of_a_host_with_several_addresses_one_that_answers_is_used(real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        events: list[Event] = []
+        name(monkeypatch, {"cache.test": ["127.0.0.2", "127.0.0.1"]})
+        async with cache([("cache.test", real.port)], events):
+            pass
+        assert events == []
+        assert "cache.test" in await memcached.Memcached([("cache.test", real.port)], observe=events.append).probe()
+
+    with silent("127.0.0.2", real.port):
+        run(scenario())
 
 
 def test_one_server_that_is_away_leaves_the_digests_of_the_others_alone(real: Real) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,38 +12,13 @@ import pytest
 
 from tests.contract.disk import fresh, place_on, sha
 from tests.contract.house import House
-from tests.neighbours.servers.ports import free_port
+from tests.neighbours.servers.nobody import closed, hung, silent
 from tests.support.server import Server
 
 pytestmark = pytest.mark.alone(reason="compares how long it takes to start with and without neighbours")
 
 LATER: Final = 1.0
 """Seconds by which it may start later; the libraries of the neighbours have to be loaded."""
-
-
-@contextlib.contextmanager
-def closed() -> Iterator[int]:
-    """A port on which nobody listens."""
-    yield free_port()
-
-
-@contextlib.contextmanager
-def hung() -> Iterator[int]:
-    """A port on which everybody is welcome, and nobody is answered."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        yield listener.getsockname()[1]
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[int]:
-    """A port that is as a firewall makes it: what is sent there vanishes."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        address = listener.getsockname()
-        with contextlib.suppress(TimeoutError):
-            while True:  # until the queue of those that wait is full, and the kernel drops all others
-                stack.enter_context(socket.create_connection(address, timeout=0.2))
-        yield address[1]
 
 
 def neighbours_on(port: int) -> dict[str, Any]:

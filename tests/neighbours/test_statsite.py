@@ -7,7 +7,6 @@ import contextlib
 import random
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -368,7 +367,7 @@ def test_a_daemon_that_hangs_delays_nobody(statsd: Statsd) -> None:
 def test_a_host_with_two_addresses_is_served_on_the_one_that_listens(sink: socket.socket) -> None:
     async def scenario() -> None:
         async with started(to(port)) as adapter:
-            adapter._addresses = deque((socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1"))
+            adapter._host.addresses.extendleft([(socket.AF_INET, ("127.0.0.2", port))])
             adapter._open()
             for _ in range(2):  # the first is refused, and the second says so
                 adapter(HealthChecked())

@@ -15,13 +15,22 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar, Self, TypeAlias
+from typing import IO, Any, ClassVar, Protocol, Self, TypeAlias
 
 from tests.support import answers, processes
 from tests.support.answers import Answer
-from tests.support.machines import Machine
 
 Body: TypeAlias = bytes | IO[bytes] | Iterable[bytes] | None
+
+
+class Machine(Protocol):
+    """Where a server runs, if not just here."""
+
+    @property
+    def address(self) -> str: ...
+
+    def command(self, *words: str) -> list[str]: ...
+
 
 _LISTENING = re.compile(r"^listening on (http://\S+:(\d+))$", re.MULTILINE)
 _START_SECONDS = 30.0

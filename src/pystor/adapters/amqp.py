@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import random
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -20,13 +21,15 @@ from typing import Any, Final, TypeAlias
 
 import aio_pika
 import pamqp.frame
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel as AbstractExchangeChannel
+from aio_pika.abc import AbstractConnection, ConnectionParameter
 from aiormq.abc import AbstractChannel, ChannelFrame
 from aiormq.abc import AbstractConnection as Transport
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from pystor.adapters.names import Host
 from pystor.blob import root_in
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
@@ -72,7 +75,7 @@ class Amqp:
         queue_size: int = 10_000,
     ) -> None:
         self.published = self.dropped = 0
-        self._host, self._port, self._tls = host, port, tls
+        self._host, self._tls = Host(host, port), tls
         self._user, self._password, self._vhost, self._heartbeat = user, password, vhost, heartbeat
         self._exchange, self._routing_key = exchange, routing_key
         self._publish_stored, self._observe = publish_stored, observe
@@ -126,7 +129,7 @@ class Amqp:
 
     @property
     def _place(self) -> str:
-        return f"{self._host}:{self._port}, vhost {self._vhost}"
+        return f"{self._host.name}:{self._host.port}, vhost {self._vhost}"
 
     # The task
 
@@ -164,33 +167,39 @@ class Amqp:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Transport, AbstractChannel]]:
-        """Connect, open a channel and declare the exchange."""
-        connection = self._connection()
+        """Connect, open a channel and declare the exchange, at one of the host's addresses."""
+        connection, channel = await self._host.reach(self._open, _PATIENCE_SECONDS)
         try:
-            await connection.connect(timeout=_PATIENCE_SECONDS)
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                # Without confirmations: they would cost more than all the rest, and nothing is sent twice.
-                channel = await connection.channel(publisher_confirms=False)
-                await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
             assert connection.transport is not None  # it was, a moment ago
             yield connection.transport.connection, await channel.get_underlay_channel()
         finally:
-            with contextlib.suppress(Exception):  # a broker that hangs does not say good-bye
-                async with asyncio.timeout(_STOP_SECONDS / 2):
-                    await connection.close()
+            await _close(connection)
 
-    def _connection(self) -> AbstractConnection:
+    async def _open(self, address: str, port: int) -> tuple[AbstractConnection, AbstractExchangeChannel]:
+        connection = self._connection(address, port)
+        try:
+            await connection.connect()
+            # Without confirmations: they would cost more than all the rest, and nothing is sent twice.
+            channel = await connection.channel(publisher_confirms=False)
+            await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        except BaseException:
+            await _close(connection)
+            raise
+        return connection, channel
+
+    def _connection(self, address: str, port: int) -> AbstractConnection:
         """Make a connection that is to be closed even if it never connects: left to the collector, it would do that."""
         url = aio_pika.connection.make_url(
-            host=self._host,
-            port=self._port,
+            host=address,
+            port=port,
             login=self._user,
             password=self._password,
             virtualhost=self._vhost,
             ssl=self._tls,
             heartbeat=self._heartbeat,
         )
-        return aio_pika.Connection(url)
+        # The certificate is one for the name, whatever its address is.
+        return _Connection(url, server_hostname=self._host.name if self._tls else None)
 
     async def _publish_until_broken(self, connection: Transport, channel: AbstractChannel) -> None:
         publisher = asyncio.create_task(self._publish(connection, channel))
@@ -231,6 +240,16 @@ class Amqp:
         self.published += len(batch)
 
 
+class _Connection(aio_pika.Connection):
+    PARAMETERS = (*aio_pika.Connection.PARAMETERS, ConnectionParameter("server_hostname", str, is_kwarg=True))
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with contextlib.suppress(Exception):  # a broker that hangs does not say good-bye
+        async with asyncio.timeout(_STOP_SECONDS / 2):
+            await connection.close()
+
+
 def _packer(channel: int, exchange: str, routing_key: str) -> Callable[[_Told], bytes]:
     """Make the function that writes a message in the frames of AMQP."""
     nothing = "0" * 64
@@ -265,8 +284,9 @@ def _why(error: BaseException) -> str:
     """Say in one line what went wrong; the library hides what the system said in the cause."""
     if isinstance(error, TimeoutError):
         return f"no answer within {_PATIENCE_SECONDS:.0f} s"
-    if isinstance(error.__cause__, OSError):
-        return error.__cause__.strerror or " ".join(str(error.__cause__).split())
+    cause = error if isinstance(error, socket.gaierror) else error.__cause__
+    if isinstance(cause, OSError):
+        return cause.strerror or " ".join(str(cause).split())
     if isinstance(error, asyncio.CancelledError):
         return "the broker was silent for three heartbeats"
     text = " ".join(str(error).split()) or type(error).__name__

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import emcache
 from emcache.protocol import MemcacheAsciiProtocol
 
+from pystor.adapters.names import Host
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import NeighbourFailed, Observer
@@ -99,8 +100,7 @@ class _Server:
 
     def __init__(self, host: str, port: int, timeout: float, observe: Observer) -> None:
         self.name: Final = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._host: Final = host
-        self._port: Final = port
+        self._host: Final = Host(host, port)
         self._timeout: Final = timeout
         self._observe: Final = observe
         self._seed: Final = self.name.encode()
@@ -182,6 +182,7 @@ class _Server:
             await _close(client)
             if not isinstance(error, Exception):
                 raise
+            self._host.turn()
             self._report(error, self._timeout)
             return None
         return client
@@ -197,30 +198,11 @@ class _Server:
             await _close(client)
 
     async def _connect(self) -> emcache.Client:
-        """Make a client that has got an answer; raises whatever went wrong.
+        """Make a client that has got an answer from one of the host's addresses; raises whatever went wrong.
 
         A client that outlived a failure would wait for up to a minute before it tries again.
         """
-        async with asyncio.timeout(TRIAL):
-            await self._knock()
-            client = await emcache.create_client(
-                [emcache.MemcachedHostAddress(self._host, self._port)],
-                timeout=None,
-                max_connections=MAX_CONNECTIONS,
-                connection_timeout=TRIAL,
-                purge_unused_connections_after=None,  # its timer would outlive the client
-            )
-            try:
-                await client.get(_KEY_OF_TRIAL)
-            except BaseException:
-                await _close(client)
-                raise
-        return client
-
-    async def _knock(self) -> None:
-        """Connect once: the client does it in the background, where it keeps to itself what goes wrong."""
-        _, writer = await asyncio.open_connection(self._host, self._port)
-        writer.close()
+        return await self._host.reach(_client_at, TRIAL)
 
     async def probe(self) -> None:
         try:
@@ -262,6 +244,29 @@ def _reason(error: Exception, timeout: float) -> str:
             return os.strerror(number)
         case _:
             return "its answer is not one of memcached"
+
+
+async def _client_at(address: str, port: int) -> emcache.Client:
+    await _knock(address, port)
+    client = await emcache.create_client(
+        [emcache.MemcachedHostAddress(address, port)],
+        timeout=None,
+        max_connections=MAX_CONNECTIONS,
+        connection_timeout=TRIAL,
+        purge_unused_connections_after=None,  # its timer would outlive the client
+    )
+    try:
+        await client.get(_KEY_OF_TRIAL)
+    except BaseException:
+        await _close(client)
+        raise
+    return client
+
+
+async def _knock(address: str, port: int) -> None:
+    """Connect once: the client does it in the background, where it keeps to itself what goes wrong."""
+    _, writer = await asyncio.open_connection(address, port)
+    writer.close()
 
 
 async def _close(client: emcache.Client) -> None:

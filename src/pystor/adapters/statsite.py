@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
+from pystor.adapters.names import Address, Host, datagrams_to
 from pystor.errors import NeighbourError
 from pystor.events import (
     ArchiveMissed,
@@ -39,8 +40,6 @@ from pystor.events import (
 
 Metric: TypeAlias = tuple[str, Literal["c", "ms"], float]
 """A name without the prefix, `c` for a count or `ms` for a time in milliseconds, and the value."""
-
-_Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 _DATAGRAM_BYTES: Final = 1400  # fits into a frame of Ethernet with the headers of IPv6 and of a tunnel
 _FLUSH_SECONDS: Final = 0.1
@@ -133,13 +132,13 @@ class Statsite:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.errors = self.lost = 0
-        self._host, self._port, self._observe = host, port, observe
+        self._host, self._observe = Host(host, port, socket.SOCK_DGRAM), observe
         self._prefix, self._rate, self._rng = f"{prefix}." if prefix else "", sample_rate, rng
         self._formats: dict[str, bytes] = {}  # as many as there are names: those of the table, times the storages
         self._lines = bytearray()
         self._waiting: deque[bytes] = deque()
-        self._addresses: deque[_Address] = deque()  # the first one is used
         self._socket: socket.socket | None = None
+        self._used: Address | None = None  # where the socket goes
         self._doubtful = asyncio.Event()  # whether the addresses are still those of the host
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -219,7 +218,7 @@ class Statsite:
         self.errors += 1
         if not isinstance(error, BlockingIOError):
             self._doubtful.set()
-        self._report(f"{self._host}:{self._port}: {error.strerror or error}")
+        self._report(f"{self._host.name}:{self._host.port}: {error.strerror or error}")
 
     def _report(self, reason: str) -> None:
         now = time.monotonic()
@@ -250,30 +249,30 @@ class Statsite:
     async def _resolve(self) -> bool:
         """Look the host up, and tell whether it can be reached; if not, what was found earlier is used on."""
         try:
-            found = await _addresses_of(self._host, self._port)
+            await self._host.look_up(_RESOLVE_SECONDS)
         except OSError as error:
             self.errors += 1
-            self._report(f"{self._host}: {error.strerror or error}")
+            self._report(f"{self._host.name}: {error.strerror or error}")
             return False
-        if self._socket is None or set(found) != set(self._addresses):
-            self._addresses = deque(found)
+        if self._socket is None or self._host.addresses[0] != self._used:
             self._open()
             self._post()
         return self._socket is not None
 
     def _turn(self) -> None:
         """Try the host's next address: `localhost` may have two, and a daemon on one of them."""
-        if len(self._addresses) > 1:
-            self._addresses.rotate(-1)
+        if len(self._host.addresses) > 1:
+            self._host.turn()
             self._open()
 
     def _open(self) -> None:
         self._close()
-        for _ in self._addresses.copy():
+        for _ in self._host.addresses.copy():
+            self._used = self._host.addresses[0]
             try:
-                self._socket = _connected(self._addresses[0])
+                self._socket = datagrams_to(self._used)
             except OSError as error:
-                self._addresses.rotate(-1)
+                self._host.turn()
                 self._fail(error)
             else:
                 return
@@ -288,47 +287,22 @@ class Statsite:
 
         Raises `NeighbourError` if the host is unknown, cannot be reached, or has nobody listening.
         """
-        place = f"{self._host}:{self._port}"
+        place = f"{self._host.name}:{self._host.port}"
         try:
-            async with asyncio.timeout(_PROBE_RESOLVE_SECONDS):
-                addresses = await _addresses_of(self._host, self._port)
+            await self._host.look_up(_PROBE_RESOLVE_SECONDS)
+            addresses = list(self._host.addresses)
             for address in addresses[:-1]:
                 with contextlib.suppress(OSError):
                     return await _probe(address, place)
             return await _probe(addresses[-1], place)
-        except TimeoutError:
-            what = f"looking the name up took over {_PROBE_RESOLVE_SECONDS:.0f} s"
-            raise NeighbourError(f"{place}: {what}; check the name servers, and statsite's host") from None
         except OSError as error:
             what = error.strerror or str(error)
             raise NeighbourError(f"{place}: {what}; check statsite's host and port, and that it runs") from error
 
 
-async def _probe(address: _Address, place: str) -> str:
-    with _connected(address) as connected:
+async def _probe(address: Address, place: str) -> str:
+    with datagrams_to(address) as connected:
         connected.send(b"")
         await asyncio.sleep(_PROBE_SECONDS)
         connected.send(b"")  # raises what the first one was answered with
     return f"sent empty datagrams to {place} ({address[1][0]}), which nobody refused; UDP gives no more certainty"
-
-
-async def _addresses_of(host: str, port: int) -> list[_Address]:
-    """Look a host up: first its IPv4 addresses, on which these daemons listen unless told otherwise."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except UnicodeError as error:
-        raise OSError("no host has such a name") from error
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
-    return sorted(addresses, key=lambda address: address[0] != socket.AF_INET)
-
-
-def _connected(address: _Address) -> socket.socket:
-    """Make a socket that never waits, and that hears of it when nobody listens at the other end."""
-    family, place = address
-    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        made.connect(place)
-    except BaseException:
-        made.close()
-        raise
-    return made

@@ -1,0 +1,159 @@
+"""Names of neighbours: a name server that is silent, one that is slow, and names with several addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from pystor.adapters.names import Host
+from tests.neighbours.servers.names import SilentNames, name
+from tests.neighbours.servers.nobody import hung
+from tests.support.processes import eventually
+from tests.support.server import Server
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(scenario)
+
+
+async def connected(address: str, port: int) -> str:
+    _, writer = await asyncio.open_connection(address, port)
+    writer.close()
+    return address
+
+
+def used(host: Host) -> list[str]:
+    return [place[0] for _, place in host.addresses]
+
+
+def test_a_name_server_that_is_silent_holds_up_neither_other_neighbours_nor_the_end(tmp_path: Path) -> None:
+    with (
+        SilentNames(tmp_path, {"broker.test": "127.0.0.1"}) as machine,
+        socket.create_server(("127.0.0.1", 0)) as broker,
+    ):
+        broker.settimeout(5)
+        config = {
+            "memcached_servers": [f"cache{number}.hangs.test" for number in range(4)],
+            "rabbitmq_uri": f"amqp://broker.test:{broker.getsockname()[1]}",
+            "statsite": {"host": "statsite.hangs.test"},
+        }
+        with Server(tmp_path / "stor", config=config, workers=1, machine=machine) as server:
+            for _ in range(3):  # it hangs up, and is connected to again and again
+                broker.accept()[0].close()
+            told = "memcached failed: cache0.hangs.test:11211: the host cannot be looked up"
+            eventually(lambda: told in server.stderr, what=told)
+            began = time.monotonic()
+            server.stop()
+            assert time.monotonic() - began < 3
+
+
+def test_one_look_up_of_a_name_is_under_way_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = list[str](), threading.Event()
+
+    def look_up(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        answer.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def scenario() -> None:
+        host = Host("slow.test", 1)
+        for _ in range(3):
+            with pytest.raises(socket.gaierror, match="no name server answered within"):
+                await host.look_up(0.02)
+        waiting = [asyncio.create_task(host.look_up(10)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting.pop().cancel()
+        answer.set()
+        await asyncio.gather(*waiting)
+        assert (asked, used(host)) == (["slow.test"], ["127.0.0.1"])
+
+    run(scenario())
+
+
+def test_what_a_slow_name_server_says_at_last_is_used_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, slow = socket.getaddrinfo, threading.Event()
+
+    def look_up(*words: Any, **options: Any) -> list[Any]:
+        slow.wait(0.3)
+        return real("127.0.0.1", *words[1:], **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def scenario(port: int) -> None:
+        host = Host("slow.test", port)
+        with pytest.raises(socket.gaierror):
+            await host.reach(connected, 0.1)
+        await asyncio.sleep(0.3)
+        assert await host.reach(connected, 0.1) == "127.0.0.1"
+
+    with hung() as port:
+        run(scenario(port))
+
+
+def test_what_was_found_is_used_on_while_nobody_answers_for_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(port: int) -> None:
+        known = {"a.test": ["127.0.0.1"]}
+        name(monkeypatch, known)
+        host = Host("a.test", port)
+        assert await host.reach(connected, 1) == "127.0.0.1"
+        known["a.test"] = ["no-such-host.invalid"]
+        assert await host.reach(connected, 1) == "127.0.0.1"
+
+    with hung() as port:
+        run(scenario(port))
+
+
+def test_the_address_that_worked_is_tried_first_as_long_as_the_name_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(port: int) -> None:
+        known = {"a.test": ["127.0.0.4", "127.0.0.3", "127.0.0.1"]}
+        name(monkeypatch, known)
+        host = Host("a.test", port)
+        assert await host.reach(connected, 1) == "127.0.0.1"
+        known["a.test"] = ["127.0.0.5", "127.0.0.1"]
+        await host.look_up(1)
+        assert used(host) == ["127.0.0.1", "127.0.0.5"]
+        known["a.test"] = ["127.0.0.6"]
+        await host.look_up(1)
+        assert used(host) == ["127.0.0.6"]
+        with pytest.raises(ConnectionRefusedError):
+            await host.reach(connected, 1)
+
+    with hung() as port:
+        run(scenario(port))
+
+
+def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attempt(address: str, _: int) -> str:
+        if address != "127.0.0.3":
+            await asyncio.sleep(10)
+        return address
+
+    async def scenario() -> None:
+        name(monkeypatch, {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"], "b.test": ["127.0.0.1", "127.0.0.2"]})
+        began = time.monotonic()
+        assert await Host("a.test", 1).reach(attempt, 0.3) == "127.0.0.3"
+        with pytest.raises(TimeoutError):
+            await Host("b.test", 1).reach(attempt, 0.2)
+        assert time.monotonic() - began < 0.6
+
+    run(scenario())
+
+
+def test_who_takes_datagrams_is_asked_by_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        name(monkeypatch, {"two.test": ["::1", "127.0.0.1"]})
+        host = Host("two.test", 1, socket.SOCK_DGRAM)
+        await host.look_up(1)
+        assert used(host) == ["127.0.0.1", "::1"]
+
+    run(scenario())
