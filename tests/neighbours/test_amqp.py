@@ -21,7 +21,7 @@ from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
 from tests.neighbours.servers.listener import connect
-from tests.neighbours.servers.names import name
+from tests.neighbours.servers.names import named
 from tests.neighbours.servers.nobody import hung
 from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.proxy import Proxy
@@ -255,7 +255,7 @@ def test_with_tls_the_certificate_must_be_one_for_the_name(
             await adapter.probe()
 
     monkeypatch.setenv("SSL_CERT_FILE", str(rabbitmq.certificate))
-    name(monkeypatch, {"broker.test": ["127.0.0.1"]})
+    named(monkeypatch, {"broker.test": ["127.0.0.1"]})
     run(scenario())
 
 
@@ -271,7 +271,7 @@ def test_of_a_host_with_several_addresses_one_that_answers_is_used(
         assert seen == []
 
     monkeypatch.setattr(amqp, "_PATIENCE_SECONDS", 1.5)
-    name(monkeypatch, {"broker.test": ["127.0.0.2", "127.0.0.1"]})
+    named(monkeypatch, {"broker.test": ["127.0.0.2", "127.0.0.1"]})
     with hung("127.0.0.2", rabbitmq.port):
         run(scenario())
 

@@ -22,10 +22,11 @@ from typing import Any
 import pytest
 
 from pystor.adapters import logs
-from pystor.adapters.logs import Described, kinds, repeats
+from pystor.adapters.logs import Described, kinds, network, repeats
 from pystor.digest import Digest
 from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
+from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_port
 from tests.support.processes import eventually
 
@@ -353,6 +354,36 @@ def test_gelf_by_udp_has_what_the_specification_wants(graylog: socket.socket) ->
     assert abs(message["timestamp"] - time.time()) < 10
     assert message["level"] == 6
     assert (message["_facility"], message["_dc"], message["_status"], message["_tier"]) == ("stor", 1, 200, "pool")
+
+
+def test_gelf_by_udp_goes_to_the_address_on_which_somebody_listens(
+    graylog: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named(monkeypatch, {"graylog.test": ["::1", "127.0.0.2", "127.0.0.1"]})
+    logs.set_up([("Gelf", {"host": "graylog.test", "port": graylog.getsockname()[1]})])
+    logging.getLogger("pystor").error("one")
+    logging.getLogger("pystor").error("two")
+    assert gelf(datagrams(graylog)[-1:])["short_message"] == "two"
+
+
+def test_gelf_by_udp_follows_the_name_to_another_address(
+    graylog: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_RESOLVE_SECONDS", 0.01)
+    known = {"graylog.test": ["127.0.0.1"]}
+    named(monkeypatch, known)
+    port = graylog.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.2", port))
+        other.settimeout(5)
+        logs.set_up([("Gelf", {"host": "graylog.test", "port": port})])
+        logging.getLogger("pystor").error("here")
+        assert gelf(datagrams(graylog))["short_message"] == "here"
+        known["graylog.test"] = ["127.0.0.2"]
+        for _ in range(3):  # the look-up is not waited for
+            logging.getLogger("pystor").error("there")
+            time.sleep(0.05)
+        assert gelf(datagrams(other)[-1:])["short_message"] == "there"
 
 
 @pytest.mark.parametrize("compress", [False, True])

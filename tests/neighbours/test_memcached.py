@@ -18,7 +18,7 @@ from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
 from tests.neighbours.servers.memcached import Memcached as Real
 from tests.neighbours.servers.memcached import impostor
-from tests.neighbours.servers.names import name
+from tests.neighbours.servers.names import named
 from tests.neighbours.servers.nobody import silent
 from tests.neighbours.servers.ports import free_port
 from tests.neighbours.servers.proxy import Proxy
@@ -254,7 +254,7 @@ def test_a_server_that_is_away_at_the_start_is_used_when_it_comes() -> None:
 def test_of_a_host_with_several_addresses_one_that_answers_is_used(real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         events: list[Event] = []
-        name(monkeypatch, {"cache.test": ["127.0.0.2", "127.0.0.1"]})
+        named(monkeypatch, {"cache.test": ["127.0.0.2", "127.0.0.1"]})
         async with cache([("cache.test", real.port)], events):
             pass
         assert events == []

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from pystor.adapters.names import Host
-from tests.neighbours.servers.names import SilentNames, name
+from tests.neighbours.servers.names import SilentNames, named
 from tests.neighbours.servers.nobody import hung
 from tests.support.processes import eventually
 from tests.support.server import Server
@@ -103,7 +103,7 @@ def test_what_a_slow_name_server_says_at_last_is_used_the_next_time(monkeypatch:
 def test_what_was_found_is_used_on_while_nobody_answers_for_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(port: int) -> None:
         known = {"a.test": ["127.0.0.1"]}
-        name(monkeypatch, known)
+        named(monkeypatch, known)
         host = Host("a.test", port)
         assert await host.reach(connected, 1) == "127.0.0.1"
         known["a.test"] = ["no-such-host.invalid"]
@@ -116,7 +116,7 @@ def test_what_was_found_is_used_on_while_nobody_answers_for_the_name(monkeypatch
 def test_the_address_that_worked_is_tried_first_as_long_as_the_name_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(port: int) -> None:
         known = {"a.test": ["127.0.0.4", "127.0.0.3", "127.0.0.1"]}
-        name(monkeypatch, known)
+        named(monkeypatch, known)
         host = Host("a.test", port)
         assert await host.reach(connected, 1) == "127.0.0.1"
         known["a.test"] = ["127.0.0.5", "127.0.0.1"]
@@ -139,7 +139,7 @@ def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch)
         return address
 
     async def scenario() -> None:
-        name(monkeypatch, {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"], "b.test": ["127.0.0.1", "127.0.0.2"]})
+        named(monkeypatch, {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"], "b.test": ["127.0.0.1", "127.0.0.2"]})
         began = time.monotonic()
         assert await Host("a.test", 1).reach(attempt, 0.3) == "127.0.0.3"
         with pytest.raises(TimeoutError):
@@ -151,7 +151,7 @@ def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_who_takes_datagrams_is_asked_by_ipv4_first(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        name(monkeypatch, {"two.test": ["::1", "127.0.0.1"]})
+        named(monkeypatch, {"two.test": ["::1", "127.0.0.1"]})
         host = Host("two.test", 1, socket.SOCK_DGRAM)
         await host.look_up(1)
         assert used(host) == ["127.0.0.1", "::1"]

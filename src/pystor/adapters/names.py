@@ -62,7 +62,15 @@ class Host:
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(self.ask())
         except TimeoutError:
-            raise socket.gaierror(socket.EAI_AGAIN, f"no name server answered within {seconds:g} s") from None
+            raise _silence(seconds) from None
+        self.hear()
+
+    def look_up_in_a_thread(self, seconds: float) -> None:
+        """Do the same where there is no event loop."""
+        try:
+            self.ask().result(seconds)
+        except TimeoutError:
+            raise _silence(seconds) from None
         self.hear()
 
     async def reach(self, attempt: Callable[[str, int], Awaitable[T]], seconds: float) -> T:
@@ -112,6 +120,10 @@ def _asked(name: str, port: int, kind: socket.SocketKind) -> Future[list[Address
     except RuntimeError as error:
         answer.set_exception(OSError(errno.EAGAIN, str(error)))
     return answer
+
+
+def _silence(seconds: float) -> socket.gaierror:
+    return socket.gaierror(socket.EAI_AGAIN, f"no name server answered within {seconds:g} s")
 
 
 def _sorted(found: Iterable[Address], kind: socket.SocketKind) -> list[Address]:

@@ -49,7 +49,7 @@ class SilentNames:
         self._name_server.close()
 
 
-def name(patch: pytest.MonkeyPatch, known: Mapping[str, Sequence[str]]) -> None:
+def named(patch: pytest.MonkeyPatch, known: Mapping[str, Sequence[str]]) -> None:
     """Give names addresses, in that order; all others are as ever. What is changed later holds from then on."""
     real = socket.getaddrinfo
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import secrets
@@ -11,13 +12,15 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from pystor.adapters.logs.entries import Entry
 from pystor.adapters.logs.formats import as_gelf, one_line
 from pystor.adapters.logs.levels import rank
+from pystor.adapters.names import Address, Host, datagrams_to
 
 _CONNECT_SECONDS: Final = 3.0
+_RESOLVE_SECONDS: Final = 60.0
 _LONGEST_LINE: Final = 8192
 
 
@@ -58,7 +61,14 @@ class Syslog(_Socket):
         self._facility = facility
 
     def _connect(self) -> socket.socket:
-        return _datagrams(socket.AF_UNIX, self._path, _CONNECT_SECONDS)
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            made.settimeout(_CONNECT_SECONDS)
+            made.connect(self._path)
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Send a datagram each."""
@@ -70,38 +80,55 @@ class Syslog(_Socket):
 
 
 class GelfUdp(_Socket):
-    """A Graylog by UDP; what is too long for a datagram is sent in chunks."""
+    """A Graylog by UDP; what is too long for a datagram is sent in chunks.
+
+    When an address does not take them, the next attempt is made at the host's next one; it is looked up each minute.
+    """
 
     def __init__(self, address: tuple[str, int], fields: Mapping[str, object], datagram: int, compress: bool) -> None:
         self.name = f"Gelf udp {address[0]}:{address[1]}"
-        self._address = address
+        self._graylog = Host(*address, socket.SOCK_DGRAM)
+        self._used: Address | None = None
+        self._look_up_at = float("-inf")
         self._fields = fields
         self._datagram = datagram
         self._compress = compress
         self._host = socket.gethostname()
 
+    def open(self) -> None:
+        """Connect, to another address if the host has moved."""
+        if time.monotonic() >= self._look_up_at:
+            self._look_up_at = time.monotonic() + _RESOLVE_SECONDS
+            self._graylog.ask()
+        self._graylog.hear()
+        if self._used not in list(self._graylog.addresses)[:1]:
+            self.close()
+        with self._turning():
+            super().open()
+
     def _connect(self) -> socket.socket:
-        family, _, _, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
-        return _datagrams(family, address, None)
+        if not self._graylog.addresses:
+            self._graylog.look_up_in_a_thread(_CONNECT_SECONDS)
+        self._used = self._graylog.addresses[0]
+        made = datagrams_to(self._used)
+        made.setblocking(True)  # a long message is more at once than the socket may hold
+        return made
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Send a message each."""
-        for entry in entries:
-            message = as_gelf(entry, self._host, self._fields)
-            for chunk in chunks(gzip.compress(message) if self._compress else message, self._datagram):
-                self.connected.send(chunk)
+        with self._turning():
+            for entry in entries:
+                message = as_gelf(entry, self._host, self._fields)
+                for chunk in chunks(gzip.compress(message) if self._compress else message, self._datagram):
+                    self.connected.send(chunk)
 
-
-def _datagrams(family: int, address: str | tuple[Any, ...], timeout: float | None) -> socket.socket:
-    """Connect a socket for datagrams."""
-    made = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        made.settimeout(timeout)
-        made.connect(address)
-    except OSError:
-        made.close()
-        raise
-    return made
+    @contextlib.contextmanager
+    def _turning(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._graylog.turn()
+            raise
 
 
 def chunks(message: bytes, datagram: int) -> Iterator[bytes]:
