@@ -26,7 +26,7 @@ from pystor.events import Event, StorageFailed
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
-from pystor.http.messages import typed
+from pystor.http.messages import Response, typed
 from pystor.http.wire import Limits
 from pystor.identity import Seen, Verdict, refuse_adoption
 from pystor.jobs import Queue
@@ -136,8 +136,12 @@ def build(settings: Settings, shared: str) -> App:
         limits=limits(settings),
         upload_idle_timeout=settings.upload_idle_timeout,
         services=services,
-        metrics=lambda: typed(200, CONTENT_TYPE.encode("ascii"), prometheus.render()),
+        metrics=partial(_metrics, prometheus),
     )
+
+
+async def _metrics(prometheus: Prometheus) -> Response:
+    return typed(200, CONTENT_TYPE.encode("ascii"), await prometheus.tell())
 
 
 def _lengths(queues: Iterable[Queue]) -> Counter[str]:

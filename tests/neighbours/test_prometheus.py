@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -350,6 +352,59 @@ def test_counters_never_go_back_while_workers_come_and_go(home: Path, workers: l
             highest = total
     assert highest == 1500
     metrics.close()
+
+
+def test_others_have_their_turns_while_the_metrics_of_many_storages_are_told(home: Path) -> None:
+    worker = Prometheus(home, version="1")
+    for number in range(300):
+        worker(BlobServed(DIGEST, f"/mnt/data{number}", "pool", 100, 0.01))
+
+    async def scenario() -> None:
+        told, turns = asyncio.create_task(worker.tell()), 0
+        while not told.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert await told == worker.render()
+        assert turns > 10
+
+    asyncio.run(scenario())
+
+
+def test_those_who_ask_while_the_metrics_are_told_get_the_next_ones_together(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, began, go_on, times = Prometheus(home, version="1"), threading.Event(), threading.Event(), itertools.count()
+    totals = worker._workers.totals
+
+    def slowly() -> object:
+        next(times)
+        began.set()
+        go_on.wait(10)
+        return totals()
+
+    monkeypatch.setattr(worker._workers, "totals", slowly)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(worker.tell())
+        await asyncio.to_thread(began.wait)
+        others = [asyncio.create_task(worker.tell()) for _ in range(20)]
+        others[0].cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await first
+        worker(HealthChecked())
+        assert all(b"stor_health_checks_total 1.0" in answer for answer in await asyncio.gather(*others[1:]))
+
+    asyncio.run(scenario())
+    assert next(times) == 2
+
+
+def test_names_that_are_new_are_found_in_a_sheet_that_was_read_before(home: Path) -> None:
+    one, other = Prometheus(home, version="1"), Prometheus(home, version="1")
+    for number in range(3):
+        other(BlobServed(DIGEST, f"/mnt/data{number}", "pool", 100, 0.01))
+        found = one.render().decode()
+        assert re.findall(r'stor_blobs_served_total.*data(\d)".* 1\.0', found) == [str(n) for n in range(number + 1)]
 
 
 def test_a_file_that_is_no_sheet_is_passed_over(home: Path) -> None:

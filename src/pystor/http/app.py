@@ -61,7 +61,7 @@ class App:
         limits: Limits,
         upload_idle_timeout: float,
         services: Sequence[Service] = (),
-        metrics: Callable[[], Response] | None = None,
+        metrics: Callable[[], Awaitable[Response]] | None = None,
     ) -> None:
         """`upload_idle_timeout` is in seconds; `services` start with the application; `metrics` answers `/metrics`."""
         self.limits: Final = limits
@@ -185,7 +185,7 @@ class App:
         if request.path == "/live":
             return pages.live()
         if request.path == "/metrics" and self._metrics is not None:
-            return self._metrics()
+            return await self._metrics()
         return await pages.status(request, self._pool, self._observe)
 
 

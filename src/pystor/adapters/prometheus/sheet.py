@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pystor.adapters.prometheus.families import BY_NAME, WIDTH
+from pystor.adapters.prometheus.slices import sliced
 
 Key: TypeAlias = tuple[str, tuple[str, ...]]
 """The name of a metric and the values of its labels."""
@@ -74,7 +75,7 @@ class Sheet:
 
     def own(self) -> Counts:
         """Go through the numbers of this worker, which need no file."""
-        for key, position in self._slots.items():
+        for key, position in list(self._slots.items()):  # a thread may read while names are added
             yield key, list(self.values[position : position + BY_NAME[key[0]].width])
 
     @property
@@ -106,12 +107,27 @@ class Slots(dict[Any, int]):
         return slot
 
 
-def read(path: Path) -> list[tuple[Key, list[float]]]:
-    """Read the numbers of a worker, dead or alive; a name that is not written in full yet has none."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-        lines = memory[_SIZE:].split(b"\n")[:-1]
-        found = []
-        with memoryview(memory) as raw, raw[:_SIZE] as head, head.cast("d") as values:
-            for name, labels, position, width in map(json.loads, lines):
-                found.append(((name, tuple(labels)), list(values[position : position + width])))
-        return found
+class Reader:
+    """Reads the numbers of a worker, dead or alive, again and again; what it read of the names it remembers."""
+
+    def __init__(self, path: Path) -> None:
+        self._path: Final = path
+        self._places: Final[list[tuple[Key, int, int]]] = []
+        self._end = _SIZE
+
+    def read(self) -> list[tuple[Key, list[float]]]:
+        """Read them; a name that is not written in full yet has none.
+
+        Raises OSError if the worker has ended, and ValueError if something else is there.
+        """
+        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            new, newline, _ = memory[self._end :].rpartition(b"\n")
+            self._places.extend([_place(line) for line in sliced(new.split(b"\n") if newline else ())])
+            self._end += len(new) + len(newline)
+            with memoryview(memory) as raw, raw[:_SIZE] as head, head.cast("d") as values:
+                return [(key, list(values[start : start + width])) for key, start, width in sliced(self._places)]
+
+
+def _place(line: bytes) -> tuple[Key, int, int]:
+    name, labels, position, width = json.loads(line)
+    return (name, tuple(labels)), position, width

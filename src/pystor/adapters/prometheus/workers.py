@@ -10,7 +10,8 @@ from typing import Final, TypeAlias
 
 from pystor.adapters.prometheus.families import BY_NAME
 from pystor.adapters.prometheus.locks import is_dead, locked
-from pystor.adapters.prometheus.sheet import Counts, Key, Sheet, read
+from pystor.adapters.prometheus.sheet import Counts, Key, Reader, Sheet
+from pystor.adapters.prometheus.slices import sliced
 
 Totals: TypeAlias = dict[Key, list[float]]
 
@@ -25,6 +26,7 @@ class Workers:
         unique = f"{os.getpid()}-{time.monotonic_ns():x}"
         self.sheet: Final = Sheet(None if directory is None else directory / f"{unique}{_SUFFIX}")
         self._directory: Final = directory if self.sheet.shared else None
+        self._readers: dict[Path, Reader] = {}
 
     def totals(self) -> tuple[Totals, int]:
         """Add up what all counted, and tell how many workers live."""
@@ -34,11 +36,13 @@ class Workers:
         if self._directory is None:
             return totals, workers
         with locked(self._directory, share=True):
-            for path in self._directory.glob(f"*{_SUFFIX}"):
+            paths = self._directory.glob(f"*{_SUFFIX}")
+            self._readers = {path: self._readers.get(path) or Reader(path) for path in paths}
+            for path, reader in self._readers.items():
                 with contextlib.suppress(OSError, ValueError):  # it ended, or begins, just now
                     if path != self.sheet.path:
                         alive = not is_dead(path, share=True)
-                        _add(totals, read(path), gauges=alive)
+                        _add(totals, reader.read(), gauges=alive)
                         workers += alive
         return totals, workers
 
@@ -50,7 +54,7 @@ class Workers:
             for path in self._directory.glob(f"*{_SUFFIX}") if is_locked else ():
                 with contextlib.suppress(OSError, ValueError):
                     if path != self.sheet.path and is_dead(path):
-                        left = read(path)
+                        left = Reader(path).read()
                         path.unlink()
                         self._continue(left)
 
@@ -63,7 +67,7 @@ class Workers:
 
 
 def _add(totals: Totals, more: Counts, *, gauges: bool) -> None:
-    for key, numbers in more:
+    for key, numbers in sliced(more):
         if key[0] not in BY_NAME or (BY_NAME[key[0]].kind == "gauge" and not gauges):
             continue
         so_far = totals.get(key)
