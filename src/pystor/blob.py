@@ -15,6 +15,9 @@ READ_SIZE: Final = 1 << 20
 Fingerprint: TypeAlias = tuple[int, int, int, int, int]
 """Device, inode, size, mtime and ctime in nanoseconds, or what stands for them: while these stay, the bytes stay."""
 
+READ_DEADLINE: Final = 2.0
+"""Seconds within which a disk opens or reads, or is taken to have failed."""
+
 QueueName: TypeAlias = Literal["mirror", "repair"]
 """A durable list of digests that a storage keeps, for work that is to be done later."""
 
@@ -29,6 +32,20 @@ class Space:
 
 UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
 """That of a storage that says no when it is full, and nothing before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a storage may take that is well; those of a disk, unless told otherwise."""
+
+    answer: float = READ_DEADLINE
+    """Seconds in which it opens a replica, or reads a piece of one."""
+    rate: float = 5e6
+    """Bytes per second of a replica that is read as a whole."""
+
+    def whole(self, size: int) -> float:
+        """Tell the seconds in which it reads a replica of so many bytes."""
+        return self.answer + size / self.rate
 
 
 Again: TypeAlias = Callable[[int, memoryview], bool]
@@ -212,6 +229,18 @@ class Storage(Protocol):
     @property
     def local(self) -> bool:
         """Whether it lies on a disk of this machine, and may be asked for what is in memory without a thread."""
+        ...
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long it may take, or is taken to have failed."""
+        ...
+
+    def answers_since(self, began: float) -> bool:
+        """Whether it gave an answer to what was asked after `began`, on the monotonic clock.
+
+        What was asked then and has no answer yet says nothing of the storage as a whole. Never, where that is not sure.
+        """
         ...
 
     def attach(self) -> object:

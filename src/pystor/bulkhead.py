@@ -22,8 +22,6 @@ _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
 _ROOM: Final = 64 << 10
 """Bytes that are read into memory which is there: to make it anew for each piece takes as long as to read it."""
 
-READ_DEADLINE: Final = 2.0
-"""Seconds within which a storage opens or reads, or is taken to have failed."""
 WRITE_DEADLINE: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
 
@@ -62,29 +60,34 @@ class Bulkhead:
         self,
         operation: Callable[..., _T],
         *arguments: object,
-        deadline: float = READ_DEADLINE,
+        deadline: float | None = None,
         certain: bool = False,
         probing: bool = False,
         writing: bool = False,
+        ahead: bool = False,
     ) -> _T:
         """Run a synchronous operation in a thread of this storage.
 
-        Raises what the operation raises, and `StorageError` when there is no answer within `deadline` seconds. What
-        comes after that, or after a cancellation, is closed if it can be. An operation that has not begun by then does
-        not, unless it is `certain`. While the storage is out, only a probe of it is run, and nothing that is
-        `writing` while it is unwritable.
+        Raises what the operation raises, and `StorageError` when there is no answer within `deadline` seconds (None:
+        that of the storage for an answer), or no thread for it. What comes after that, or after a cancellation, is
+        closed if it can be. An operation that has not begun by then does not, unless it is `certain`. While the storage
+        is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
+        `ahead`, does not wait behind others.
         """
-        step = self.begin(operation, *arguments, deadline=deadline, certain=certain, probing=probing, writing=writing)
+        step = self.begin(
+            operation, *arguments, deadline=deadline, certain=certain, probing=probing, writing=writing, ahead=ahead
+        )
         return await step.result()
 
     def begin(
         self,
         operation: Callable[..., _T],
         *arguments: object,
-        deadline: float = READ_DEADLINE,
+        deadline: float | None = None,
         certain: bool = False,
         probing: bool = False,
         writing: bool = False,
+        ahead: bool = False,
         waits: bool = False,
         count: Callable[[_T], int] = one,
     ) -> Step[_T]:
@@ -95,8 +98,9 @@ class Bulkhead:
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        job = self._crew.give(operation, arguments, certain=certain, waits=waits, count=count)
-        step = Running(self, job, _name(operation), deadline)
+        job = self._crew.give(operation, arguments, certain=certain, waits=waits, ahead=ahead or probing, count=count)
+        patience = self.storage.deadlines.answer if deadline is None else deadline
+        step = Running(self, self._crew, job, _name(operation), patience)
         if not (probing or certain):
             self.remember(step)
         return step
@@ -218,17 +222,16 @@ class Bulkhead:
         return self.begin(self.storage.open, digest) if found is False else Known(found)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes of a replica; at once if they are in the page cache of a local storage."""
-        if self.storage.local:
-            room = self._room[:size] if size <= _ROOM else memoryview(bytearray(size))
-            if replica.read_cached(offset, room):
-                return bytes(room)
+        """Read exactly `size` bytes of a replica; at once if they are in memory."""
+        room = self._room[:size] if size <= _ROOM else memoryview(bytearray(size))
+        if replica.read_cached(offset, room):
+            return bytes(room)
         return await self.run(replica.read, offset, size)
 
     async def check(self) -> Space:
         """Measure the storage's room, and see that it is there."""
         try:
-            self.space = await self.run(self.storage.check)
+            self.space = await self.run(self.storage.check, ahead=True)
         except StorageError:
             self.space = None
             raise

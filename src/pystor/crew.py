@@ -39,6 +39,7 @@ class Job(Generic[_T]):
         "_count",
         "_dispose",
         "_loop",
+        "began",
         "future",
         "seconds",
         "things",
@@ -67,6 +68,8 @@ class Job(Generic[_T]):
         """Whether it waits for the disk, and is not in the way of others while it does."""
         self.seconds: float = -time.monotonic()
         """How long it took until its result was there."""
+        self.began: float | None = None
+        """When a thread began it, on the monotonic clock; None while it waits for one."""
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -131,6 +134,8 @@ class Crew:
         self._away: Final[list[None]] = []  # an entry for each job that waits for the disk, or will
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
+        self.came_back = 0.0
+        """When a thread was last through with a job, on the monotonic clock."""
 
     @property
     def room(self) -> int:
@@ -144,15 +149,16 @@ class Crew:
         *,
         certain: bool = False,
         waits: bool = False,
+        ahead: bool = False,
         count: Callable[[_T], int] = one,
     ) -> Job[_T]:
         """Have a call done, in its turn; `certain`: even if nobody waits any more before it begins.
 
-        `waits`: it is known to wait for the disk. `count` tells of the result how many things were done: the job was
-        quick if each of them was.
+        `waits`: it is known to wait for the disk. `ahead`: it comes before all that no thread has begun. `count` tells
+        of the result how many things were done: the job was quick if each of them was.
         """
         job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits, count=count)
-        self._submit(job)
+        self._submit(job, ahead=ahead)
         return job
 
     def _dispose(self, result: object) -> None:
@@ -160,8 +166,11 @@ class Crew:
         if hasattr(result, "close"):
             self.give(close, (result,), certain=True)
 
-    def _submit(self, job: Job[Any]) -> None:
-        self._jobs.append(job)
+    def _submit(self, job: Job[Any], *, ahead: bool) -> None:
+        if ahead:
+            self._jobs.appendleft(job)
+        else:
+            self._jobs.append(job)
         if job.waits:
             self._away.append(None)
         if self._pace > _QUICK or len(self._resting) + len(self._away) >= self._threads:
@@ -220,12 +229,13 @@ class Crew:
                 if not (self._jobs and self._is_awake()):
                     return
                 continue
-            began = time.monotonic()
+            job.began = began = time.monotonic()
             job.run()
+            self.came_back = now = time.monotonic()
             if job.waits:
                 self._away.pop()
             else:
-                self._pace += ((time.monotonic() - began) / job.things - self._pace) * _WEIGHT
+                self._pace += ((now - began) / job.things - self._pace) * _WEIGHT
 
     def _is_awake(self) -> bool:
         """Take the rest back; False if somebody has called already."""

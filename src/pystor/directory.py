@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias
 
 from pystor import commit, marker, posix, temporary, tree
-from pystor.blob import Filesystem, QueueName, Space, Turn
+from pystor.blob import Deadlines, Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
 from pystor.entrance import Entrance, measure
 from pystor.entries import Entries
@@ -57,6 +57,7 @@ class Directory:
         """
         self.root: Final = root
         self.writable: Final = writable
+        self.deadlines: Final = Deadlines()
         self.local = False
         self._is_local: Final = local
         self._durable: Final = durable
@@ -71,6 +72,10 @@ class Directory:
         self._watch: Final = watch
         self.watched = False
         self._seen = -1  # how many changes there had been when the marker was looked at
+
+    def answers_since(self, began: float) -> bool:  # noqa: ARG002  that of the protocol
+        """Never: a disk of which a part hangs may hang as a whole."""
+        return False
 
     # Identity
 

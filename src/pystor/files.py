@@ -103,7 +103,12 @@ class FileReplica:
         return data
 
     def read_cached(self, offset: int, room: memoryview) -> bool:
-        """Fill the room with the bytes from `offset` on; False if a disk would have to be asked, or the file ends."""
+        """Fill the room with the bytes from `offset` on; False if a disk would have to be asked, or the file ends.
+
+        False also if the filesystem is not local: nobody knows how long that takes.
+        """
+        if self._close is not close_now:
+            return False
         try:
             return os.preadv(self.fd, (room,), offset, os.RWF_NOWAIT) == len(room)
         except OSError:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pystor.batches import Batches
-from pystor.blob import Replica, Storage
-from pystor.bulkhead import READ_DEADLINE, Bulkhead
+from pystor.blob import READ_DEADLINE, Replica, Storage
+from pystor.bulkhead import Bulkhead
 from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pystor.blob import Storage
-from pystor.crew import Job, close
+from pystor.crew import Crew, Job, close
 from pystor.errors import StorageError
 
 _T = TypeVar("_T")
@@ -105,17 +106,21 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._bell: Final = asyncio.get_running_loop().call_later(deadline, self._expire, deadline)
+        self._deadline: Final = deadline
+        self._bell = asyncio.get_running_loop().call_later(deadline, self._expire)
 
     @property
     def syncing(self) -> int:
         """How many uploads wait for a sync by it."""
         return 0
 
-    def _expire(self, deadline: float) -> None:
+    def _expire(self) -> None:
+        self._fail("no answer", dead=True)
+
+    def _fail(self, what: str, *, dead: bool) -> None:
         if not self._future.done():
-            reason = f"no answer within {deadline:g} s"
-            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=True))
+            reason = f"{what} within {self._deadline:g} s"
+            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=dead))
 
     def give_up(self, error: StorageError) -> None:
         """Wait no more, for a reason that another step has found."""
@@ -133,11 +138,28 @@ class Awaited(Step[_T]):
 
 
 class Running(Awaited[_T]):
-    """An operation in a thread."""
+    """An operation in a thread. The deadline is for the storage: it counts from when a thread begins.
 
-    def __init__(self, member: Member, job: Job[_T], name: str, deadline: float) -> None:
+    That none begins within the deadline may be for want of threads, while each of those that there are comes back in
+    time: then it is too much at once, which is no fault of the storage.
+    """
+
+    def __init__(self, member: Member, crew: Crew, job: Job[_T], name: str, deadline: float) -> None:
         super().__init__(member, job.future, name, deadline)
+        self._crew: Final = crew
         self._job: Final = job
+        self._asked: Final = time.monotonic()
+
+    def _expire(self) -> None:
+        began = self._job.began
+        if began is None:
+            self._fail("no thread was free", dead=self._crew.came_back < self._asked)
+            return
+        left = began + self._deadline - time.monotonic()
+        if left > 0:
+            self._bell = asyncio.get_running_loop().call_later(left, self._expire)
+        else:
+            self._fail("no answer", dead=not self._member.storage.answers_since(began))
 
     async def result(self) -> _T:
         """Wait for it, and tell the storage how that went."""

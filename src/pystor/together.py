@@ -60,7 +60,7 @@ class Round:
     def begin(self, crew: Crew, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
         """Have it done; the result is `done`. All of it may take `deadline` seconds."""
         job = crew.give(self._go, (work, things), count=_how_many)
-        step = Running(self, job, work.__name__.strip("_"), deadline)
+        step = Running(self, crew, job, work.__name__.strip("_"), deadline)
         for member in self._members:
             member.remember(step)
         return step

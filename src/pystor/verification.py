@@ -7,14 +7,13 @@ from collections import OrderedDict
 from typing import Final
 
 from pystor.blob import Fingerprint, Replica
-from pystor.bulkhead import READ_DEADLINE, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.marks import Marks
 
 _MOST_BAD: Final = 65_536
 _SUSPECTED: Final = 5.0  # seconds
 _QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
-_SLOWEST_DISK: Final = 5e6  # bytes per second; a whole replica is given as long as this needs to read it
 
 
 class Verifier:
@@ -67,8 +66,7 @@ class Verifier:
             return False
         if replica.size <= _QUICK:
             return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
-        patience = READ_DEADLINE + replica.size / _SLOWEST_DISK
-        good = await member.run(replica.digest, deadline=patience) == digest
+        good = await member.run(replica.digest, deadline=member.storage.deadlines.whole(replica.size)) == digest
         if good:
             self.remember(replica, digest)
         return good

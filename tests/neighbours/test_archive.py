@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
 from tests.contract.wire import Cut
 from tests.neighbours.servers.memcached import Memcached
+from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.seaweed import Seaweed
 from tests.support.server import Server
 
@@ -113,6 +115,46 @@ def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_el
     assert stor.get(content).body == content
     assert stor.ask("GET", f"/{sha(fresh())}").status == 503
     assert seaweed.endpoint
+
+
+@pytest.fixture
+def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
+    with Proxy(("127.0.0.1", seaweed.port)) as between:
+        yield between
+
+
+def behind(proxy: Proxy, seaweed: Seaweed) -> dict[str, str]:
+    return {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": proxy.endpoint}
+
+
+def test_more_clients_at_once_than_the_archive_is_asked_for_are_all_served(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    stor = make_stor(config={"s3_credentials": behind(proxy, seaweed)}, workers=1)
+    contents = [fresh() for _ in range(100)]
+    for content in contents:
+        seaweed.store().put(key_of(content), content)
+    proxy.delay = 0.8  # with 32 threads, the last one waits for 2.4 s before it has one
+    with ThreadPoolExecutor(len(contents)) as clients:
+        answers = list(clients.map(stor.get, contents))
+    assert [answer.status for answer in answers] == [200] * len(contents)
+    assert [answer.body for answer in answers] == contents
+
+
+def test_an_archive_has_as_long_for_an_answer_as_is_configured(make_stor: Make, seaweed: Seaweed, proxy: Proxy) -> None:
+    stor, content = make_stor(config={"s3_credentials": behind(proxy, seaweed), "s3_timeout": 10}, workers=1), fresh()
+    seaweed.store().put(key_of(content), content)
+    proxy.delay = 2.2
+    assert stor.get(content).body == content
+
+
+def test_a_blob_that_is_hashed_before_it_is_sent_may_come_slowly_from_the_archive(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    stor, content = make_stor(config={"s3_credentials": behind(proxy, seaweed)}, workers=1), fresh(600_000)
+    seaweed.store().put(key_of(content), content)
+    proxy.rate = 250_000
+    assert stor.get(content).body == content
 
 
 def test_a_blob_that_was_read_from_the_archive_is_promoted(make_stor: Make, seaweed: Seaweed) -> None:

@@ -21,11 +21,13 @@ from obstore.store import MemoryStore, ObjectStore
 from pystor.adapters.s3 import Bucket, BucketAddress, parse_bucket_url
 from pystor.adapters.s3.client import Client
 from pystor.blob import Storage
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.seaweed import Seaweed
+from tests.rooms.tools import run
 from tests.support import processes
 
 _prefixes = itertools.count()
@@ -520,6 +522,55 @@ def test_a_server_that_hangs_fails_in_time(
     proxy.hang = False
     proxy.reset()
     operation(impatient)
+
+
+def test_an_object_that_is_late_is_no_failure_of_the_bucket_if_others_come_meanwhile(
+    impatient: Bucket, proxy: Proxy
+) -> None:
+    digest = store(impatient, SMALL)
+    for others_come in (True, False):
+        proxy.delay = 1.5
+        proxy.asked.clear()
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(impatient.open, digest)
+            processes.eventually(lambda: bool(proxy.asked), what="it is asked for")
+            time.sleep(0.1)
+            if others_come:
+                proxy.delay = 0
+                assert impatient.open(digest) is not None
+            error = late.exception(2)
+        assert isinstance(error, StorageError)
+        assert "no answer in time" in error.reason
+        assert error.dead is not others_come
+
+
+def test_a_bucket_has_the_time_that_each_request_to_it_has(seaweed: Seaweed) -> None:
+    patient = bucket_of(seaweed, connect_timeout=1, read_timeout=10, retries=2).deadlines
+    assert 30 < patient.answer < 60
+    assert patient.whole(1 << 20) == patient.answer + 16 * 10
+    assert bucket_of(seaweed, connect_timeout=1, read_timeout=0.5, retries=0).deadlines.answer < 3
+
+
+def test_what_has_come_is_read_without_a_thread(
+    impatient: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store(impatient, SMALL)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(impatient)
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        proxy.hang = True
+        monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
+        with replica:
+            assert await bulkhead.read(replica, 2, 5) == SMALL[2:7]
+            assert await bulkhead.read(replica, 0, len(SMALL)) == SMALL
+            assert not replica.read_cached(1, memoryview(bytearray(len(SMALL))))
+            with replica._one_at_a_time:  # type: ignore[attr-defined]
+                assert not replica.read_cached(0, memoryview(bytearray(1)))
+        bulkhead.stop()
+
+    run(scenario())
 
 
 def test_a_server_that_hangs_in_the_middle_of_a_read_fails_in_time(impatient: Bucket, proxy: Proxy) -> None:

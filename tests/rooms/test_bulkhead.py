@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,94 @@ def test_one_after_another_needs_one_thread(storage: Directory) -> None:
             await bulkhead.run(int, probing=True)
             await asyncio.sleep(0.001)
         assert threading.active_count() - before <= 2
+        bulkhead.stop()
+
+    run(scenario())
+
+
+# More at once than there are threads
+
+
+def test_the_time_in_which_a_storage_is_to_answer_begins_when_a_thread_does(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        await asyncio.gather(*(bulkhead.run(time.sleep, 0.15, deadline=0.2) for _ in range(2)))
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_what_finds_no_thread_in_time_is_refused_and_the_storage_stays_in_as_long_as_it_answers_others(
+    storage: Directory,
+) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=2)
+        asked = (bulkhead.run(time.sleep, 0.05, deadline=0.12) for _ in range(20))
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, StorageError)]
+        assert results[:2] == [None, None]
+        assert {error.reason for error in refused} == {"no thread was free within 0.12 s"}
+        assert 8 < len(refused) < 18
+        assert not bulkhead.out
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_waited_for_one(
+    storage: Directory,
+) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        writing = asyncio.create_task(bulkhead.run(hang, deadline=20, writing=True))
+        await hang.until(1)
+        with pytest.raises(StorageError):
+            await bulkhead.run(int, deadline=0.05)
+        assert bulkhead.out
+        hang.over.set()
+        await writing
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_whether_a_storage_is_well_is_found_out_before_all_that_waits_for_a_thread(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, done = Hang(), list[str]()
+    for name in ("check", "probe"):
+        monkeypatch.setattr(storage, name, partial(done.append, name))
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        work = [bulkhead.begin(hang), *(bulkhead.begin(done.append, "read") for _ in range(3))]
+        await hang.until(1)
+        checking = asyncio.create_task(bulkhead.check())
+        probing = asyncio.create_task(bulkhead.run(storage.probe, probing=True))
+        await asyncio.sleep(0.01)
+        hang.over.set()
+        await asyncio.gather(checking, probing, *(step.result() for step in work))
+        bulkhead.stop()
+
+    run(scenario())
+    assert sorted(done[:2]) == ["check", "probe"]
+
+
+def test_what_is_late_is_no_fault_of_a_storage_that_answers_what_was_asked_later(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr(storage, "answers_since", lambda _: True)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        with pytest.raises(StorageError) as failure:
+            await bulkhead.run(hang, deadline=0.05)
+        assert failure.value.reason == "no answer within 0.05 s"
+        assert not bulkhead.out
+        hang.over.set()
         bulkhead.stop()
 
     run(scenario())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from pystor.blob import Deadlines
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -96,6 +98,24 @@ def test_a_replica_that_is_replaced_by_a_good_one_is_good(storage: Directory) ->
     place(storage, SMALL)
 
     assert verify(verifier, storage, digest)
+
+
+def test_a_replica_is_hashed_for_as_long_as_its_storage_may_take(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, LARGE)
+    hash_now = FileReplica.digest
+
+    def slowly(replica: FileReplica) -> Digest:
+        time.sleep(0.3)
+        return hash_now(replica)
+
+    monkeypatch.setattr(FileReplica, "digest", slowly)
+    storage.deadlines = Deadlines(answer=0.2, rate=1e9)  # type: ignore[misc]
+    with pytest.raises(StorageError):
+        verify(Verifier(), storage, Digest.of(LARGE))
+    storage.deadlines = Deadlines(answer=0.2, rate=1e5)  # type: ignore[misc]
+    assert verify(Verifier(), storage, Digest.of(LARGE))
 
 
 def test_what_is_good_for_one_name_is_not_good_for_another(storage: Directory) -> None:

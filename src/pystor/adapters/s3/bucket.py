@@ -12,7 +12,7 @@ from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
 from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
 from pystor.address import DEFAULT_REGION, BucketAddress
-from pystor.blob import UNKNOWN_ROOM, QueueName, Space
+from pystor.blob import UNKNOWN_ROOM, Deadlines, QueueName, Space
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 
@@ -23,7 +23,15 @@ _PROBE: Final = b"Stor was here\n"
 class Bucket:
     """A storage whose replicas are objects. Every operation raises `StorageError` when the bucket does not do it."""
 
-    def __init__(self, client: Client, prefix: str = "", *, spool: str | None = None, writable: bool = True) -> None:
+    def __init__(
+        self,
+        client: Client,
+        prefix: str = "",
+        *,
+        spool: str | None = None,
+        writable: bool = True,
+        deadlines: Deadlines | None = None,
+    ) -> None:
         """Make a storage of what a client reaches; `connect` makes the client too. Nothing is asked yet.
 
         `spool` is the directory in which uploads are collected, on a disk with room for those that come at the same
@@ -31,6 +39,7 @@ class Bucket:
         """
         self.root: Final = client.name
         self.writable: Final = writable
+        self.deadlines: Final = Patience().deadlines if deadlines is None else deadlines
         self.local: Final = False
         self.watched: Final = False
         self._client: Final = client
@@ -66,7 +75,12 @@ class Bucket:
         address = BucketAddress(bucket, prefix, endpoint, region, virtual_hosted)
         keys = Keys(access_key, secret_key) if access_key and secret_key else None
         patience = Patience(connect_timeout, read_timeout, write_timeout, retries)
-        return cls(Client.connect(name, address, keys, patience), prefix, spool=spool, writable=writable)
+        client = Client.connect(name, address, keys, patience)
+        return cls(client, prefix, spool=spool, writable=writable, deadlines=patience.deadlines)
+
+    def answers_since(self, began: float) -> bool:
+        """Tell whether there was an answer to what was asked after `began`: each object is one for itself."""
+        return self._client.answers_since(began)
 
     def attach(self) -> None:
         """See that the bucket is there."""

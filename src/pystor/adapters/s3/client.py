@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from obstore.store import S3Store
 
 from pystor.adapters.s3.failures import is_missing, status_of, translate
 from pystor.address import BucketAddress
+from pystor.blob import Deadlines
 from pystor.errors import StorageError
 
 if TYPE_CHECKING:
     from obstore import GetResult
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
+
+PIECE: Final = 64 << 10
+"""Bytes of an object that are read in one go."""
 
 ONE_REQUEST: Final = 5 << 20
 """Bytes up to which an object is sent in one request, and from memory. Larger ones go in parts of at least this."""
@@ -59,6 +64,14 @@ class Patience:
     """For one request that sends up to 5 MiB, or asks for a copy."""
     retries: int = 2
 
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long one who asks waits for all of that: for each time, and for a first piece of what is answered.
+
+        That pieces come in time is seen to for each of them; all together take as long as they do.
+        """
+        return Deadlines(self.connect + self.read * (self.retries + 2), PIECE / self.read)
+
 
 class Client:
     """One bucket. Keys are full ones."""
@@ -70,6 +83,8 @@ class Client:
         self._writing: Final = writing
         self._secrets: Final = tuple(filter(None, secrets))
         self._creates = True
+        self._answered = -math.inf
+        """When that was asked which was asked last of all that has an answer, on the monotonic clock."""
 
     @classmethod
     def connect(cls, name: str, address: BucketAddress, keys: Keys | None, patience: Patience) -> Client:
@@ -161,12 +176,20 @@ class Client:
 
     @contextmanager
     def translated(self, operation: str) -> Iterator[None]:
-        """Raise what obstore raises as a `StorageError`."""
+        """Raise what obstore raises as a `StorageError`, which is that of one request if others are answered."""
+        began = time.monotonic()
         try:
             yield
         except _FAILURES as error:
+            failure = translate(self.name, operation, error, self._secrets)
+            failure.dead = failure.dead and not self.answers_since(began)
             # Not `from error`: what it says may hold what must not be shown, and fills a page.
-            raise translate(self.name, operation, error, self._secrets) from None
+            raise failure from None
+        self._answered = max(self._answered, began)
+
+    def answers_since(self, began: float) -> bool:
+        """Tell whether there was an answer to what was asked after `began`, on the monotonic clock."""
+        return self._answered > began
 
 
 def _store(
