@@ -52,7 +52,9 @@ class Tiers:
         doubt: Unavailable | None = None
         for tier in self.tiers:
             try:
-                return await tier.pool.find(digest, without=without, tell=self._observe)
+                # Looked up are the storages, by the location cache; what the archive has not is told for itself.
+                tell = nobody if tier.name == "archive" else self._observe
+                return await tier.pool.find(digest, without=without, tell=tell)
             except NotFound:
                 if tier.name == "archive":
                     self._observe(ArchiveMissed(digest))

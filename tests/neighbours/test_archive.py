@@ -117,6 +117,21 @@ def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_el
     assert seaweed.endpoint
 
 
+@pytest.mark.parametrize("order", ["pool-first", "archive-first"])
+def test_a_look_up_is_counted_once_whatever_the_archive_is_asked(make_stor: Make, seaweed: Seaweed, order: str) -> None:
+    stor, stored, archive_only = make_stor(config={"s3_order": order}, workers=1), fresh(), fresh(3_000_000)
+    assert stor.store(stored).status == 201
+    seaweed.store().put(key_of(archive_only), archive_only)
+    assert [stor.get(content).status for content in (stored, archive_only, fresh())] == [200, 200, 404]
+
+    page = stor.ask("GET", "/metrics").body.decode()
+    told = dict(line.rsplit(" ", 1) for line in page.splitlines())
+    asked = 3 if order == "pool-first" else 2  # what is in the archive is not looked for in the pool then
+    assert float(told["stor_lookups_total"]) == asked
+    assert sum(float(told[f"stor_location_cache_{each}_total"]) for each in ("hits", "misses")) == asked
+    assert float(told["stor_archive_misses_total"]) == (1 if order == "pool-first" else 2)
+
+
 @pytest.fixture
 def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
     with Proxy(("127.0.0.1", seaweed.port)) as between:
