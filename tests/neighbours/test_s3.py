@@ -499,6 +499,12 @@ def test_a_bucket_that_is_not_there_is_a_failure_and_no_miss(
     assert "there is no such bucket: make it" in failure(operation, bucket_of(seaweed, bucket="nowhere"))
 
 
+def test_a_key_over_which_the_library_breaks_down_is_told(
+    seaweed: Seaweed, operation: Callable[[Bucket], object]
+) -> None:
+    assert "correct the keys" in failure(operation, bucket_of(seaweed, access_key="not in a header\n"))
+
+
 def test_a_lack_of_credentials_is_told(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
     anonymous = bucket_of(seaweed, access_key=None, secret_key=None, retries=0)

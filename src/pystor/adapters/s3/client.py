@@ -35,7 +35,8 @@ _MOST_PARTS: Final = 9_000  # S3 takes 10,000
 _MEBIBYTE: Final = 1 << 20
 _LONGEST_SIGNATURE: Final = 7 * 86400
 _FOREVER: Final = timedelta(days=365)
-_FAILURES: Final = (BaseError, OSError, ValueError)  # all that obstore raises
+_FAILURES: Final = (BaseError, OSError, ValueError)  # all that obstore raises on purpose
+_PANIC: Final = "PanicException"  # what it raises else, which is no `Exception`, and in no module
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,11 @@ class Client:
             failure.dead = failure.dead and not self.answers_since(began)
             # Not `from error`: what it says may hold what must not be shown, and fills a page.
             raise failure from None
+        except BaseException as error:
+            if type(error).__name__ != _PANIC:
+                raise
+            reason = "the S3 library broke down over this request: correct the keys and the endpoint"
+            raise StorageError(self.name, operation, reason, dead=True) from None
         self._answered = max(self._answered, began)
 
     def answers_since(self, began: float) -> bool:
