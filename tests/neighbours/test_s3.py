@@ -649,6 +649,19 @@ def test_garbage_is_a_failure_and_no_miss(impatient: Bucket, proxy: Proxy, answe
     assert told in failure(impatient.check, within=2)
 
 
+def test_an_object_in_cold_storage_is_to_be_restored(impatient: Bucket, proxy: Proxy) -> None:
+    body = b"<Error><Code>InvalidObjectState</Code><Message>The operation is not valid</Message></Error>"
+    proxy.garbage = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    assert "restore it there first" in failure(impatient.open, Digest.of(b"any"))
+
+
+def test_of_the_keys_the_secret_alone_is_never_told(seaweed: Seaweed, proxy: Proxy) -> None:
+    bucket = bucket_of(seaweed, endpoint=proxy.endpoint, access_key="stor", secret_key="hidden")
+    body = b"<Error><Code>Odd</Code><Message>storage of stor: hidden</Message></Error>"
+    proxy.garbage = b"HTTP/1.1 400 Odd\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    assert "answered 400 Odd: storage of stor: ***" in failure(bucket.check)
+
+
 def test_a_server_that_is_full_is_told_apart(impatient: Bucket, proxy: Proxy) -> None:
     body = b"<Error><Code>XMinioStorageFull</Code><Message>Storage backend is full</Message></Error>"
     proxy.garbage = b"HTTP/1.1 507 Full\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)

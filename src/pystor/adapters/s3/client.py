@@ -95,7 +95,7 @@ class Client:
         late: ClientConfig = {"timeout": timedelta(seconds=patience.write)}
         reading = _store(address, keys, patience, soon, patience.read * 0.9)
         writing = _store(address, keys, patience, late, patience.write * 0.9)
-        return cls(name, reading, writing, (keys.secret_key, keys.access_key) if keys else ())
+        return cls(name, reading, writing, (keys.secret_key,) if keys else ())
 
     def get(self, key: str, offset: int = 0) -> GetResult | None:
         """Begin to read an object; None only if the answer is that there is none."""

@@ -22,6 +22,7 @@ _ADVICE: Final = {
     "AuthorizationHeaderMalformed": "the request was signed for another region: correct the region",
     "ExpiredToken": "the credentials have expired: renew them",
     "InvalidAccessKeyId": "the access key is not known there: correct it",
+    "InvalidObjectState": "the object is in cold storage, such as Glacier: restore it there first",
     "InvalidRange": "was replaced by a shorter one while it was read",
     "NoSuchBucket": "there is no such bucket: make it, or correct its name",
     "PermanentRedirect": "the bucket is in another region: correct the region or the endpoint",
