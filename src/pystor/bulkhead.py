@@ -140,6 +140,13 @@ class Bulkhead:
         for step in tuple(self._waited_for):
             step.give_up(self._is_out(step.name))
 
+    def let_go(self, since: float) -> None:
+        """Let nobody wait any longer who had no thread before `since`, but for those who have more patience."""
+        for step in tuple(self._waited_for):
+            late = step.began is None or step.began >= since
+            if late and step.deadline <= self.storage.deadlines.answer and self.out:
+                step.give_up(self._is_out(step.name))
+
     def quicken(self, seconds: float) -> None:
         """Take note of how long an answer took, of several in one go one of them."""
         self._pace += (seconds - self._pace) * _PACE_WEIGHT

@@ -8,6 +8,7 @@ limit. A job that is known to wait for the disk has one of its own at once.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -40,6 +41,7 @@ class Job(Generic[_T]):
         "_dispose",
         "_loop",
         "began",
+        "failed",
         "future",
         "seconds",
         "things",
@@ -70,6 +72,8 @@ class Job(Generic[_T]):
         """How long it took until its result was there."""
         self.began: float | None = None
         """When a thread began it, on the monotonic clock; None while it waits for one."""
+        self.failed: float = math.inf
+        """When it raised: the thread has begun another since, before anybody could know."""
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -86,6 +90,7 @@ class Job(Generic[_T]):
             self.things = max(1, self._count(result))
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
+            self.failed = time.monotonic()
         if self.future.done():
             close(result)
             return

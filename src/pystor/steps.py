@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -26,6 +27,10 @@ class Member(Protocol):
 
     def note(self, error: StorageError) -> StorageError:
         """Take note of a failure. Returns it."""
+        ...
+
+    def let_go(self, since: float) -> None:
+        """Let nobody wait any longer who had no thread before `since`, on the monotonic clock: what was begun hangs."""
         ...
 
     def quicken(self, seconds: float) -> None:
@@ -103,10 +108,11 @@ class Awaited(Step[_T]):
 
     def __init__(self, member: Member, future: asyncio.Future[_T], name: str, deadline: float) -> None:
         self.name: Final = name
+        self.deadline: Final = deadline
+        """Seconds within which an answer is to come."""
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._deadline: Final = deadline
         self._bell = asyncio.get_running_loop().call_later(deadline, self._expire)
 
     @property
@@ -114,12 +120,17 @@ class Awaited(Step[_T]):
         """How many uploads wait for a sync by it."""
         return 0
 
+    @property
+    def began(self) -> float | None:
+        """When it was begun, on the monotonic clock; None if that is still to come."""
+        return -math.inf
+
     def _expire(self) -> None:
         self._fail("no answer", dead=True)
 
     def _fail(self, what: str, *, dead: bool) -> None:
         if not self._future.done():
-            reason = f"{what} within {self._deadline:g} s"
+            reason = f"{what} within {self.deadline:g} s"
             self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=dead))
 
     def give_up(self, error: StorageError) -> None:
@@ -150,16 +161,26 @@ class Running(Awaited[_T]):
         self._job: Final = job
         self._asked: Final = time.monotonic()
 
+    @property
+    def began(self) -> float | None:
+        """When a thread began it."""
+        return self._job.began
+
     def _expire(self) -> None:
-        began = self._job.began
+        began = self.began
         if began is None:
             self._fail("no thread was free", dead=self._crew.came_back < self._asked)
             return
-        left = began + self._deadline - time.monotonic()
+        left = began + self.deadline - time.monotonic()
         if left > 0:
             self._bell = asyncio.get_running_loop().call_later(left, self._expire)
         else:
             self._fail("no answer", dead=not self._member.storage.answers_since(began))
+
+    def _note(self, error: StorageError) -> None:
+        super()._note(error)
+        if error.dead and self.began is not None:
+            self._member.let_go(self._job.failed)
 
     async def result(self) -> _T:
         """Wait for it, and tell the storage how that went."""

@@ -86,6 +86,10 @@ class Round:
         """Take note of a failure of the storage where it is."""
         return self._at.note(error)
 
+    def let_go(self, since: float) -> None:
+        """Let nobody wait any longer for a thread of the storage where it is."""
+        self._at.let_go(since)
+
     def quicken(self, _: float) -> None:
         """Tell each storage how long one of the things took there."""
         for member, seconds in zip(self._members, self._seconds, strict=True):

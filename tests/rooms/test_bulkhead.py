@@ -198,6 +198,53 @@ def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_
     run(scenario())
 
 
+def test_who_waits_for_a_thread_behind_what_hangs_waits_no_longer_when_that_is_found_but_for_an_upload(
+    storage: Directory,
+) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        hanging = asyncio.create_task(bulkhead.run(hang, deadline=0.1))
+        await hang.until(1)
+        reading = [asyncio.create_task(bulkhead.run(int, "5")) for _ in range(3)]
+        writing = asyncio.create_task(bulkhead.run(int, "5", deadline=20, writing=True))
+        async with asyncio.timeout(1):
+            results = await asyncio.gather(hanging, *reading, return_exceptions=True)
+        reasons = [result.reason for result in results if isinstance(result, StorageError)]
+        assert [reason.partition(":")[0] for reason in reasons] == ["no answer within 0.1 s", *["is out"] * 3]
+        assert not writing.done()
+        hang.over.set()
+        assert await writing == 5
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_who_got_the_thread_of_one_that_found_the_storage_dead_waits_no_longer_either(storage: Directory) -> None:
+    hang, first = Hang(), Hang()
+
+    def fail() -> None:
+        raise StorageError(storage.root, "get", "no answer in time", dead=True)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=1)
+        failing = bulkhead.begin(first, fail)
+        await first.until(1)
+        behind = bulkhead.begin(hang)
+        first.over.set()
+        while not hang.begun:
+            time.sleep(0.001)  # noqa: ASYNC251  the loop does not learn of the failure before
+        async with asyncio.timeout(1):
+            outcomes = [await step.outcome() for step in (failing, behind)]
+        reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, StorageError)]
+        assert [reason.partition(":")[0] for reason in reasons] == ["no answer in time", "is out"]
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_whether_a_storage_is_well_is_found_out_before_all_that_waits_for_a_thread(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
