@@ -33,6 +33,7 @@ class Upkeep:
         self._sweep_period: Final = sweep_period
         self._observe: Final = observe
         self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._probed: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
 
     async def start(self) -> None:
         """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often.
@@ -44,13 +45,15 @@ class Upkeep:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(begun), _BEGUN_WITHIN)
         self._tasks.add(asyncio.create_task(self._sweep()))
+        self._tasks.add(asyncio.create_task(self._measure()))
         self._tasks.add(asyncio.create_task(self._recover()))
 
     async def stop(self) -> None:
         """End what goes on."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._probed.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _begin(self) -> None:
         await asyncio.gather(*(self._attach(member) for member in self._members))
@@ -62,16 +65,26 @@ class Upkeep:
         except StorageError as error:
             self._observe(StorageFailed(error))
 
-    async def _recover(self) -> None:
+    async def _measure(self) -> None:
         while True:
-            with tolerated("Looking after the storages"):
-                await self.recover()
+            with tolerated("Measuring the storages"):
                 await self._places.measure(_MEASURED_EVERY)
             await asyncio.sleep(_RECOVERED_EVERY)
 
-    async def recover(self) -> None:
-        """Probe the storages that are out, and take in again those that work."""
-        await asyncio.gather(*(member.recover() for member in self._members))
+    async def _recover(self) -> None:
+        """Look after each storage that is out or slow; none waits for the probe of another."""
+        while True:
+            for member in self._members:
+                if (member.unwritable or member.slow) and member not in self._probed:
+                    self._probed[member] = asyncio.create_task(self._recover_one(member))
+            await asyncio.sleep(_RECOVERED_EVERY)
+
+    async def _recover_one(self, member: Bulkhead) -> None:
+        try:
+            with tolerated(f"The probe of {member.storage.root}"):
+                await member.recover()
+        finally:
+            del self._probed[member]
 
     async def _sweep(self) -> None:
         while True:

@@ -734,7 +734,7 @@ def test_a_set_that_failed_to_write_is_not_tried_again_before_it_writes_again(
                 for number in range(30):
                     assert (await put(pool, b"%d" % number)).paths == paths(good, b"%d" % number)
                 assert len([event for event in events if isinstance(event, StorageFailed)]) == 1
-            await pool._upkeep.recover()
+            await asyncio.gather(*(member.recover() for member in pool.members()))
             assert blobs(broken[0]) == []
             for number in range(30, 60):
                 await put(pool, b"%d" % number)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pystor import upkeep
+from pystor.blob import Deadlines
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.errors import StorageError
 from pystor.events import Event, LookedUp, StorageFailed
 from pystor.hints import Hints
 from pystor.ingest import store_at_once
@@ -54,6 +57,34 @@ def test_a_storage_that_hangs_at_the_start_delays_neither_it_nor_the_others(tmp_
         late.there.set()
         await eventually(lambda: not member.out)
         await pool.stop()
+
+    run(scenario())
+
+
+def test_a_storage_is_taken_in_again_while_the_probe_of_another_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.05)
+    hanging, well = adopted(tmp_path / "a"), adopted(tmp_path / "b")
+    begun, over = threading.Event(), threading.Event()
+    hanging.deadlines = Deadlines(answer=20)  # type: ignore[misc]
+
+    def probe() -> None:
+        begun.set()
+        assert over.wait(20)
+
+    monkeypatch.setattr(hanging, "probe", probe)
+
+    async def scenario() -> None:
+        async with running([hanging], [well]) as pool:
+            dead, other = pool.members()
+            dead.note(StorageError(hanging.root, "open", "no answer", dead=True))
+            await eventually(begun.is_set)
+            other.note(StorageError(well.root, "open", "no answer", dead=True))
+            async with asyncio.timeout(5):
+                await eventually(lambda: not other.out)
+            assert dead.out
+            over.set()
 
     run(scenario())
 
