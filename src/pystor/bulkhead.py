@@ -105,7 +105,7 @@ class Bulkhead:
             self.remember(step)
         return step
 
-    async def enqueue(self, queue: QueueName, digest: Digest, *, deadline: float = READ_DEADLINE) -> None:
+    async def enqueue(self, queue: QueueName, digest: Digest, *, deadline: float | None = None) -> None:
         """Put a blob on a queue of the storage, durably. Raises `StorageError`."""
         await self.run(self.storage.enqueue, queue, digest, deadline=deadline)
         self.noted.add(queue)
