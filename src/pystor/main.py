@@ -113,7 +113,7 @@ def build(settings: Settings, shared: str) -> App:
         if settings.s3_mirror:
             queues.append(wiring.queue_of(settings, "mirror", tiers, pool, archive.pool))
             queues.append(wiring.queue_of(settings, "repair", tiers, archive.pool, archive.pool))
-        if settings.s3_promote:
+        if settings.s3_promote and not settings.s3_redirect:
             promotion = Promotion(tiers, pool)
             crowd.join(promotion)
             services.append(promotion)

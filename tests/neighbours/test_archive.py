@@ -179,6 +179,24 @@ def test_a_blob_that_was_read_from_the_archive_is_promoted(make_stor: Make, seaw
     assert settles(lambda: len(stor.replicas(content)) == 2)
 
 
+@pytest.mark.parametrize("size", [0, 5_000, 3_000_000])
+@pytest.mark.parametrize("redirect", [False, True])
+def test_who_wants_no_bytes_from_the_archive_has_nothing_promoted(
+    make_stor: Make, seaweed: Seaweed, size: int, *, redirect: bool
+) -> None:
+    stor = make_stor(config={"s3_promote": True, "s3_redirect": redirect}, workers=1)
+    asked, read = fresh(size), fresh(10)
+    for content in (asked, read):
+        seaweed.store().put(key_of(content), content)
+    assert stor.ask("HEAD", f"/{sha(asked)}").status == 200
+    assert stor.get(read).status == (307 if redirect else 200)
+    if redirect:
+        assert not settles(lambda: stor.replicas(read) + stor.replicas(asked) != [], within=0.5)
+    else:
+        assert settles(lambda: len(stor.replicas(read)) == 2)  # they are promoted in their order
+        assert stor.replicas(asked) == []
+
+
 def test_a_client_is_redirected_to_the_archive_and_gets_the_blob_there(make_stor: Make, seaweed: Seaweed) -> None:
     import urllib.request
 

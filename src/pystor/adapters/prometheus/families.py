@@ -36,7 +36,12 @@ FAMILIES: Final = (
     Family("stor_request_failures", "counter", "Requests that failed in a way that nobody foresaw.", ("method",)),
     Family("stor_malformed_names", "counter", "Requests for what is no SHA-256.", ("method",)),
     Family("stor_health_checks", "counter", "Good answers to /status."),
-    Family("stor_blobs_served", "counter", "Blobs of which bytes were sent.", ("storage", "tier")),
+    Family(
+        "stor_blobs_served",
+        "counter",
+        "Answers with a blob or a part of it, to a HEAD without its bytes.",
+        ("storage", "tier"),
+    ),
     Family("stor_served_bytes", "counter", "Bytes of blobs that were sent.", ("storage", "tier")),
     Family("stor_blobs_missing", "counter", "Blobs that were asked for and that no tier has."),
     Family("stor_archive_misses", "counter", "Blobs that the archive was asked for and has not."),
