@@ -161,10 +161,12 @@ class Directory:
                 staged.sync()
                 if staged.read_back(len(_PROBE)) != _PROBE:
                     raise StorageError(self.root, "probe", "gives back something else than was written")
+            if not tree.takes_names(self.root):
+                raise PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
         except StorageFull:
             pass  # a full disk reads as well as ever
         except OSError as error:
-            raise StorageError.from_os(self.root, "probe", error) from error
+            raise StorageError.from_os(self.root, "probe", error, writing=self.writable, whole=True) from error
 
     def try_out(self) -> None:
         """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
@@ -267,8 +269,8 @@ class Directory:
         try:
             tree.confirm(self.root, digest)
         except OSError as error:
-            failure = StorageError.from_os(self.root, "confirm", error)
-            failure.unwritable = True
+            failure = StorageError.from_os(self.root, "confirm", error, writing=True)
+            failure.unwritable |= isinstance(failure, StorageFull)  # for lack of room something was lost that was there
             raise failure from error
 
     # Writing

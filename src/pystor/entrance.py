@@ -38,7 +38,8 @@ class Entrance:
         try:
             made = tree.make_directory(digest.leaf, self._root.fd)
         except OSError as error:
-            raise StorageError.from_os(self._storage, "make a directory", error, writing=True) from error
+            whole = not tree.takes_names(".", self._root.fd)
+            raise StorageError.from_os(self._storage, "make a directory", error, writing=True, whole=whole) from error
         self._made.update(made)
         return bool(made) or not self._has(digest)
 

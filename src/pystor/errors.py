@@ -25,9 +25,27 @@ import errno
 from collections.abc import Sequence
 from typing import Final
 
-_UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.ELOOP})
-_DEAD: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ENXIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT})
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.ELOOP, errno.ENXIO})  # the last is a socket's
+_DEAD: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT})
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_OF_THE_PROCESS: Final = frozenset(
+    {errno.EAGAIN, errno.EBADF, errno.ECANCELED, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+_OF_A_NAME: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMLINK,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.ENXIO,
+        errno.EPERM,
+    }
+)
+"""What is wrong with one file or directory: it says nothing of the others."""
 
 
 class StorError(Exception):
@@ -108,12 +126,16 @@ class StorageError(StorError):
         self.reason = reason
 
     @classmethod
-    def from_os(cls, storage: str, operation: str, error: OSError, *, writing: bool = False) -> StorageError:
+    def from_os(
+        cls, storage: str, operation: str, error: OSError, *, writing: bool = False, whole: bool = False
+    ) -> StorageError:
         """Translate what the operating system said, once; a lack of room becomes `StorageFull`.
 
-        `writing`: what was to be written may be lost, so that the storage takes no more until a probe has seen it well.
+        `writing`: what was to be written may be lost, so that the storage takes no more until a probe has seen it well;
+        not if it is one name that is refused, unless what is refused is a matter of the `whole` storage.
         """
         full = error.errno in _FULL
+        elsewhere = _OF_THE_PROCESS if whole else _OF_THE_PROCESS | _OF_A_NAME
         failure = (StorageFull if full else StorageError)(
             storage,
             operation,
@@ -121,7 +143,7 @@ class StorageError(StorError):
             unreadable=error.errno in _UNREADABLE,
             dead=error.errno in _DEAD,
         )
-        failure.unwritable = writing and not full
+        failure.unwritable = writing and not full and error.errno not in elsewhere
         return failure
 
     def describe(self) -> str:

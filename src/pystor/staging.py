@@ -91,7 +91,7 @@ class StagedFile:
         # Whoever gives up waiting for a step discards from another thread: not before the step is over.
         self._step: Final = threading.Lock()
         try:
-            with self._translated("create a temporary file"):
+            with self._translated("create a temporary file", whole=True):
                 self._temporary = Temporary(root.fd, nameless=unnamed)
         except StorageError:
             self.discard()
@@ -185,7 +185,7 @@ class StagedFile:
         """Put the bytes on stable storage. To be called once: after a failure the kernel forgets what it lost."""
         self.seal()
         if self._durable:
-            with self._translated("fsync"):
+            with self._translated("fsync", whole=True):
                 os.fsync(self._fd)
 
     @property
@@ -255,22 +255,25 @@ class StagedFile:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
-    def _translated(self, operation: str) -> _Step:
-        return _Step(self._step, self._storage, operation)
+    def _translated(self, operation: str, *, whole: bool = False) -> _Step:
+        return _Step(self._step, self._storage, self._root_fd, operation, whole)
 
 
 class _Step:
     """One step of a replica, during which no other is taken; what fails in it is the storage's failure.
 
-    After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again.
+    After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again. A name that
+    is refused is that of one blob, unless it is one of the storage's own (`whole`), or its root takes none.
     """
 
-    __slots__ = ("_lock", "_operation", "_storage")
+    __slots__ = ("_lock", "_operation", "_root_fd", "_storage", "_whole")
 
-    def __init__(self, lock: threading.Lock, storage: str, operation: str) -> None:
+    def __init__(self, lock: threading.Lock, storage: str, root_fd: int, operation: str, whole: bool) -> None:
         self._lock: Final = lock
         self._storage: Final = storage
+        self._root_fd: Final = root_fd
         self._operation: Final = operation
+        self._whole: Final = whole
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -278,4 +281,5 @@ class _Step:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._lock.release()
         if isinstance(error, OSError):
-            raise StorageError.from_os(self._storage, self._operation, error, writing=True) from error
+            whole = self._whole or not tree.takes_names(".", self._root_fd)
+            raise StorageError.from_os(self._storage, self._operation, error, writing=True, whole=whole) from error

@@ -42,6 +42,11 @@ def make_directory(directory: str, root_fd: int) -> set[str]:
     return {above or "."}
 
 
+def takes_names(root: str, root_fd: int | None = None) -> bool:
+    """Tell whether directories may be made in a root at all, which `root_fd` may be a descriptor of."""
+    return os.access(root, os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
+
+
 def sync_way(leaf: str, changed: AbstractSet[str], root_fd: int) -> None:
     """Sync a leaf, where a name is new, and each directory above it in which a directory may be new. Raises `OSError`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -145,3 +147,31 @@ def test_a_blob_whose_directory_cannot_be_synced_is_not_acknowledged_the_second_
 
     assert settles(lambda: alone.store(content).status in (200, 201))
     assert disk.is_whole(replica(faulty.source, sha(content)), content)
+
+
+def test_a_file_where_a_directory_should_be_refuses_the_blobs_below_it_and_no_others(
+    make_stor: HouseFactory, tmp_path: Path
+) -> None:
+    stor = make_stor(pairs=[[tmp_path / "a", tmp_path / "b"]])
+    (tmp_path / "a" / "AB").write_bytes(b"in the way")
+    refused = next(content for content in iter(fresh, b"") if sha(content).startswith("ab"))
+    others = [content for content in (fresh() for _ in range(10)) if not sha(content).startswith("ab")]
+
+    assert stor.store(refused).status == 503
+    assert {stor.store(content).status for content in others} == {201}
+    assert stor.ask("GET", "/status").status == 200
+
+
+def test_a_socket_under_a_final_name_is_a_bad_replica_and_no_dead_storage(
+    make_stor: HouseFactory, tmp_path: Path
+) -> None:
+    stor, content = make_stor(pairs=[[tmp_path / "a", tmp_path / "b"]]), fresh()
+    name = replica(tmp_path / "a", sha(content))
+    name.parent.mkdir(parents=True)
+    os.mknod(name, stat.S_IFSOCK | 0o644)
+
+    assert {stor.get(content).status for _ in range(5)} == {503}
+    assert stor.ask("GET", "/status").status == 200
+    assert stor.store(fresh()).status == 201
+    assert stor.store(content).status == 200
+    assert disk.is_whole(name, content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from tests.rooms.tools import adopted, break_disk, descriptors, eventually, open_below, place, run, temporaries
+from tests.support import needs
 from tests.support.mounts import Mounts
 
 CONTENT = b"a blob"
@@ -620,6 +622,38 @@ def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_suc
         monkeypatch.undo()
         await bulkhead.recover()
         assert not is_unwritable(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_whose_root_takes_no_directories_is_not_written_until_it_does(mounts: Mounts) -> None:
+    needs.tool("chattr")
+    storage = adopted(mounts.ext4())
+
+    def publish() -> None:
+        with storage.stage(6) as staged:
+            staged.write(b"a blob")
+            staged.publish(Digest.of(b"a blob"))
+
+    def change(flag: str) -> None:
+        subprocess.run(["chattr", flag, storage.root], check=True)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        change("+i")
+        try:
+            with pytest.raises(StorageError):
+                await bulkhead.run(publish)
+            assert is_unwritable(bulkhead)
+            await bulkhead.recover()
+            assert is_unwritable(bulkhead)
+            assert "give it to Stor's user" in str(bulkhead.last_error)
+        finally:
+            change("-i")
+        await bulkhead.recover()
+        assert not is_unwritable(bulkhead)
+        await bulkhead.run(publish)
         bulkhead.stop()
 
     run(scenario())

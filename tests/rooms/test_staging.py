@@ -574,10 +574,45 @@ def test_a_lost_directory_of_temporaries_is_made_again(storage: Directory) -> No
 
 def test_a_file_in_the_way_of_a_directory_is_a_failure_that_leaves_nothing(storage: Directory) -> None:
     Path(storage.root, BLOB.path[:2]).write_bytes(b"")
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as caught:
         publish(storage, CONTENT)
 
+    assert not caught.value.unwritable
     assert not temporaries(storage)
+
+
+def test_a_file_in_the_way_of_a_directory_is_in_the_way_of_its_own_blobs_only(
+    storage: Directory, shared: Entrance
+) -> None:
+    Path(storage.root, BLOB.path[:2]).write_bytes(b"")
+    with pytest.raises(StorageError) as caught:
+        shared.make_way(BLOB)
+
+    assert not caught.value.unwritable
+
+
+def test_a_process_without_descriptors_says_nothing_of_the_storage(storage: Directory) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # for the root, and none for the temporary
+    try:
+        with pytest.raises(StorageError, match="storage failed") as caught:
+            storage.stage(6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert caught.value.reason == "Too many open files"
+    assert caught.value.operation == "create a temporary file"
+    assert not caught.value.unwritable
+
+
+def test_a_storage_whose_own_directories_take_nothing_takes_no_writes(storage: Directory) -> None:
+    in_the_way(storage, TEMPORARIES)
+    with pytest.raises(StorageError) as caught:
+        storage.stage(6)
+
+    assert caught.value.unwritable
 
 
 # Sweeping
