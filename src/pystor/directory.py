@@ -346,6 +346,8 @@ class Directory:
     def _queue(self, queue: QueueName) -> Iterator[Entries]:
         try:
             self._guard()
+            if self.writable:
+                tree.prepare(self.root, (tree.QUEUES[queue],))  # somebody may have tidied up
             yield Entries(f"{self.root}/{tree.QUEUES[queue]}")
         except OSError as error:
             raise StorageError.from_os(self.root, f"queue {queue}", error) from error

@@ -225,14 +225,8 @@ class StagedFile:
 
     def set_aside(self, digest: Digest) -> None:
         """Keep what stands under the final name now in quarantine; `publish` replaces it."""
-        with self._translated("quarantine"), contextlib.suppress(FileNotFoundError):
-            aside = tree.quarantine_name(digest)
-            try:
-                # A second name, so that there is no moment without the first.
-                os.link(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd, follow_symlinks=False)
-            except PermissionError:
-                os.rename(digest.path, aside, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)  # a directory
-            tree.sync(tree.QUARANTINE, self._root_fd)
+        with self._translated("quarantine"):
+            tree.set_aside(digest, self._root_fd)
 
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""

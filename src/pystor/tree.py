@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -100,18 +100,44 @@ def sync(name: str, root_fd: int | None = None) -> None:
         os.close(fd)
 
 
-def quarantine_name(digest: Digest) -> str:
-    """Name a place in quarantine, below the storage's root, that nothing else has."""
-    return f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat"
+def set_aside(digest: Digest, root_fd: int) -> None:
+    """Keep what stands under a blob's name in quarantine as well, durably. Raises `OSError`.
+
+    Nothing is done if nothing stands there any more.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(QUARANTINE, 0o700, dir_fd=root_fd)  # somebody has tidied up
+    try:
+        _link(digest.path, f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat", root_fd)
+    except FileNotFoundError:
+        if _is_there(digest.path, root_fd):
+            raise
+        return
+    sync(QUARANTINE, root_fd)
+    sync(marker.HOME, root_fd)
 
 
-def prepare(root: str) -> None:
-    """Make the directories that are kept beside the blobs, durably. Raises `OSError`."""
-    missing = [
-        name for name in (TEMPORARIES, QUARANTINE, *QUEUES.values()) if not os.path.isdir(os.path.join(root, name))
-    ]
+def _link(name: str, other: str, root_fd: int) -> None:
+    try:
+        # A second name, so that there is no moment without the first.
+        os.link(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
+    except PermissionError:
+        os.rename(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd)  # a directory
+
+
+def _is_there(name: str, root_fd: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(name, dir_fd=root_fd, follow_symlinks=False)
+        return True
+    return False
+
+
+def prepare(root: str, names: Iterable[str] = (TEMPORARIES, QUARANTINE, *QUEUES.values())) -> None:
+    """Make the directories that are kept beside the blobs, durably, if there are none. Raises `OSError`."""
+    missing = [name for name in names if not os.path.isdir(os.path.join(root, name))]
     for name in missing:
-        os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.join(root, name), 0o700)  # and not what is above: that may be a mount point by now
     if missing:
         sync(os.path.join(root, marker.HOME))
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pystor import posix, staging, tree
-from pystor.blob import Space
+from pystor.blob import QueueName, Space
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.entrance import Entrance
@@ -467,6 +467,29 @@ def test_a_bad_replica_is_kept_in_quarantine_when_it_is_replaced(storage: Direct
     assert kept.name.startswith(BLOB.hex.upper())
 
 
+def test_a_bad_replica_is_kept_though_somebody_has_removed_the_quarantine(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, b"rotten", BLOB)
+    Path(storage.root, tree.QUARANTINE).rmdir()
+    steps = Steps(storage, monkeypatch)
+    with storage.stage(6) as staged:
+        staged.set_aside(BLOB)
+    (kept,) = beside(storage, "quarantine")
+
+    assert kept.read_bytes() == b"rotten"
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert ("fsync", ".stor") in steps.taken
+
+
+def test_a_bad_replica_that_cannot_be_kept_is_not_replaced(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(storage, b"rotten", BLOB)
+    Path(storage.root, tree.QUARANTINE).rmdir()
+    monkeypatch.setattr(os, "mkdir", lambda *_, **__: None)
+    with storage.stage(6) as staged, pytest.raises(StorageError):
+        staged.set_aside(BLOB)
+
+
 def test_two_bad_replicas_of_one_blob_are_both_kept(storage: Directory) -> None:
     for rotten in (b"one", b"two"):
         place(storage, rotten, BLOB)
@@ -772,6 +795,25 @@ def test_a_wish_for_repair_is_kept(storage: Directory, monkeypatch: pytest.Monke
 
     assert [path.name for path in beside(storage, "repair")] == [BLOB.hex.upper()]
     assert ("fsync", ".stor/repair") in steps.taken
+
+
+@pytest.mark.parametrize("queue", ["repair", "mirror"])
+def test_a_queue_that_somebody_has_removed_is_made_again(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, queue: QueueName
+) -> None:
+    directory = Path(storage.root, ".stor", queue)
+    directory.rmdir()
+    steps = Steps(storage, monkeypatch)
+    storage.enqueue(queue, BLOB)
+    assert ("fsync", ".stor") in steps.taken
+    assert storage.pending(queue, 10) == [BLOB]
+
+    for path in (directory / BLOB.hex.upper(), directory):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert storage.pending(queue, 10) == []
+    turn = storage.take_turn(queue)
+    assert turn is not None
+    turn.close()
 
 
 def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) -> None:
