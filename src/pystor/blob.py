@@ -271,6 +271,14 @@ class Storage(Protocol):
         """Do the same without waiting; False when that is not possible."""
         ...
 
+    def open_own(self, digest: Digest) -> Replica | None:
+        """Open the replica of a blob if it is the storage's own beyond doubt: it counts as one of the n copies."""
+        ...
+
+    def open_own_cached(self, digest: Digest) -> Replica | Literal[False] | None:
+        """Do that without waiting; False when it is not possible."""
+        ...
+
     def glance(self, path: bytes) -> Replica | Literal[False] | None:
         """Do the same, by a digest's path as bytes, which is made once for many storages.
 

@@ -223,10 +223,10 @@ class Bulkhead:
         found = self.storage.open_cached(digest)
         return await self.run(self.storage.open, digest) if found is False else found
 
-    def begin_open(self, digest: Digest) -> Step[Replica | None]:
-        """Do the same without waiting for it."""
-        found = self.storage.open_cached(digest)
-        return self.begin(self.storage.open, digest) if found is False else Known(found)
+    def begin_open_own(self, digest: Digest) -> Step[Replica | None]:
+        """Do the same without waiting for it, and only if the replica is the storage's own beyond doubt."""
+        found = self.storage.open_own_cached(digest)
+        return self.begin(self.storage.open_own, digest) if found is False else Known(found)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in memory."""

@@ -25,7 +25,6 @@ _NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 _LARGEST_RESERVE: Final = 64 << 20
 _Identity: TypeAlias = tuple[int, int, int]
-
 _PROBE: Final = b"Stor was here\n"
 
 
@@ -220,6 +219,25 @@ class Directory:
             return FileReplica(self.root, path, fd, close_now if self.local else self._closer)
         except OSError as error:
             raise StorageError.from_os(self.root, f"open {path}", error) from error
+
+    def open_own(self, digest: Digest) -> FileReplica | None:
+        """Do the same; a replica counts only if it lies on this very storage, and not in its bare mount point."""
+        replica = self.open(digest)
+        if replica is not None:
+            try:
+                self.check()
+            except StorageError:
+                replica.close()
+                raise
+        return replica
+
+    def open_own_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
+        """Do that without waiting; False when it is not possible."""
+        found = self.open_cached(digest)
+        if not found or self.is_in_place():
+            return found
+        found.close()
+        return False
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""

@@ -49,11 +49,11 @@ class Looks:
         self._batches: Final = Batches(self._look)
 
     def begin(self, digest: Digest) -> Step[Replica | None]:
-        """Begin to open the replica of a blob: at once if the kernel knows, else with all who look there now."""
+        """Begin to open its own replica of a blob: at once if the kernel knows, else with all who look there now."""
         if not self._member.storage.local:
-            return self._member.begin_open(digest)
+            return self._member.begin_open_own(digest)
         look = _Look(digest)
-        found = self._member.storage.open_cached(digest)
+        found = self._member.storage.open_own_cached(digest)
         if found is False:
             self._batches.join(look)
         else:
@@ -64,7 +64,7 @@ class Looks:
         try:
             done = await self._open(batch)
             through()
-            rest = [self._member.begin_open(look.digest) for look in batch[len(done) :]]
+            rest = [self._member.begin_open_own(look.digest) for look in batch[len(done) :]]
             done += await outcomes(rest)
             for look, outcome in zip(batch, done, strict=True):
                 look.settle(outcome)
@@ -86,4 +86,4 @@ class Looks:
 
 def _open(storage: Storage, digests: Sequence[Digest]) -> Done:
     """Open replicas, in a thread."""
-    return one_by_one(storage.open, digests)
+    return one_by_one(storage.open_own, digests)

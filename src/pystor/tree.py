@@ -100,6 +100,16 @@ def sync(name: str, root_fd: int | None = None) -> None:
         os.close(fd)
 
 
+def leaves(directory: str, depth: int = 3) -> Iterator[str]:
+    """Go through the directories `AA/BB/CC` below a root, in order. Raises `OSError`."""
+    if depth == 0:
+        yield directory
+        return
+    for name in sorted(os.listdir(directory)):
+        if _BRANCH.fullmatch(name):
+            yield from leaves(f"{directory}/{name}", depth - 1)
+
+
 def set_aside(digest: Digest, root_fd: int) -> None:
     """Keep what stands under a blob's name in quarantine as well, durably. Raises `OSError`.
 

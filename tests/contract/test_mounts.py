@@ -148,6 +148,22 @@ def test_a_blob_with_a_lost_replica_is_not_made_whole_in_the_mount_point(unmount
     assert unmounted.get(KEPT).body == KEPT
 
 
+@pytest.mark.parametrize("size", [100, 2 * MIB])
+def test_a_blob_of_which_one_copy_lies_in_a_bare_mount_point_is_not_stored(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path, size: int
+) -> None:
+    content, point = fresh(size), tmp_path / "point"
+    place(point, content)
+    mounts.tmpfs(64 * MIB, at=point)
+    stor = make_stor(pairs=[(mounts.tmpfs(64 * MIB), point)])
+    place(stor.storages[0], content)
+    mounts.unmount(point)
+
+    assert stor.store(content).status == 503
+    assert stor.ask("POST", "/", stor.login, content).status == 503
+    assert stor.get(content).body == content
+
+
 def test_a_duplicate_on_the_pair_that_is_there_is_one(unmounted: House) -> None:
     content = fresh()
     place_on(unmounted.pairs[1], content)

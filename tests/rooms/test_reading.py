@@ -38,6 +38,7 @@ from tests.rooms.tools import (
     tiers_of,
     where,
 )
+from tests.support.mounts import Mounts
 
 SMALL = b"a blob"
 LARGE = random.Random(1).randbytes(5 * PIECE + 100)
@@ -544,6 +545,30 @@ def test_a_survey_tells_what_every_storage_has(
     assert run(scenario()) == [State.GOOD, State.BAD, State.MISSING, State.UNKNOWN]
     assert bad(events) == [storages[1].root]
     assert failed(events) == [storages[3].root]
+    assert not descriptors(tmp_path)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("local", [True, False])
+def test_what_lies_in_a_bare_mount_point_is_no_replica(
+    tmp_path: Path, mounts: Mounts, content: bytes, *, local: bool
+) -> None:
+    digest = Digest.of(content)
+    (tmp_path / "b").mkdir()
+    place(Directory(str(tmp_path / "b")), content)
+    storages = [adopted(tmp_path / "a", local=local), adopted(mounts.tmpfs(16 << 20, at=tmp_path / "b"), local=local)]
+    place(storages[0], content)
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            (before,) = await pool.survey(digest)
+            assert list(before.states.values()) == [State.GOOD, State.MISSING]
+            mounts.unmount(tmp_path / "b")
+            for _ in range(3):
+                (survey,) = await pool.survey(digest)
+                assert list(survey.states.values()) == [State.GOOD, State.UNKNOWN]
+
+    run(scenario())
     assert not descriptors(tmp_path)
 
 

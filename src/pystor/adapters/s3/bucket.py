@@ -136,6 +136,14 @@ class Bucket:
         """Promise nothing without the network."""
         return False
 
+    def open_own(self, digest: Digest) -> BucketReplica | None:
+        """Do the same: nothing can be mounted over a bucket."""
+        return self.open(digest)
+
+    def open_own_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
+        """Promise nothing without the network."""
+        return False
+
     def glance(self, path: bytes) -> Literal[False]:  # noqa: ARG002  that of the protocol
         """Promise nothing either."""
         return False
