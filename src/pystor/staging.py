@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ _PUBLISHED_MODE: Final = 0o644
 _AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
 _AHEAD: Final = 2 << 20  # bytes that may be on their way to the disk
 _GENTLE: Final = 0.1  # seconds in which a write makes way for others; what is left then goes to the disk at once
+_MOMENT: Final = 0.001  # seconds in which no disk is replaced
 
 _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
@@ -36,8 +38,21 @@ class Root:
         """Take over a descriptor; `filesystem` is what may be synced as a whole by it."""
         self.fd: Final = fd
         self.filesystem: Final = filesystem
+        here = os.fstat(fd)
+        self._identity: Final = (here.st_dev, here.st_ino)
+        self._was_there = -math.inf
         self._users = 1
         self._lock: Final = threading.Lock()
+
+    def is_at(self, path: str) -> bool:
+        """Tell whether a path leads here, or did in this very moment. Raises `OSError`."""
+        now = time.monotonic()
+        if now - self._was_there > _MOMENT:  # it costs as much as another step of a small upload
+            there = os.stat(path)
+            if (there.st_dev, there.st_ino) != self._identity:
+                return False
+            self._was_there = now
+        return True
 
     def join(self) -> Root:
         """Need it, too."""
@@ -196,10 +211,12 @@ class StagedFile:
     def name(self, digest: Digest) -> None:
         """Give the replica its final name, which a sync of the whole filesystem makes durable.
 
-        What stands under that name already is replaced at once; a reader sees the one or the other.
+        What stands under that name already is replaced at once; a reader sees the one or the other. On a disk that is
+        no longer the storage's that is a failure.
         """
         with self._translated("publish"):
             self._take_name(digest)
+            self._see_in_place()
 
     def publish(self, digest: Digest) -> None:
         """Give the replica its final name, and make the name durable with each directory on its way."""
@@ -207,7 +224,13 @@ class StagedFile:
             made = self._take_name(digest)
             if self._durable:
                 tree.sync_way(digest.leaf, made | self._made, self._root_fd)
+            self._see_in_place()
             self._close()
+
+    def _see_in_place(self) -> None:
+        """See that what was published is where others find it: the disk may have been replaced since it was begun."""
+        if self._root is None or not self._root.is_at(self._storage):
+            raise StorageError(self._storage, "publish", "another disk was put in its place meanwhile")
 
     def _take_name(self, digest: Digest) -> set[str]:
         temporary = self._temporary

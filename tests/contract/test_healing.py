@@ -120,6 +120,27 @@ def test_a_new_disk_is_adopted_deliberately_and_then_filled(make_stor: HouseFact
     assert settles(lambda: stor.get(content).body == content and is_whole(whole, content))
 
 
+@pytest.mark.parametrize("size", [SMALL, 8 << 20])
+def test_an_upload_to_a_disk_that_is_replaced_under_it_is_not_acknowledged_and_the_set_is_whole_later(
+    make_stor: HouseFactory, size: int
+) -> None:
+    stor, content = make_stor(workers=1), fresh(size)
+    for _, replaced in stor.pairs:
+        (replaced.parent / "old").mkdir(exist_ok=True)
+    with stor.wire() as wire:
+        wire.send(stor.head_of_upload(sha(content), size), content[: size // 2])
+        assert size == SMALL or settles(lambda: any(disk.files([each / ".stor/tmp"]) for each in stor.storages))
+        for _, replaced in stor.pairs:
+            replaced.rename(replaced.parent / "old" / replaced.name)
+            replaced.mkdir()
+            assert command(stor, "storage", "adopt", str(replaced)).returncode == 0
+        wire.send(content[size // 2 :])
+        status = wire.answer().status
+
+    assert status == (201 if size == SMALL else 503)  # a small one is written in one go, to the new disk
+    assert settles(lambda: len(stor.replicas(content)) == 2)
+
+
 def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactory) -> None:
     stor = make_stor()
     contents = [fresh(100), fresh(SMALL), fresh(LARGE)]

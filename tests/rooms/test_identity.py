@@ -251,9 +251,25 @@ def test_an_upload_goes_along_with_the_disk_that_is_unmounted_under_it(mounts: M
         mounts.unmount(point)
         staged.write(b"a blob")
         staged.sync()
-        staged.publish(BLOB)
+        with refused("another disk was put in its place"):
+            staged.publish(BLOB)
 
         assert not list(point.iterdir())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_name_on_a_disk_that_was_replaced_meanwhile_is_a_failure(tmp_path: Path, *, shared: bool) -> None:
+    storage, new = adopted(tmp_path / "a"), adopted(tmp_path / "new")
+    storage._commits = shared
+    with storage.enter() as entrance, entrance.stage(6, shared=shared) as staged:
+        staged.write(b"a blob")
+        os.rename(storage.root, tmp_path / "old")
+        os.rename(new.root, storage.root)
+        with refused("publish", "another disk was put in its place"):
+            staged.name(BLOB) if shared else staged.publish(BLOB)
+
+    assert not Path(storage.root, BLOB.path).exists()
+    assert not descriptors(tmp_path)
 
 
 def test_a_storage_that_is_mounted_again_is_attached_by_itself(mounts: Mounts, tmp_path: Path) -> None:
