@@ -154,14 +154,20 @@ def prepare(root: str, names: Iterable[str] = (TEMPORARIES, QUARANTINE, *QUEUES.
 
 @contextlib.contextmanager
 def alone(root_fd: int) -> Iterator[None]:
-    """Keep all others, in other processes too, from doing the same with this storage at the same time."""
-    with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
-        fcntl.flock(root_fd, fcntl.LOCK_EX)
+    """Keep all others, in other processes too, from doing the same with this storage at the same time.
+
+    The lock is that of a directory of Stor's own: the root may be locked by whoever copies or checks the disk.
+    """
+    fd = -1
     try:
+        with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
+            fd = os.open(marker.HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(root_fd, fcntl.LOCK_UN)
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def leaves(directory: str, depth: int = 3) -> Iterator[str]:

@@ -546,6 +546,20 @@ def test_room_is_reserved_before_the_first_byte_and_among_uploads(mounts: Mounts
     assert not temporaries(storage)
 
 
+def test_who_has_a_lock_on_the_root_keeps_no_upload_waiting(storage: Directory) -> None:
+    """As `flock /mnt/data1 rsync …` has."""
+    locked = os.open(storage.root, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    uploading = threading.Thread(target=publish, args=(storage, bytes(2 << 20)), daemon=True)
+    try:
+        uploading.start()
+        uploading.join(5)
+        assert not uploading.is_alive()
+    finally:
+        os.close(locked)
+    assert blobs(storage) == [bytes(2 << 20)]
+
+
 def test_the_reserve_stays_free(mounts: Mounts) -> None:
     storage = adopted(mounts.tmpfs(8 << 20), reserve=4 << 20)
     storage.stage(3 << 20).discard()
