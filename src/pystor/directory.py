@@ -8,24 +8,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from pystor import commit, marker, posix, temporary, tree
 from pystor.blob import Deadlines, Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
-from pystor.entrance import Entrance, measure
+from pystor.entrance import PROBE, Entrance, measure
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, close_now
-from pystor.marker import Marker
+from pystor.marker import Homes, Marker, Sign
 from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
 
 _NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 _LARGEST_RESERVE: Final = 64 << 20
-_Identity: TypeAlias = tuple[int, int, int]
-_PROBE: Final = b"Stor was here\n"
 
 
 class Directory:
@@ -46,13 +44,15 @@ class Directory:
         replica_set: str | None = None,
         local: bool | None = None,
         watch: Watch | None = None,
+        homes: Homes | None = None,
     ) -> None:
         """Describe a storage; nothing is touched yet.
 
         `reserve` bytes stay free (None: one percent, at most 64 MiB). `require_mount`: whether it must be a mount of
         its own (None: if it was one when it was adopted). `replica_set`: that of the disks which are taken for it
         (None: that of the first one). `local`: whether it is a disk of this machine (None: as the mount table says).
-        `watch` tells when paths may lead elsewhere; without it, each miss looks at the marker.
+        `watch` tells when paths may lead elsewhere; without it, each miss looks at the marker. `homes` are those of
+        all storages of this process.
         """
         self.root: Final = root
         self.writable: Final = writable
@@ -67,8 +67,9 @@ class Directory:
         self._prefix: Final = os.fsencode(root) + b"/"
         self._marker_path: Final = f"{root}/{marker.NAME}"
         self._replica_set = replica_set
-        self._known: _Identity | None = None
+        self._known: Sign | None = None
         self._watch: Final = watch
+        self._homes: Final = Homes() if homes is None else homes
         self.watched = False
         self._seen = -1  # how many changes there had been when the marker was looked at
 
@@ -108,7 +109,11 @@ class Directory:
                 than = "before" if self._known else "its replica set has"
                 raise StorageError(self.root, "attach", f"is another storage than {than}: mount the right disk")
             self.watched = self._watch is not None and self._watch.follow(self._marker_path)
-            known = _identify(os.stat(self._marker_path))
+            known = marker.sign(self._marker_path)
+            other = self._homes.claim(self._marker_path, known)
+            if other is not None:
+                home = other.removesuffix(f"/{marker.NAME}")
+                raise StorageError(self.root, "attach", f"is the disk that is at {home}, too: mount the right disk")
             if self.writable:
                 tree.prepare(self.root)
             kind = marker.filesystem_of(self.root)
@@ -155,26 +160,21 @@ class Directory:
                 self._guard()
                 os.listdir(self.root)
                 return
-            with self.stage(len(_PROBE)) as staged:
-                staged.write(_PROBE)
-                staged.sync()
-                if staged.read_back(len(_PROBE)) != _PROBE:
-                    raise StorageError(self.root, "probe", "gives back something else than was written")
-            if not tree.takes_names(self.root):
-                raise PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
+            with self.enter() as entrance:
+                entrance.probe()
         except StorageFull:
             pass  # a full disk reads as well as ever
         except OSError as error:
-            raise StorageError.from_os(self.root, "probe", error, writing=self.writable, whole=True) from error
+            raise StorageError.from_os(self.root, "probe", error) from error
 
     def try_out(self) -> None:
         """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
         try:
             self._refuse_bare_mount_point(None)
             with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
-                file.write(_PROBE)
+                file.write(PROBE)
                 os.fsync(file.fileno())
-                if os.pread(file.fileno(), len(_PROBE), 0) != _PROBE:
+                if os.pread(file.fileno(), len(PROBE), 0) != PROBE:
                     raise StorageError(self.root, "probe", "gives back something else than was written")
         except OSError as error:
             raise StorageError.from_os(self.root, "probe", error) from error
@@ -193,10 +193,10 @@ class Directory:
 
     def _is_known(self, root_fd: int | None) -> bool:
         try:
-            there = os.stat(self._marker_path) if root_fd is None else os.stat(marker.NAME, dir_fd=root_fd)
+            there = marker.sign(self._marker_path if root_fd is None else marker.NAME, root_fd)
         except FileNotFoundError:
             return False
-        return _identify(there) == self._known
+        return there == self._known
 
     # Reading
 
@@ -262,7 +262,7 @@ class Directory:
         if self.watched and changes == self._seen:
             return True
         try:
-            there = _identify(os.stat(self._marker_path)) == self._known
+            there = marker.sign(self._marker_path) == self._known
         except OSError:
             return False
         if there:
@@ -369,7 +369,3 @@ class Directory:
             yield Entries(f"{self.root}/{tree.QUEUES[queue]}")
         except OSError as error:
             raise StorageError.from_os(self.root, f"queue {queue}", error) from error
-
-
-def _identify(info: os.stat_result) -> _Identity:
-    return info.st_dev, info.st_ino, info.st_ctime_ns

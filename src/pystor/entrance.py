@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -14,6 +15,8 @@ from pystor.staging import Root, StagedFile
 
 _AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
 _BESIDE: Final = 16 << 10  # bytes that a small file may take beside its own: its last block, and new directories
+PROBE: Final = b"Stor was here\n"
+"""What is written to see whether a disk takes something and gives it back."""
 
 
 class Entrance:
@@ -51,6 +54,17 @@ class Entrance:
         except OSError as error:
             raise StorageError.from_os(self._storage, "look", error) from error
         return True
+
+    def probe(self) -> None:
+        """Write, read and remove something, and see that directories may be made."""
+        with self.stage(len(PROBE)) as staged:
+            staged.write(PROBE)
+            staged.sync()
+            if staged.read_back(len(PROBE)) != PROBE:
+                raise StorageError(self._storage, "probe", "gives back something else than was written")
+        if not tree.takes_names(".", self._root.fd):
+            refusal = PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
+            raise StorageError.from_os(self._storage, "probe", refusal, writing=True, whole=True)
 
     def stage(self, size: int, *, shared: bool = False) -> StagedFile:
         """Begin a replica of `size` bytes: they are reserved before the first one is written.

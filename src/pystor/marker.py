@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 HOME: Final = ".stor"
 """The dot-directory of a storage: everything that is kept beside the blobs lies in it."""
@@ -31,6 +31,34 @@ class Marker:
     """The same for all storages of one replica set: who misses a marker that its peers know is not new."""
     own_device: bool
     """Whether the storage was a mount of its own when it was adopted, and must be one from then on."""
+
+
+Sign: TypeAlias = tuple[int, int, int]
+"""Device, inode and ctime of what tells a storage: they stay the same while it is the same, and in its place."""
+
+
+def sign(path: str, dir_fd: int | None = None) -> Sign:
+    """Look at what tells a storage. Raises `OSError`."""
+    info = os.stat(path, dir_fd=dir_fd)
+    return info.st_dev, info.st_ino, info.st_ctime_ns
+
+
+class Homes:
+    """Where the disks of several storages are: one disk that is mounted in two places is one copy, and not two."""
+
+    def __init__(self) -> None:
+        self._paths: Final[dict[tuple[int, int], str]] = {}
+
+    def claim(self, path: str, seen: Sign) -> str | None:
+        """Note what tells a storage; returns the path by which it is that of another one already. Raises `OSError`."""
+        key = seen[:2]
+        other = self._paths.setdefault(key, path)
+        if other != path:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if sign(other)[:2] == key:
+                    return other
+            self._paths[key] = path  # it is not there any more
+        return None
 
 
 def new_id() -> str:

@@ -168,13 +168,3 @@ def alone(root_fd: int) -> Iterator[None]:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-def leaves(directory: str, depth: int = 3) -> Iterator[str]:
-    """Go through the directories `AA/BB/CC` below a root, in their order. Raises `OSError`."""
-    if depth == 0:
-        yield directory
-        return
-    for name in sorted(os.listdir(directory)):
-        if _BRANCH.fullmatch(name):
-            yield from leaves(f"{directory}/{name}", depth - 1)

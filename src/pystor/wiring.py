@@ -23,6 +23,7 @@ from pystor.directory import Directory
 from pystor.events import AnsweredAtOnce, Choosy, Event, Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
 from pystor.jobs import Queue
+from pystor.marker import Homes
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.tiers import Tier, Tiers
@@ -175,10 +176,10 @@ def pool_of(
     `replica_sets` tells whose disks are taken for the storages, by their roots.
     """
     index = itertools.count()
-    committers, watch = Committers(), _watch()
+    committers, watch, homes = Committers(), _watch(), Homes()
 
     def member(place: Place) -> Bulkhead:
-        storage = storage_of(settings, place, watch, (replica_sets or {}).get(str(place)))
+        storage = storage_of(settings, place, watch, homes, (replica_sets or {}).get(str(place)))
         return _bulkhead(storage, switch(next(index)), committers)
 
     sets = [ReplicaSet([member(place) for place in pair]) for pair in settings.storage_pairs]
@@ -256,12 +257,18 @@ def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into
     )
 
 
-def storage_of(settings: Settings, place: Place, watch: Watch | None = None, replica_set: str | None = None) -> Storage:
+def storage_of(
+    settings: Settings,
+    place: Place,
+    watch: Watch | None = None,
+    homes: Homes | None = None,
+    replica_set: str | None = None,
+) -> Storage:
     """Make the storage that is at a place."""
     pattern = settings.writable_pairs_regex
     writable = pattern is None or re.search(pattern, str(place)) is not None
     if isinstance(place, Path):
-        return directory_of(settings, place, writable=writable, watch=watch, replica_set=replica_set)
+        return directory_of(settings, place, writable=writable, watch=watch, homes=homes, replica_set=replica_set)
     return _bucket(settings, place, name=place.url, writable=writable)
 
 
@@ -271,6 +278,7 @@ def directory_of(
     *,
     writable: bool = True,
     watch: Watch | None = None,
+    homes: Homes | None = None,
     replica_set: str | None = None,
 ) -> Directory:
     """Make the storage that is a directory."""
@@ -284,6 +292,7 @@ def directory_of(
         replica_set=replica_set,
         local=None if pattern is None else re.search(pattern, str(root)) is not None,
         watch=watch,
+        homes=homes,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -269,6 +270,17 @@ def test_another_disk_in_the_place_of_a_storage_takes_nothing(make_stor: HouseFa
     assert stor.get(content).body == content
     assert stor.store(fresh()).status in {503, 507}
     assert disk.files([point]) == set()
+
+
+def test_one_disk_in_the_places_of_both_storages_takes_nothing(make_stor: HouseFactory, mounts: Mounts) -> None:
+    stor = make_stor(pairs=pairs_of(mounts))
+    a, b = stor.pairs[0]
+    mounts.unmount(b)
+    subprocess.run(["mount", "--bind", a, b], check=True)
+
+    check_down(stor, b)
+    assert stor.store(fresh()).status == 503
+    assert disk.blobs([a]) == set()
 
 
 def test_a_disk_that_comes_back_is_used_again(make_stor: HouseFactory, tmp_path: Path, mounts: Mounts) -> None:

@@ -17,7 +17,7 @@ from pystor.config import Settings
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
-from pystor.marker import Marker
+from pystor.marker import Homes, Marker
 from tests.rooms.tools import adopted, beside, descriptors, place
 from tests.support import needs
 from tests.support.mounts import Mounts
@@ -161,6 +161,32 @@ def test_a_directory_that_was_replaced_by_another_storage_is_refused(tmp_path: P
         with refused("is another storage than before"):
             operation()
     assert not beside(storage, "tmp")
+
+
+def test_a_disk_that_is_in_two_places_is_one_storage_and_not_two(tmp_path: Path) -> None:
+    homes = Homes()
+    a, b = (adopted(tmp_path / name, homes=homes) for name in "ab")
+    os.rename(b.root, tmp_path / "away")
+    os.symlink(a.root, b.root)
+
+    for operation in (b.check, lambda: b.stage(5), lambda: b.open(BLOB)):
+        with refused(b.root, f"is the disk that is at {a.root}", "mount the right disk"):
+            operation()
+    a.check()
+
+    os.unlink(b.root)
+    os.rename(tmp_path / "away", b.root)
+    b.check()
+
+
+def test_disks_that_changed_places_within_a_set_are_used_where_they_are(tmp_path: Path) -> None:
+    homes = Homes()
+    a, b = (adopted(tmp_path / name, homes=homes) for name in "ab")
+    for source, target in (("a", "away"), ("b", "a"), ("away", "b")):
+        os.rename(tmp_path / source, tmp_path / target)
+
+    for storage in (a, b, a):
+        storage.check()
 
 
 def test_a_directory_that_was_moved_back_is_attached_by_itself(tmp_path: Path) -> None:
