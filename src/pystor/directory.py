@@ -66,6 +66,7 @@ class Directory:
         self._closer: Final = Closer()
         self._prefix: Final = os.fsencode(root) + b"/"
         self._marker_path: Final = f"{root}/{marker.NAME}"
+        self._told_by = self._marker_path
         self._replica_set = replica_set
         self._known: Sign | None = None
         self._watch: Final = watch
@@ -99,18 +100,17 @@ class Directory:
 
     def attach(self) -> Marker:
         """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
-        found = self.look()
+        marked = self.look()
+        told_by = self._marker_path if marked else self.root
         try:
-            if found is None:
-                self._refuse_bare_mount_point(None)
-                raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
+            found = marked or self._stand_in()
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
-            if found.replica_set != (self._replica_set or found.replica_set):
+            if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
                 than = "before" if self._known else "its replica set has"
                 raise StorageError(self.root, "attach", f"is another storage than {than}: mount the right disk")
-            self.watched = self._watch is not None and self._watch.follow(self._marker_path)
-            known = marker.sign(self._marker_path)
-            other = self._homes.claim(self._marker_path, known)
+            self.watched = self._watch is not None and self._watch.follow(told_by)
+            known = marker.sign(told_by)
+            other = self._homes.claim(told_by, known)
             if other is not None:
                 home = other.removesuffix(f"/{marker.NAME}")
                 raise StorageError(self.root, "attach", f"is the disk that is at {home}, too: mount the right disk")
@@ -122,7 +122,15 @@ class Directory:
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
         self._replica_set = found.replica_set
-        self._known = known
+        self._told_by, self._known = told_by, known
+        return found
+
+    def _stand_in(self) -> Marker:
+        """Tell a disk that takes no marker, since it is mounted read-only, by what it has instead."""
+        self._refuse_bare_mount_point(None)
+        found = None if self.writable else marker.stand_in(self.root)
+        if found is None:
+            raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
         return found
 
     def _refuse_bare_mount_point(self, found: Marker | None) -> None:
@@ -193,7 +201,7 @@ class Directory:
 
     def _is_known(self, root_fd: int | None) -> bool:
         try:
-            there = marker.sign(self._marker_path if root_fd is None else marker.NAME, root_fd)
+            there = marker.sign(self._told_by if root_fd is None else marker.NAME, root_fd)
         except FileNotFoundError:
             return False
         return there == self._known
@@ -262,7 +270,7 @@ class Directory:
         if self.watched and changes == self._seen:
             return True
         try:
-            there = marker.sign(self._marker_path) == self._known
+            there = marker.sign(self._told_by) == self._known
         except OSError:
             return False
         if there:

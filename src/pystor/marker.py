@@ -78,6 +78,18 @@ def read(root: str) -> Marker | None:
         raise ValueError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
 
 
+def stand_in(root: str) -> Marker | None:
+    """Tell the identity of a disk that is mounted read-only, so that it takes no marker: its device and its root.
+
+    None for anything else. Raises `OSError`.
+    """
+    if not is_mount(root) or not os.statvfs(root).f_flag & os.ST_RDONLY:
+        return None
+    device, inode, _ = sign(root)
+    identity = f"{device:x}:{inode:x}"
+    return Marker(identity, identity, own_device=True)
+
+
 def write(root: str, marker: Marker) -> None:
     """Mark a storage: the file appears whole and is on stable storage when this returns. Raises `OSError`."""
     os.makedirs(os.path.join(root, HOME), mode=0o700, exist_ok=True)

@@ -87,6 +87,26 @@ def test_mounts_work_as_before(make_stor: HouseFactory, mounts: Mounts) -> None:
     assert stor.get(content).body == content
 
 
+def test_disks_of_the_original_that_are_mounted_read_only_are_served_as_they_are(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
+) -> None:
+    old, content = (mounts.ext4(), mounts.ext4()), fresh()
+    place_on(old, content)
+    for point in old:
+        mounts.remount(point, "ro")
+    new = (tmp_path / "new1", tmp_path / "new2")
+    stor = make_stor(pairs=[new, old], config={"writable_pairs_regex": "/new[12]$"})
+
+    assert stor.ask("GET", "/status").status == 200
+    assert [stor.get(content).body for _ in range(5)] == [content] * 5
+    assert stor.get(fresh()).status == 404
+    assert stor.store(content).status == 200
+    assert stor.store(fresh()).status == 201
+    mounts.unmount(old[1])
+    check_down(stor, old[1])
+    assert stor.get(fresh()).status == 503
+
+
 # Unmounted under us
 
 KEPT: Final = fresh()

@@ -373,6 +373,42 @@ def test_another_disk_with_the_number_of_the_one_before_is_refused(mounts: Mount
         subprocess.run(["losetup", "-d", device], check=False)
 
 
+def test_a_disk_that_is_mounted_read_only_needs_no_marker_where_nothing_is_to_be_written(mounts: Mounts) -> None:
+    point = mounts.ext4()
+    storage = Directory(str(point), writable=False)
+    place(storage, b"a blob")
+    with refused("has no .stor marker"):
+        storage.attach()
+    mounts.remount(point, "ro")
+
+    assert storage.attach().own_device
+    storage.probe()
+    replica = storage.open(BLOB)
+    assert replica is not None
+    replica.close()
+    assert storage.open(Digest.of(b"another")) is None
+    assert storage.open_cached(Digest.of(b"another")) is None
+    with refused("has no .stor marker"):
+        Directory(str(point)).attach()
+
+    mounts.unmount(point)
+    for operation in (storage.check, storage.probe, lambda: storage.open(Digest.of(b"another"))):
+        with refused("has no .stor marker"):
+            operation()
+    assert storage.open_cached(Digest.of(b"another")) is False
+
+
+def test_another_disk_in_the_place_of_one_without_a_marker_is_refused(mounts: Mounts) -> None:
+    point = mounts.ext4()
+    mounts.remount(point, "ro")
+    storage = Directory(str(point), writable=False)
+    storage.attach()
+    mounts.ext4(at=point, options="ro")
+
+    with refused("is another storage than before"):
+        storage.open(BLOB)
+
+
 # Local or not
 
 
