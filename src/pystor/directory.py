@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import Final, Literal
 from pystor import commit, marker, posix, temporary, tree
 from pystor.blob import Deadlines, Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
-from pystor.entrance import PROBE, Entrance, measure
+from pystor.entrance import Entrance, measure, try_out
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, close_now
@@ -179,11 +178,7 @@ class Directory:
         """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
         try:
             self._refuse_bare_mount_point(None)
-            with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
-                file.write(PROBE)
-                os.fsync(file.fileno())
-                if os.pread(file.fileno(), len(PROBE), 0) != PROBE:
-                    raise StorageError(self.root, "probe", "gives back something else than was written")
+            try_out(self.root)
         except OSError as error:
             raise StorageError.from_os(self.root, "probe", error) from error
 
@@ -226,7 +221,9 @@ class Directory:
                 return None
             return FileReplica(self.root, path, fd, close_now if self.local else self._closer)
         except OSError as error:
-            raise StorageError.from_os(self.root, f"open {path}", error) from error
+            failure = StorageError.from_os(self.root, f"open {path}", error)
+            failure.unreadable |= error.errno == errno.EACCES and os.path.lexists(path)  # it, and not what is above it
+            raise failure from error
 
     def open_own(self, digest: Digest) -> FileReplica | None:
         """Do the same; a replica counts only if it lies on this very storage, and not in its bare mount point."""

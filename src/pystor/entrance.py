@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Final
 
@@ -15,7 +16,7 @@ from pystor.staging import Root, StagedFile
 
 _AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
 _BESIDE: Final = 16 << 10  # bytes that a small file may take beside its own: its last block, and new directories
-PROBE: Final = b"Stor was here\n"
+_PROBE: Final = b"Stor was here\n"
 """What is written to see whether a disk takes something and gives it back."""
 
 
@@ -57,11 +58,11 @@ class Entrance:
 
     def probe(self) -> None:
         """Write, read and remove something, and see that directories may be made."""
-        with self.stage(len(PROBE)) as staged:
-            staged.write(PROBE)
+        with self.stage(len(_PROBE)) as staged:
+            staged.write(_PROBE)
             staged.sync()
-            if staged.read_back(len(PROBE)) != PROBE:
-                raise StorageError(self._storage, "probe", "gives back something else than was written")
+            if staged.read_back(len(_PROBE)) != _PROBE:
+                raise _deceives(self._storage)
         if not tree.takes_names(".", self._root.fd):
             refusal = PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
             raise StorageError.from_os(self._storage, "probe", refusal, writing=True, whole=True)
@@ -127,3 +128,16 @@ def measure(place: str | int) -> Space:
     """Tell the room of the filesystem of a path or descriptor. Raises `OSError`."""
     room = os.statvfs(place)
     return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+
+
+def try_out(directory: str) -> None:
+    """Write, read and remove something in a directory that is no storage; nothing is left. Raises `OSError` as well."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        file.write(_PROBE)
+        os.fsync(file.fileno())
+        if os.pread(file.fileno(), len(_PROBE), 0) != _PROBE:
+            raise _deceives(directory)
+
+
+def _deceives(place: str) -> StorageError:
+    return StorageError(place, "probe", "gives back something else than was written")

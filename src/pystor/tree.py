@@ -132,7 +132,7 @@ def _link(name: str, other: str, root_fd: int) -> None:
         # A second name, so that there is no moment without the first.
         os.link(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
     except PermissionError:
-        os.rename(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd)  # a directory
+        os.rename(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd)  # a directory, or another user's file
 
 
 def _is_there(name: str, root_fd: int) -> bool:

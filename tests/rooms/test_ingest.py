@@ -7,7 +7,8 @@ import errno
 import os
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from tests.rooms.tools import (
     temporaries,
     where,
 )
+from tests.support import needs
 from tests.support.mounts import Mounts
 
 SMALL = b"a blob"
@@ -557,6 +559,57 @@ def test_a_replica_that_is_missing_or_bad_is_made_good_from_the_body(
     assert len(beside(pair[harmed], "quarantine")) == (state != "missing")
     assert not beside(whole, "quarantine")
     assert clean(*pair)
+
+
+NOBODY = 65_534
+
+
+@contextmanager
+def as_nobody(directory: Path) -> Iterator[None]:
+    """Be a user who may not read everything, and have a directory to write to."""
+    needs.root("be somebody else")
+    os.chown(directory, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_replica_of_another_user_that_cannot_be_read_is_noted_and_replaced_and_kept(memory: Path) -> None:
+    digest = Digest.of(SMALL)
+
+    async def scenario(storages: list[Directory]) -> None:
+        async with running(storages) as pool:
+            for _ in range(20):
+                (await pool.find(digest)).close()
+            await eventually(lambda: storages[0].pending("repair", 10) == [digest])
+            assert (await put(pool, SMALL)).created is False
+
+    with as_nobody(memory):
+        storages = [adopted(memory / name) for name in "ab"]
+        paths = [place(storage, SMALL) for storage in storages]
+        os.seteuid(0)
+        os.chown(paths[0], 0, 0)
+        paths[0].chmod(0o600)
+        os.seteuid(NOBODY)
+        run(scenario(storages))
+        assert paths[0].read_bytes() == SMALL
+
+    (kept,) = beside(storages[0], "quarantine")
+    assert (kept.stat().st_uid, kept.read_bytes()) == (0, SMALL)
+
+
+def test_a_directory_that_cannot_be_looked_into_says_nothing_of_the_replicas_in_it(memory: Path) -> None:
+    with as_nobody(memory):
+        storage = adopted(memory / "a")
+        branch = place(storage, SMALL).parents[2]
+        branch.chmod(0)
+        with pytest.raises(StorageError) as caught:
+            storage.open(Digest.of(SMALL))
+        branch.chmod(0o700)
+
+    assert not caught.value.unreadable
 
 
 def test_a_set_with_bad_replicas_only_is_made_good_from_the_body(pair: list[Directory]) -> None:
