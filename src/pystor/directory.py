@@ -226,11 +226,12 @@ class Directory:
             raise failure from error
 
     def open_own(self, digest: Digest) -> FileReplica | None:
-        """Do the same; a replica counts only if it lies on this very storage, and not in its bare mount point."""
+        """Do the same; a replica counts only if it lies on this very storage: no link, and no bare mount point."""
         replica = self.open(digest)
         if replica is not None:
             try:
                 self.check()
+                replica.refuse_link()
             except StorageError:
                 replica.close()
                 raise
@@ -239,7 +240,7 @@ class Directory:
     def open_own_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do that without waiting; False when it is not possible."""
         found = self.open_cached(digest)
-        if not found or self.is_in_place():
+        if not found or (self.is_in_place() and not os.path.islink(found.path)):
             return found
         found.close()
         return False

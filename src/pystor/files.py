@@ -85,6 +85,12 @@ class FileReplica:
         self.modified: Final = int(info.st_mtime)
         self.fingerprint: Final[Fingerprint] = _fingerprint(info)
 
+    def refuse_link(self) -> None:
+        """See that the name is the file's own; raises `StorageError` if it leads to what may be the only copy."""
+        if os.path.islink(self.path):
+            reason = "is a symbolic link: what it leads to may be the only copy"
+            raise StorageError(self.storage, f"open {self.path}", reason, unreadable=True)
+
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes; raises `StorageError` if the disk refuses or the file has become shorter."""
         try:

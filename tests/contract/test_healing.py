@@ -69,6 +69,19 @@ def place_paths(stor: House, content: bytes) -> list[Path]:
     return [disk.replica(storage, sha(content)) for storage in stor.pairs[0]]
 
 
+def test_a_link_to_the_other_replica_is_replaced_by_an_upload_and_kept(stor: House) -> None:
+    """As `rdfind -makesymlinks` leaves it."""
+    content = fresh(SMALL)
+    one, other = place_on(stor.pairs[0], content)
+    other.unlink()
+    other.symlink_to(one)
+
+    assert stor.store(content).status == 200
+    assert is_whole(other, content)
+    (link,) = (stor.pairs[0][1] / ".stor" / "quarantine").glob(f"{sha(content).upper()}.*")
+    assert link.is_symlink()
+
+
 def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> None:
     stor = make_stor()
     content = fresh(SMALL)

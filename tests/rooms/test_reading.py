@@ -548,6 +548,22 @@ def test_a_survey_tells_what_every_storage_has(
     assert not descriptors(tmp_path)
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_a_link_to_the_other_replica_is_read_and_is_none(tmp_path: Path, *, local: bool) -> None:
+    storages = [adopted(tmp_path / name, local=local) for name in "ab"]
+    digest = Digest.of(SMALL)
+    place(storages[1], SMALL).unlink()
+    where(storages[1], digest).symlink_to(place(storages[0], SMALL))
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            await find_on(pool, digest, storages[1])
+            (survey,) = await pool.survey(digest)
+            assert list(survey.states.values()) == [State.GOOD, State.BAD]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("local", [True, False])
 def test_what_lies_in_a_bare_mount_point_is_no_replica(
