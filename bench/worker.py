@@ -19,9 +19,9 @@ from pystor.http import server
 from pystor.http.supervisor import STOPPING
 
 
-def _open(path: bytes) -> int:
+def _open(path: bytes, how: posix.How) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(path, posix.READ | (0 if how is posix.PLAINLY else os.O_NOATIME))
     except OSError as error:
         return -(error.errno or 1)
 
@@ -30,7 +30,7 @@ def serve(file: Path, port: int) -> None:
     """Serve as a worker does, until SIGTERM."""
     settings, _ = config.load(file)
     main.prepare(settings)
-    if posix.open_cached(os.fsencode(file)) < 0:
+    if posix.open_cached(os.fsencode(file), posix.PLAINLY) < 0:
         posix.open_cached = _open
     ours, theirs = multiprocessing.Pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)

@@ -15,13 +15,12 @@ from pystor.digest import Digest
 from pystor.entrance import Entrance, measure, try_out
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
-from pystor.files import Closer, FileReplica, close_now
+from pystor.files import Closer, FileReplica, how_to_read, open_to_read
 from pystor.marker import Homes, Marker, Sign
 from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
 
 _NO_SUCH_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 _LARGEST_RESERVE: Final = 64 << 20
 
 
@@ -59,6 +58,7 @@ class Directory:
         self.local = False
         self._is_local: Final = local
         self._durable: Final = durable
+        self._how: posix.How = posix.QUIETLY
         self._commits = False
         self._reserve: Final = reserve
         self._require_mount: Final = require_mount
@@ -117,6 +117,7 @@ class Directory:
                 tree.prepare(self.root)
             kind = marker.filesystem_of(self.root)
             self.local = marker.is_local(kind) if self._is_local is None else self._is_local
+            self._how = how_to_read(self.root)
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
@@ -212,14 +213,16 @@ class Directory:
         path = f"{self.root}/{digest.path}"
         try:
             try:
-                fd = os.open(path, _READ)
+                fd, how = open_to_read(path, self._how)
             except OSError as error:
                 if error.errno not in _NO_SUCH_FILE:
                     raise
                 # An empty mount point has no such file either: the answer counts only if the storage is there.
                 self._guard()
                 return None
-            return FileReplica(self.root, path, fd, close_now if self.local else self._closer)
+            if self.local:
+                return FileReplica(self.root, path, fd, how)
+            return FileReplica(self.root, path, fd, close=self._closer)
         except OSError as error:
             failure = StorageError.from_os(self.root, f"open {path}", error)
             failure.unreadable |= error.errno == errno.EACCES and os.path.lexists(path)  # it, and not what is above it
@@ -254,11 +257,12 @@ class Directory:
         """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards."""
         if not self.local:
             return False
-        fd = posix.open_cached(self._prefix + path)
+        how = self._how
+        fd = posix.open_cached(self._prefix + path, how)
         if fd < 0:
             return None if -fd in _NO_SUCH_FILE else False
         try:
-            return FileReplica(self.root, f"{self.root}/{path.decode()}", fd)
+            return FileReplica(self.root, f"{self.root}/{path.decode()}", fd, how)
         except (OSError, StorageError):  # whoever asks again, patiently, gets the reason
             return False
 

@@ -25,6 +25,29 @@ def close_now(fd: int) -> None:
         pass
 
 
+def how_to_read(root: str) -> posix.How:
+    """Tell how files of a filesystem are opened so that to read them writes nothing there; raises `OSError`.
+
+    To note when a file was last read, a filesystem may have to wait for its journal, and so for the disk.
+    """
+    notes_nothing = os.statvfs(root).f_flag & (os.ST_NOATIME | os.ST_RDONLY)
+    return posix.PLAINLY if notes_nothing else posix.QUIETLY
+
+
+def open_to_read(path: str, how: posix.How) -> tuple[int, posix.How | None]:
+    """Open a file, in a thread. Raises `OSError`.
+
+    Tells besides how it can be opened without waiting; None if to read it writes something, as it does if the file is
+    another user's and `how` is quietly.
+    """
+    if how is posix.QUIETLY:
+        try:
+            return os.open(path, posix.READ | os.O_NOATIME), how
+        except PermissionError:
+            return os.open(path, posix.READ), None
+    return os.open(path, posix.READ), how
+
+
 class Closer:
     """Closes descriptors one after the other in a thread of its own, which lives as long as there is something to do.
 
@@ -62,13 +85,22 @@ class Closer:
 class FileReplica:
     """An open replica: what was checked by `fstat` is what is read. Closing it twice is harmless."""
 
-    __slots__ = ("_close", "_owner", "fd", "fingerprint", "modified", "path", "size", "storage")
+    __slots__ = ("_close", "_how", "_owner", "fd", "fingerprint", "modified", "path", "size", "storage")
 
-    def __init__(self, storage: str, path: str, fd: int, close: Callable[[int], None] = close_now) -> None:
+    def __init__(
+        self,
+        storage: str,
+        path: str,
+        fd: int,
+        how: posix.How | None = None,
+        close: Callable[[int], None] = close_now,
+    ) -> None:
         """Take over the descriptor; raises `StorageError`, and closes it, if it is not a regular file.
 
-        `close` closes a descriptor, soon: a `Closer` does where that may take long.
+        `how` it is opened without waiting, so that to read what is in the page cache does not wait either; None if it
+        may. `close` closes a descriptor, soon: a `Closer` does where that may take long.
         """
+        self._how: Final = how
         self._close: Final = close
         self.storage: Final = storage
         self.path: Final = path
@@ -113,7 +145,7 @@ class FileReplica:
 
         False also if the filesystem is not local: nobody knows how long that takes.
         """
-        if self._close is not close_now:
+        if self._how is None:
             return False
         try:
             return os.preadv(self.fd, (room,), offset, os.RWF_NOWAIT) == len(room)
@@ -123,7 +155,7 @@ class FileReplica:
     def send_cached(self, socket: int, offset: int, size: int) -> int:
         """Send bytes over a socket, straight from the page cache; none if a disk would have to be asked for any."""
         # Of others' files the kernel does not tell what is cached, and of some filesystems nobody can.
-        if self._close is not close_now or self._owner != os.geteuid():
+        if self._how is None or self._owner != os.geteuid():
             return 0
         try:
             if posix.is_cached(self.fd, offset, size):
@@ -134,8 +166,9 @@ class FileReplica:
 
     @property
     def again(self) -> Again | None:
-        """How to read of it again, from the same file of a local filesystem."""
-        return partial(_read_again, os.fsencode(self.path), self.fingerprint) if self._close is close_now else None
+        """How to read of it again, from the same file, without waiting."""
+        how = self._how
+        return None if how is None else partial(_read_again, os.fsencode(self.path), how, self.fingerprint)
 
     def digest(self) -> Digest:
         """Hash the whole replica; takes as long as the disk does."""
@@ -161,8 +194,8 @@ def _fingerprint(info: os.stat_result) -> Fingerprint:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _read_again(path: bytes, fingerprint: Fingerprint, offset: int, room: memoryview) -> bool:
-    fd = posix.open_cached(path)
+def _read_again(path: bytes, how: posix.How, fingerprint: Fingerprint, offset: int, room: memoryview) -> bool:
+    fd = posix.open_cached(path, how)
     if fd < 0:
         return False
     try:

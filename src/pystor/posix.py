@@ -10,7 +10,7 @@ import errno
 import functools
 import mmap
 import os
-from typing import Final
+from typing import Final, TypeAlias
 
 _SYS_OPENAT2: Final = 437  # the same number on every architecture
 _RESOLVE_CACHED: Final = 0x20
@@ -65,22 +65,30 @@ _inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _ATTRIB_MOVED_OR_DELETED: Final = 0x4 | 0x800 | 0x400  # IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF
 _ITSELF: Final = 0x2000000  # IN_DONT_FOLLOW
 
-READ_CACHED: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_CACHED)
+READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
+"""How a file is opened for reading, for open(2)."""
+
+READ_CACHED: Final = _OpenHow(READ, 0, _RESOLVE_CACHED)
 """How a file is opened that needs no disk, for openat2(2)."""
 
 _OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
 _ANYWHERE: Final = ctypes.c_long(AT_FDCWD)
-_HOW: Final = ctypes.byref(READ_CACHED)
 _HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(READ_CACHED))
 
+How: TypeAlias = object
+QUIETLY: Final[How] = ctypes.byref(_OpenHow(READ | os.O_NOATIME, 0, _RESOLVE_CACHED))
+"""Reading does not set the time of the last access. The kernel refuses this for a file that is another user's."""
+PLAINLY: Final[How] = ctypes.byref(READ_CACHED)
+"""Reading sets that time, if the mount says so; and then it waits for the disk, whatever else is in the cache."""
 
-def open_cached(path: bytes) -> int:
+
+def open_cached(path: bytes, how: How) -> int:
     """Open a file for reading if that needs no disk: every name on the way is in the kernel's cache.
 
     Returns a descriptor, or minus the errno: `-EAGAIN` when the disk would have to be asked, `-ENOENT` when it is
     known that there is no such file. A number and no exception, since a miss is as usual as a hit.
     """
-    fd: int = _syscall(_OPENAT2, _ANYWHERE, path, _HOW, _HOW_SIZE)
+    fd: int = _syscall(_OPENAT2, _ANYWHERE, path, how, _HOW_SIZE)
     return fd if fd >= 0 else -ctypes.get_errno()
 
 

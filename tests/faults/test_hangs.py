@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -11,12 +12,13 @@ from typing import Final
 
 import pytest
 
-from tests.contract.disk import fresh, settles
+from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House
 from tests.faults.conftest import FaultyFactory, HouseFactory
 from tests.faults.load import Load, broken
 from tests.faults.reads import CLIENTS, page, reads
 from tests.support.fuse import EVERYTHING_HANGS, Fault, FaultyStorage
+from tests.support.mounts import Mounts
 
 READ_DEADLINE: Final = 2.0
 _HEALTHY, _FIRST, _THEN = 1.5, 10.0, 3.0  # seconds
@@ -112,6 +114,28 @@ def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(
     assert live.outcomes() == {"200"}
     assert live.worst() < 1.0
     assert asked.outcomes() == {"ok"}
+
+
+def test_a_local_disk_that_hangs_while_its_journal_is_written_holds_up_no_worker(
+    faulty: FaultyStorage, mounts: Mounts, make_stor: HouseFactory, tmp_path: Path
+) -> None:
+    disk = mounts.ext4_on(faulty, options="commit=1")
+    stor = make_stor(pairs=[[tmp_path / "a", disk]])
+    contents = [fresh(5_000) for _ in range(40)]
+    assert {stor.store(content).status for content in contents} == {201}
+    with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live:
+        for content in contents:
+            os.utime(replica(disk, sha(content)))
+        time.sleep(1.5)  # by now the inodes are on their way to the journal, and whoever changes one waits for it
+        with reads(stor, contents) as asked:
+            time.sleep(1.5)
+        faulty.heal()
+
+    assert asked.outcomes() == {"ok"}
+    assert asked.worst() < 1.0
+    assert live.outcomes() == {"200"}
+    assert live.worst() < 1.0
+    assert settles(lambda: stor.ask("GET", "/status").status == 200)
 
 
 def comes_back(stor: House, faulty: FaultyStorage) -> None:

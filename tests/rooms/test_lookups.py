@@ -89,9 +89,9 @@ class Town:
         self.asked: list[bytes] = []
         real = posix.open_cached
 
-        def counted(path: bytes) -> int:
+        def counted(path: bytes, how: posix.How) -> int:
             self.asked.append(path)
-            return real(path)
+            return real(path, how)
 
         monkeypatch.setattr(posix, "open_cached", counted)
         self.glances = Glances(self.sets, watch)

@@ -7,8 +7,10 @@ import mmap
 import os
 import random
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -325,9 +327,83 @@ def test_what_the_cache_does_not_know_is_left_to_the_patient(
 ) -> None:
     place(storage, CONTENT)
     for code in (errno.EAGAIN, errno.ENOSYS, errno.EIO):
-        monkeypatch.setattr(posix, "open_cached", lambda _, code=code: -code)
+        monkeypatch.setattr(posix, "open_cached", lambda *_, code=code: -code)
 
         assert storage.open_cached(BLOB) is False
+
+
+# Without writing
+
+
+@pytest.fixture
+def others(mounts: Mounts) -> Iterator[Directory]:
+    """A storage whose files are another user's, on a mount that notes when each was last read."""
+    with tempfile.TemporaryDirectory() as directory:  # that of the test is our user's alone
+        Path(directory).chmod(0o755)
+        storage = adopted(mounts.ext4(at=Path(directory, "a")))
+        place(storage, CONTENT)
+        yield storage
+        mounts.unmount(Path(storage.root))
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def accessed(path: Path) -> int:
+    return path.stat().st_atime_ns
+
+
+def test_reading_a_replica_writes_nothing_not_even_when_that_was(
+    storage: Directory, wire: tuple[socket.socket, socket.socket]
+) -> None:
+    path = place(storage, CONTENT)
+    os.utime(path, (1, 2))  # so old that any access would be noted
+    for find in (storage.open, storage.open_cached):
+        replica = find(BLOB)
+        assert isinstance(replica, FileReplica)
+        with replica:
+            assert replica.read(0, 5) == CONTENT[:5]
+            assert replica.read_cached(0, memoryview(bytearray(5)))
+            assert replica.send_cached(wire[0].fileno(), 0, 5) == 5
+            again = replica.again
+        assert again is not None
+        assert again(0, memoryview(bytearray(5)))
+    assert accessed(path) == 1_000_000_000
+
+
+def test_a_replica_of_another_user_is_left_to_the_patient_where_reading_it_is_noted(others: Directory) -> None:
+    with as_nobody():
+        assert others.open_cached(BLOB) is False
+        with opened(others) as replica:
+            assert replica.read(0, 5) == CONTENT[:5]
+            assert not replica.read_cached(0, memoryview(bytearray(5)))
+            assert replica.again is None
+
+
+@pytest.mark.parametrize("option", ["noatime", "ro"])
+def test_a_replica_of_another_user_is_read_at_once_where_reading_is_not_noted(
+    others: Directory, mounts: Mounts, option: str
+) -> None:
+    path = where(others, BLOB)
+    os.utime(path, (1, 2))
+    mounts.remount(Path(others.root), option)
+    others.attach()
+    with as_nobody():
+        for find in (others.open, others.open_cached):
+            replica = find(BLOB)
+            assert isinstance(replica, FileReplica)
+            with replica:
+                assert replica.read_cached(0, memoryview(bytearray(5)))
+                again = replica.again
+            assert again is not None
+            assert again(0, memoryview(bytearray(5)))
+    assert accessed(path) == 1_000_000_000
 
 
 def test_a_reservation_that_fails_says_why(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.support import needs
+from tests.support.fuse import FaultyStorage
 
 
 class Mounts:
@@ -32,6 +33,15 @@ class Mounts:
     def xfs(self, size: int = 320 << 20, *, at: Path | None = None, options: str = "defaults") -> Path:
         """Mount an xfs image of `size` bytes, sparse, on a loop device; 320 MiB is the least xfs takes."""
         return self._image("xfs", size, at, options, "-q")
+
+    def ext4_on(self, faulty: FaultyStorage, size: int = 256 << 20, options: str = "defaults") -> Path:
+        """Mount an ext4 image that lies on a storage with faults: a disk of this machine that has them."""
+        needs.tool("mkfs.ext4")
+        image = faulty.source / f"{self._next()}.ext4"
+        with image.open("wb") as file:
+            file.truncate(size)
+        subprocess.run([needs.find("mkfs.ext4") or "", "-q", "-m0", str(image)], check=True, capture_output=True)
+        return self.loop(faulty.point / image.name, options)
 
     def loop(self, image: Path, options: str = "defaults") -> Path:
         """Mount an image that there is; it is taken away before what was mounted earlier."""
