@@ -41,6 +41,8 @@ class Application:
     def answer(
         self, _method: bytes, target: bytes, _headers: list[tuple[bytes, bytes]], _client: str
     ) -> Response | None:
+        if target == b"/hang":
+            time.sleep(60)
         return text(200, str(os.getpid())) if target == b"/pid" else None
 
     async def take(self, *_: object) -> Response:
@@ -387,6 +389,27 @@ def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     eventually(lambda: not worker.alive)
     assert "ended with status -9" in worker.bury()
     assert "does not answer" in caplog.text
+
+
+def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervisor, "PING_EVERY", 0.1)
+    with server.listen("127.0.0.1", 0) as listener:
+        task = server.Task(functools.partial(Application, tmp_path), listener, Limits(), 1.0, settled=False)
+        worker = supervisor.Worker(task.run, 0)
+
+        def ends() -> bool:
+            worker.hear()
+            worker.tend(time.monotonic())
+            return not worker.alive
+
+        eventually(lambda: ends() or worker.ready)
+        monkeypatch.setattr(supervisor, "SILENCE", 0.5)
+        with pytest.raises(AssertionError, match="not within 1"):
+            eventually(ends, within=1.0)
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"GET /hang HTTP/1.1\r\n\r\n")
+            eventually(ends, within=2.0)
+    assert "ended with status -9" in worker.bury()
 
 
 if __name__ == "__main__":

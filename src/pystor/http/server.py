@@ -1,7 +1,7 @@
 """The server: one listening socket, and uvicorn in several worker processes.
 
-A worker ends when its supervisor is gone. It answers pings on a thread, so that a busy event loop is not taken for a
-dead one.
+A worker ends when its supervisor is gone. Its event loop answers pings: one that is busy does so in its turn, and
+one that hangs in a disk does not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -146,7 +147,7 @@ class Task:
     def _answer_pings(self, server: Server, line: Line) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
-                line.send_bytes(line.recv_bytes())
+                server.in_turn(partial(tell, line, line.recv_bytes()))
         server.should_exit = True  # the supervisor is gone
         time.sleep(self.shutdown_timeout + KILL_AFTER)
         os._exit(STARTUP_FAILURE)
@@ -161,6 +162,17 @@ class Server(uvicorn.Server):
         self.server_state: State = State()
         self._processor = processor
         self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def in_turn(self, action: Callable[[], None]) -> None:
+        """Have the event loop do something in its turn; do it here before it serves, which may take long, and after."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(action)
+                return
+        except RuntimeError:  # it is closed
+            pass
+        action()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve."""
@@ -173,6 +185,7 @@ class Server(uvicorn.Server):
         # What was made by now stays: looking through it for garbage took up to a tenth of the time.
         gc.collect()
         gc.freeze()
+        self._loop = loop
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
