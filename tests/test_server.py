@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -23,6 +25,7 @@ import pytest
 from pystor.http import server, supervisor
 from pystor.http.messages import Response, text
 from pystor.http.wire import Limits
+from tests.support.fuse import EVERYTHING_HANGS, FaultyStorage
 from tests.support.processes import command_of, eventually, in_session
 
 ROOT = Path(__file__).parent.parent
@@ -410,6 +413,86 @@ def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPat
             client.sendall(b"GET /hang HTTP/1.1\r\n\r\n")
             eventually(ends, within=2.0)
     assert "ended with status -9" in worker.bury()
+
+
+def start_or_hang(path: Path, line: supervisor.Line, number: int) -> None:  # noqa: ARG001  what a worker is called with
+    """Be ready and answer; or hang in a disk if this is the first worker."""
+    supervisor.tell(line, supervisor.READY)
+    starts = path.parents[1] / "starts"
+    starts.mkdir(exist_ok=True)
+    (starts / str(os.getpid())).touch()
+    if len(list(starts.iterdir())) == 1:
+        path.read_bytes()
+    with contextlib.suppress(EOFError):
+        while True:
+            supervisor.tell(line, line.recv_bytes())
+
+
+def run_until(target: Callable[[supervisor.Line, int], None], done: Callable[[], bool], workers: int = 1) -> int:
+    """Run a supervisor until something is so; end it then."""
+
+    def end() -> None:
+        try:
+            eventually(done)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end).start()
+    running = supervisor.Supervisor(target, workers, grace=0.5, on_ready=lambda: None)
+    return running.run(on_stop=lambda: None)
+
+
+def test_a_worker_that_is_killed_and_cannot_end_for_a_hung_disk_is_replaced_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "SILENCE", 0.5)
+    monkeypatch.setattr(supervisor, "LOST_AFTER", 0.5)
+    with contextlib.closing(FaultyStorage(tmp_path)) as faulty:
+        (faulty.source / "blob").touch()
+        faulty.fail(EVERYTHING_HANGS)
+        target = functools.partial(start_or_hang, faulty.point / "blob")
+        began = time.monotonic()
+        starts = tmp_path / "starts"
+        assert run_until(target, lambda: starts.exists() and len(list(starts.iterdir())) == 2) == 0
+        assert time.monotonic() - began < 12
+        assert "hangs in a disk and is left" in caplog.text
+        assert multiprocessing.active_children() == []  # or they would be waited for at the exit
+
+
+def test_a_worker_for_which_there_is_no_process_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "RETRY_AFTER", 0.1)
+    real, refused = supervisor.Worker, [BlockingIOError(errno.EAGAIN, "no process")] * 3
+
+    def start(target: Callable[[supervisor.Line, int], None], number: int) -> supervisor.Worker:
+        if number == 1 and refused:
+            raise refused.pop()
+        return real(target, number)
+
+    monkeypatch.setattr(supervisor, "Worker", start)
+    (tmp_path / "starts").mkdir()
+    (tmp_path / "starts/none").touch()  # no worker is the first
+    starts = tmp_path / "starts"
+    target = functools.partial(start_or_hang, tmp_path / "disk/blob")
+    assert run_until(target, lambda: len(list(starts.iterdir())) == 3, workers=2) == 0
+    assert caplog.text.count("a worker cannot be started: [Errno 11] no process") == 3
+
+
+def test_a_dozen_sighups_make_no_dozen_generations(start: Start) -> None:
+    running = start()
+    assert running.is_served()
+    eventually(lambda: len(running.workers) == 2)
+    before, most = set(running.workers), 0
+    for _ in range(12):
+        running.signal(signal.SIGHUP)
+        time.sleep(0.1)
+        most = max(most, len(running.workers))
+    eventually(lambda: len(running.workers) == 2 and not before & set(running.workers))
+    assert most <= 6  # those that end, those that serve, those that start
+    assert running.is_served()
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
 
 
 if __name__ == "__main__":

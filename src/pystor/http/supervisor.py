@@ -27,6 +27,9 @@ PING_EVERY: Final = 1.0
 SILENCE: Final = 30.0
 """Seconds without an answer after which a worker is replaced."""
 
+LOST_AFTER: Final = 2.0
+"""Seconds after which a worker that was killed and has not ended is done without."""
+
 RETRY_AFTER: Final = 1.0
 """Seconds between two attempts to start a worker while others serve."""
 
@@ -57,6 +60,7 @@ class Worker:
         self._asked: float | None = None
         self._ask_at = 0.0
         self._kill_at: float | None = None
+        self._killed_at: float | None = None
         self._process = _spawn.Process(target=target, args=(theirs, number), name="worker")
         with theirs, _blocked(STOPPING):
             self._process.start()
@@ -70,6 +74,11 @@ class Worker:
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process.is_alive()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was killed and does not end: a thread of it waits for a disk, and the kernel keeps it for that."""
+        return self._killed_at is not None and time.monotonic() - self._killed_at > LOST_AFTER
 
     @property
     def stopping(self) -> bool:
@@ -86,6 +95,8 @@ class Worker:
 
     def tend(self, now: float) -> None:
         """Ask whether the worker is alive; kill it if it has not answered, or ended, in time."""
+        if self._killed_at is not None:
+            return
         if self._kill_at is not None:
             if now > self._kill_at:
                 self.kill()
@@ -110,7 +121,15 @@ class Worker:
 
     def kill(self) -> None:
         """End the worker now."""
-        self._process.kill()
+        if self._killed_at is None:
+            self._killed_at = time.monotonic()
+            self._process.kill()
+
+    def leave(self) -> None:
+        """Wait no more for its end, not even when this process ends."""
+        _log.error("worker %s hangs in a disk and is left", self._process.pid)
+        # What is still among them would be waited for at the exit, and there is no other way to say that.
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def bury(self) -> str:
         """Release what is held for a worker that has ended; say how it ended."""
@@ -194,13 +213,26 @@ class Supervisor:
 
     def _keep(self, signals: Signals) -> None:
         if len(self._workers) < self._count and time.monotonic() >= self._not_before:
-            taken = {worker.number for worker in self._workers}
-            self._workers.append(Worker(self._target, min(set(range(self._count)) - taken)))
+            self._hire()
             return
         self._wait(signals)
-        if signals.take(signal.SIGHUP):
+        for worker in [worker for worker in self._workers if worker.lost]:
+            self._workers.remove(worker)
+            self._old.append(worker)
+        # One generation at a time: a signal that comes while one starts is remembered, once.
+        if self._is_complete() and signals.take(signal.SIGHUP):
             self._old, self._workers = self._old + self._workers, []
         self._welcome()
+
+    def _hire(self) -> None:
+        """Start a worker, or do so later if the system has no process to give now."""
+        taken = {worker.number for worker in self._workers}
+        try:
+            self._workers.append(Worker(self._target, min(set(range(self._count)) - taken)))
+        except OSError as error:
+            _log.error("a worker cannot be started: %s", error)
+            self._not_before = time.monotonic() + RETRY_AFTER
+            self._failed = self._on_ready is not None and not self._workers
 
     def _wait(self, signals: Signals) -> None:
         """Sleep until something happens, and do what each worker's state asks for."""
@@ -214,13 +246,15 @@ class Supervisor:
         self._bury()
 
     def _welcome(self) -> None:
-        ready = [worker for worker in self._workers if worker.ready]
-        if ready and self._on_ready is not None:
+        if self._on_ready is not None and any(worker.ready for worker in self._workers):
             self._on_ready()
             self._on_ready = None
-        if len(ready) == self._count:
+        if self._is_complete():
             for worker in self._old:
                 worker.stop(self._grace)
+
+    def _is_complete(self) -> bool:
+        return sum(worker.ready for worker in self._workers) == self._count
 
     def _bury(self) -> None:
         for worker in [worker for worker in self._workers + self._old if not worker.alive]:
@@ -239,13 +273,15 @@ class Supervisor:
             self._failed = not any(other.ready for other in self._workers + self._old)
 
     def _stop(self, signals: Signals) -> None:
-        """End the workers: kindly, and at a second Ctrl-C at once."""
-        while everyone := self._workers + self._old:
+        """End the workers: kindly, and at a second Ctrl-C at once. Those that even then do not end are left."""
+        while everyone := [worker for worker in self._workers + self._old if not worker.lost]:
             for worker in everyone:
                 worker.stop(self._grace)
                 if signals.count(signal.SIGINT) > 1:
                     worker.kill()
             self._wait(signals)
+        for worker in self._workers + self._old:
+            worker.leave()
 
 
 @contextlib.contextmanager
