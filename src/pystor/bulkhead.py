@@ -12,6 +12,7 @@ from pystor.commit import Committers
 from pystor.crew import Crew, one
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.probing import Probes
 from pystor.steps import Awaited, Known, Refusal, Running, Step, Syncing
 
 _T = TypeVar("_T")
@@ -52,9 +53,15 @@ class Bulkhead:
         """Its room as last measured; None if it did not answer."""
         self.noted: Final[set[QueueName]] = set()
         """Its queues on which this process has put something that nobody has looked at since."""
-        self._crew: Final = Crew(f"stor {storage.root}", threads)
+        self._threads: Final = threads
+        self._crew = self._new_crew()
+        self._probes: Final = Probes(storage.root)
+        self._was_away = False
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
+
+    def _new_crew(self) -> Crew:
+        return Crew(f"stor {self.storage.root}", self._threads)
 
     async def run(
         self,
@@ -98,9 +105,10 @@ class Bulkhead:
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        job = self._crew.give(operation, arguments, certain=certain, waits=waits, ahead=ahead or probing, count=count)
+        crew = self._probes.crew if probing else self._crew
+        job = crew.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         patience = self.storage.deadlines.answer if deadline is None else deadline
-        step = Running(self, self._crew, job, _name(operation), patience)
+        step = Running(self, crew, job, _name(operation), patience)
         if not (probing or certain):
             self.remember(step)
         return step
@@ -155,6 +163,7 @@ class Bulkhead:
         """Take note of a failure: the storage may be left alone because of it. Returns it."""
         self._switch.blame(error.describe())
         if error.dead:
+            self._was_away = True
             self._switch.set(State.OUT)
         elif error.unwritable and self._switch.get() == State.IN:
             self._switch.set(State.UNWRITABLE)
@@ -200,6 +209,9 @@ class Bulkhead:
         When not even the probe is answered, nobody waits for it any longer: one that is only slow answers the probe.
         """
         if self.unwritable:
+            if not self._probes.may_begin():
+                self._release()
+                return
             try:
                 await self.run(self.storage.probe, probing=True)
             except StorageError as error:
@@ -212,10 +224,19 @@ class Bulkhead:
         elif self.slow:
             with suppress(StorageError):
                 await self.check()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""
+        if self._was_away and self._crew.room <= 0:
+            self._crew.stop()
+            self._crew = self._new_crew()
+        self._was_away = False
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
         self._crew.stop()
+        self._probes.stop()
         self._committers.stop()
 
     async def open(self, digest: Digest) -> Replica | None:

@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pystor import probing
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
+from pystor.steps import outcomes
 from tests.rooms.tools import adopted, break_disk, descriptors, eventually, open_below, place, run, temporaries
 from tests.support import needs
 from tests.support.mounts import Mounts
@@ -424,6 +427,57 @@ def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(stor
         assert not writing.done()
         hang.over.set()
         assert await writing == "written"
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_whose_threads_all_hang_in_what_was_there_is_used_again_by_all_who_share_it(
+    storage: Directory,
+) -> None:
+    hang, switch = Hang(), SharedSwitches(None, 1).switch(0)
+
+    async def scenario() -> None:
+        members = [Bulkhead(storage, threads=2, switch=switch) for _ in range(2)]
+        for member in members:
+            hanging = [member.begin(hang, deadline=0.1, certain=True) for _ in range(2)]
+            await outcomes(hanging)
+        await hang.until(4)
+        assert is_out(members[0])
+        for member in reversed(members):
+            await member.recover()
+            assert await member.run(int, "5", deadline=1) == 5
+        hang.over.set()
+        for member in members:
+            member.stop()
+        await eventually(lambda: hang.ended == 4)
+
+    run(scenario())
+
+
+def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mounted_or_after_a_while(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    now, mounts = [1000.0], [b"one"]
+    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
+    monkeypatch.setattr(storage, "probe", hang)
+    monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
+    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bulkhead.note(StorageError("/a", "open", "hangs", dead=True))
+        begun = []
+        for seconds, mounted in [(1, b"one"), (1, b"one"), (3, b"one"), (4, b"one"), (3, b"one"), (1, b"two")]:
+            now[0] += seconds
+            mounts[0] = mounted
+            await bulkhead.recover()
+            begun.append(hang.begun)
+        assert begun == [1, 1, 2, 2, 3, 4]
+        assert await bulkhead.run(int, "5", certain=True) == 5
+        hang.over.set()
+        await eventually(lambda: hang.ended == 4)
         bulkhead.stop()
 
     run(scenario())

@@ -1,0 +1,68 @@
+"""The threads that probe a storage: one at a time, and none behind those that wait for the storage."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from pystor.crew import Crew
+
+_AGAIN_AFTER: Final = 3.0
+"""Seconds after which another probe is sent beside the first one that hangs; then after twice as long, and so on."""
+
+_A_MOMENT: Final = 0.5
+"""Seconds within which a thread that has told the result may not rest yet."""
+
+
+class Probes:
+    """To be used from one event loop."""
+
+    def __init__(self, root: str) -> None:
+        """Begin without a thread; `root` is where the storage lies."""
+        self._root: Final = root
+        self._again_after = _AGAIN_AFTER
+        self._began = 0.0
+        self._mounts: list[bytes] = []
+        self.crew = self._one()
+        """The thread for the next probe."""
+
+    def _one(self) -> Crew:
+        return Crew(f"stor probes {self._root}", 1)
+
+    def may_begin(self) -> bool:
+        """Tell whether to probe now: not while the last probe hangs, for so would the next.
+
+        But it may hang in what is not there any more. So another is sent when something else is mounted, and else every
+        now and then: each time that takes twice as long, so a storage that hangs for a day has some fifteen threads.
+        """
+        now, mounts = time.monotonic(), _mounts_at(self._root)
+        since = now - self._began
+        if self.crew.room > 0 or since < _A_MOMENT:
+            self._again_after = _AGAIN_AFTER
+        elif since < self._again_after and mounts == self._mounts:
+            return False
+        else:
+            self.crew.stop()
+            self.crew = self._one()
+            self._again_after *= 2
+        self._began, self._mounts = now, mounts
+        return True
+
+    def stop(self) -> None:
+        """Let the thread end when it can."""
+        self.crew.stop()
+
+
+def _mounts_at(root: str) -> list[bytes]:
+    """The lines of the mount table for a directory and for those above it; none of them is touched."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:
+            path = os.fsencode(os.path.abspath(root))
+            return [line for line in table if _is_in(path, line.split()[4])]
+    except OSError:
+        return []
+
+
+def _is_in(path: bytes, point: bytes) -> bool:
+    return path == point or path.startswith(point.rstrip(b"/") + b"/")
