@@ -205,9 +205,9 @@ class Pool:
 
     def distrust(self, replica: Replica, digest: Digest) -> StorageError:
         """Report a replica that is not its blob, and remember it; returns the error for whoever wanted to read it."""
-        self.verifier.suspect(replica)
         self.repairs.ask(self._member_of[replica.storage], digest)
-        self.observe(ReplicaBad(digest, replica.storage))
+        if self.verifier.suspect(replica):
+            self.observe(ReplicaBad(digest, replica.storage))
         return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
 
     def find_now(self, digest: Digest) -> Glimpse | None:

@@ -70,7 +70,7 @@ class ReplicaSet:
         return self.in_turn()[0] if member.slow else member
 
     async def differing(self, member: Bulkhead, replica: Replica, digest: Digest) -> list[Bulkhead]:
-        """Tell which members have a blob in another size than the replica of one has, as far as they answer quickly."""
+        """Tell which members have a blob in another size than the replica of one has, as far as they answer."""
 
         async def differs(other: Bulkhead) -> bool:
             with suppress(StorageError):  # who wants to read there is told
@@ -80,7 +80,7 @@ class ReplicaSet:
                         return found.size != replica.size
             return False
 
-        others = [other for other in self.members if other is not member and not other.slow]
+        others = [other for other in self.members if other is not member and not other.out]
         answers = await asyncio.gather(*map(differs, others))
         return [other for other, answer in zip(others, answers, strict=True) if answer]
 
@@ -107,7 +107,7 @@ class ReplicaSet:
             except StorageError as error:
                 observe(StorageFailed(error, digest))
                 return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
-            if not good:
+            if not (good or isinstance(opened, Exception)) and verifier.suspect(opened):
                 observe(ReplicaBad(digest, member.storage.root))
             return State.GOOD if good else State.BAD
 

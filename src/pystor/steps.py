@@ -194,7 +194,8 @@ class Running(Awaited[_T]):
             raise
         finally:
             self._leave()
-        self._member.quicken(self._job.seconds / self._job.things)
+        if not self._job.waits:  # how long a sync takes says nothing of how long a read would
+            self._member.quicken(self._job.seconds / self._job.things)
         return result
 
     def abandon(self) -> None:

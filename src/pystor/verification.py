@@ -35,13 +35,18 @@ class Verifier:
         self._good.add(replica.fingerprint, digest.hex)
         self._bad.pop(replica.fingerprint, None)
 
-    def suspect(self, replica: Replica) -> None:
-        """Take note that the replica was found bad: it is not looked at again for a while."""
+    def suspect(self, replica: Replica) -> bool:
+        """Take note that the replica was found bad: it is not looked at again for a while.
+
+        Returns whether that is news.
+        """
         if self._was_just_bad(replica):
-            return
+            return False
+        is_news = not self.suspects(replica)
         if len(self._bad) >= _MOST_BAD and replica.fingerprint not in self._bad:
             self._bad.popitem(last=False)
         self._bad[replica.fingerprint] = time.monotonic()
+        return is_news
 
     def suspects(self, replica: Replica) -> bool:
         """Tell whether the replica was found bad before: it is not sent without being verified first."""

@@ -737,6 +737,16 @@ def test_a_storage_that_is_slow_is_asked_last_and_forgiven_when_it_is_quick_agai
     run(scenario())
 
 
+def test_how_long_a_sync_takes_makes_no_storage_slow(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        await bulkhead.begin(time.sleep, 0.5, waits=True).result()
+        assert not is_slow(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_a_read_only_storage_is_probed_by_reading(tmp_path: Path) -> None:
     adopted(tmp_path / "a")
     storage = Directory(str(tmp_path / "a"), writable=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pystor import verification
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -586,6 +587,43 @@ def test_what_lies_in_a_bare_mount_point_is_no_replica(
 
     run(scenario())
     assert not descriptors(tmp_path)
+
+
+def test_a_bad_replica_is_told_once_however_often_it_is_found(
+    pair: list[Directory], events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.of(SMALL)
+    for storage in pair:
+        place(storage, b"rotten", digest)
+
+    async def scenario() -> None:
+        async with running(pair, events=events) as pool:
+            for patience in (5.0, 0.0):
+                monkeypatch.setattr(verification, "_SUSPECTED", patience)
+                for _ in range(3):
+                    await pool.survey(digest)
+                    with pytest.raises(StorError):
+                        await pool.find(digest)
+
+    run(scenario())
+    assert sorted(bad(events)) == [storage.root for storage in pair]
+
+
+def test_a_large_replica_of_another_size_is_found_though_the_other_storage_is_slow(
+    pair: list[Directory],
+) -> None:
+    digest = Digest.of(LARGE)
+    place(pair[0], LARGE[: 2 * FIRST], digest)
+    place(pair[1], LARGE)
+
+    async def scenario() -> None:
+        async with running(pair, verify_first=FIRST) as pool:
+            (slow,) = [member for member in pool.sets[0].members if member.storage is pair[1]]
+            slow.quicken(10.0)
+            with await pool.find(digest) as replica:
+                assert replica.size == len(LARGE)
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("other", [LARGE[:-1], LARGE[: 2 * FIRST], LARGE + b"!", b""], ids=len)
