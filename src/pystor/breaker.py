@@ -20,10 +20,10 @@ from typing import Final
 _LATELY: Final = 0.25
 """Seconds for which somebody counts as waiting for the disk who said so."""
 
-_HURRY: Final = struct.Struct("d")  # seconds of the clock that all processes share
+_WHEN: Final = struct.Struct("d")  # seconds of the clock that all processes share
 _LONGEST: Final = 1020  # bytes of a reason
 _REASON: Final = struct.Struct(f"I{_LONGEST}s")  # its checksum, since two may write at once; and the text
-_RECORD: Final = struct.Struct(f"{_HURRY.size}sB7x{_REASON.size}s")
+_RECORD: Final = struct.Struct(f"{_WHEN.size}s{_WHEN.size}sB7x{_REASON.size}s")
 
 
 class State(enum.IntEnum):
@@ -66,7 +66,8 @@ class Switch:
         """`start` is where the record of the storage begins."""
         self._memory: Final = memory
         self._hurry: Final = start
-        self._state: Final = start + _HURRY.size
+        self._turn: Final = start + _WHEN.size
+        self._state: Final = self._turn + _WHEN.size
         self._reason: Final = self._state + 8
 
     def get(self) -> int:
@@ -91,10 +92,19 @@ class Switch:
 
     def hurry(self) -> None:
         """Tell all others that somebody waits for the disk: who has much for it should give it little at a time."""
-        _HURRY.pack_into(self._memory, self._hurry, time.monotonic())
+        _WHEN.pack_into(self._memory, self._hurry, time.monotonic())
 
     @property
     def hurried(self) -> bool:
         """Whether somebody said so just now."""
-        since: float = _HURRY.unpack_from(self._memory, self._hurry)[0]
+        since: float = _WHEN.unpack_from(self._memory, self._hurry)[0]
         return time.monotonic() - since < _LATELY
+
+    def is_turn(self, period: float) -> bool:
+        """Tell whether it is time for what one of all does every `period` seconds: then it is whoever asked."""
+        now = time.monotonic()
+        last: float = _WHEN.unpack_from(self._memory, self._turn)[0]
+        if last and now - last < period:
+            return False
+        _WHEN.pack_into(self._memory, self._turn, now)
+        return bool(last)  # it counts from the first who asks

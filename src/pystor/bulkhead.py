@@ -203,6 +203,11 @@ class Bulkhead:
         """Whether its answers take so long that another storage is better asked first."""
         return self._pace > _SLOW or self._switch.get() == State.OUT
 
+    @property
+    def ails(self) -> bool:
+        """Whether `recover` has something to do."""
+        return self.unwritable or self._pace > _SLOW or self._was_away
+
     async def recover(self) -> None:
         """Probe the storage if it is out, and take it in again if it does all it should; see how a slow one does.
 
@@ -225,6 +230,15 @@ class Bulkhead:
             with suppress(StorageError):
                 await self.check()
         self._begin_anew()
+
+    async def prove(self, period: float) -> None:
+        """Probe a disk of this machine every `period` seconds, in one of all workers; raises `StorageError`.
+
+        What it has in memory tells nothing of it, so that it may be dead without anybody noticing before a write.
+        """
+        storage = self.storage
+        if storage.local and storage.writable and not self.unwritable and self._switch.is_turn(period):
+            await self.run(storage.probe, deadline=WRITE_DEADLINE)
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""

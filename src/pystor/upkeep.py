@@ -19,6 +19,9 @@ _BEGUN_WITHIN: Final = 0.3
 _RECOVERED_EVERY: Final = 1.0
 """Seconds between two probes of a storage that is out."""
 
+_PROVED_EVERY: Final = 60.0
+"""Seconds between two probes of a disk that is not out."""
+
 _MEASURED_EVERY: Final = 10.0
 """Seconds between two measurements when nobody stores: the look-up order and the metrics go by them."""
 
@@ -47,6 +50,7 @@ class Upkeep:
         self._tasks.add(asyncio.create_task(self._sweep()))
         self._tasks.add(asyncio.create_task(self._measure()))
         self._tasks.add(asyncio.create_task(self._recover()))
+        self._tasks.add(asyncio.create_task(self._prove()))
 
     async def stop(self) -> None:
         """End what goes on."""
@@ -75,7 +79,7 @@ class Upkeep:
         """Look after each storage that is out or slow; none waits for the probe of another."""
         while True:
             for member in self._members:
-                if (member.unwritable or member.slow) and member not in self._probed:
+                if member.ails and member not in self._probed:
                     self._probed[member] = asyncio.create_task(self._recover_one(member))
             await asyncio.sleep(_RECOVERED_EVERY)
 
@@ -85,6 +89,18 @@ class Upkeep:
                 await member.recover()
         finally:
             del self._probed[member]
+
+    async def _prove(self) -> None:
+        while True:
+            await asyncio.sleep(_RECOVERED_EVERY)
+            with tolerated("Probing the storages"):
+                await asyncio.gather(*map(self._prove_one, self._members))
+
+    async def _prove_one(self, member: Bulkhead) -> None:
+        try:
+            await member.prove(_PROVED_EVERY)
+        except StorageError as error:
+            self._observe(StorageFailed(error))
 
     async def _sweep(self) -> None:
         while True:

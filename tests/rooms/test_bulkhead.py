@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pystor import bulkhead as bulkhead_
 from pystor import probing
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
@@ -743,6 +744,58 @@ def test_how_long_a_sync_takes_makes_no_storage_slow(storage: Directory) -> None
         await bulkhead.begin(time.sleep, 0.5, waits=True).result()
         assert not is_slow(bulkhead)
         bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_disk_that_hangs_is_out_though_nobody_asks_it_for_anything(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr(storage, "probe", hang)
+    monkeypatch.setattr(bulkhead_, "WRITE_DEADLINE", 0.05)
+    switches = [SharedSwitches(str(tmp_path / "switches"), 1).switch(0) for _ in range(2)]
+
+    async def scenario() -> None:
+        members = [Bulkhead(storage, switch=switch) for switch in switches]
+        for member in members * 2:
+            await member.prove(0.1)  # there is time
+        assert hang.begun == 0
+        await asyncio.sleep(0.11)
+        with pytest.raises(StorageError):
+            await members[1].prove(0.1)
+        await members[0].prove(0.0)
+        assert hang.begun == 1
+        assert is_out(members[0])
+        hang.over.set()
+        for member in members:
+            member.stop()
+
+    run(scenario())
+
+
+def test_a_disk_is_proved_by_one_of_all_and_only_if_it_is_local_writable_and_in_use(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = list[int]()
+    monkeypatch.setattr(storage, "probe", lambda: probed.append(1))
+    switch = SharedSwitches(None, 1).switch(0)
+
+    async def scenario() -> None:
+        members = [Bulkhead(storage, switch=switch) for _ in range(2)]
+        await asyncio.sleep(0.11)
+        for member in members:
+            await member.prove(0.1)
+        assert len(probed) == 1
+        for name in ("local", "writable"):
+            with monkeypatch.context() as other:
+                other.setattr(storage, name, False)
+                await members[0].prove(0.0)
+        switch.set(State.UNWRITABLE)
+        await members[0].prove(0.0)
+        assert len(probed) == 1
+        for member in members:
+            member.stop()
 
     run(scenario())
 

@@ -10,12 +10,12 @@ from pystor import upkeep
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.events import Event, LeftoversSwept
+from pystor.events import Event, LeftoversSwept, StorageFailed
 from pystor.places import Places
 from pystor.replicas import ReplicaSet
 from pystor.temporary import TEMPORARIES
 from pystor.upkeep import Upkeep
-from tests.rooms.tools import adopted, eventually, run
+from tests.rooms.tools import adopted, break_disk, eventually, run
 from tests.support.mounts import Mounts
 
 MIB = 1 << 20
@@ -73,6 +73,26 @@ def test_the_room_is_measured_though_nobody_stores(mounts: Mounts, monkeypatch: 
         before = sets[0].left
         fill(storage, 4 * MIB)
         await eventually(lambda: before - 5 * MIB < sets[0].left <= before - 4 * MIB)
+        await kept.stop()
+
+    run(scenario())
+
+
+def test_a_disk_that_died_is_found_and_told_though_nobody_asks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_PROVED_EVERY", 0.0)
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.01)
+    storage = adopted(tmp_path / "a")
+    sets = sets_of(storage)
+    events: list[Event] = []
+
+    async def scenario() -> None:
+        kept = Upkeep(sets[0].members, Places(sets), sweep_period=1800, observe=events.append)
+        await kept.start()
+        break_disk(monkeypatch, "fsync", storage.root)
+        await eventually(lambda: any(isinstance(event, StorageFailed) for event in events))
+        assert sets[0].members[0].unwritable
         await kept.stop()
 
     run(scenario())
