@@ -62,7 +62,7 @@ class Directory:
         self._commits = False
         self._reserve: Final = reserve
         self._require_mount: Final = require_mount
-        self._closer: Final = Closer()
+        self._closer = Closer()
         self._prefix: Final = os.fsencode(root) + b"/"
         self._marker_path: Final = f"{root}/{marker.NAME}"
         self._told_by = self._marker_path
@@ -121,6 +121,8 @@ class Directory:
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
+        if known != self._known:
+            self._closer = Closer()  # the old one may hang in what was there before
         self._replica_set = found.replica_set
         self._told_by, self._known = told_by, known
         return found

@@ -6,9 +6,11 @@ import errno
 import mmap
 import os
 import random
+import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -428,6 +430,24 @@ def test_closing_takes_one_thread_however_many_files_it_hangs_at(
     assert threading.active_count() == before + 1
     assert len(open_below(tmp_path)) == 20
 
+    over.set()
+    assert not descriptors(tmp_path)
+
+
+def test_what_hangs_when_it_is_closed_holds_up_nothing_of_what_is_mounted_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, over, real = adopted(tmp_path / "a", local=False), threading.Event(), files.close_now
+    path = place(storage, CONTENT)
+    monkeypatch.setattr(files, "close_now", lambda fd: (over.wait(20), real(fd)))
+    opened(storage).close()
+    time.sleep(0.05)
+    monkeypatch.undo()
+    (tmp_path / "a").rename(tmp_path / "before")
+    shutil.copytree(tmp_path / "before", tmp_path / "a")
+    storage.check()
+    opened(storage).close()
+    eventually(lambda: str(path) not in open_below(tmp_path))
     over.set()
     assert not descriptors(tmp_path)
 
