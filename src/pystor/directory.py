@@ -16,7 +16,8 @@ from pystor.entrance import Entrance, measure, try_out
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, how_to_read, open_to_read
-from pystor.marker import Homes, Marker, Sign
+from pystor.marker import Homes, Marker
+from pystor.presence import Presence
 from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
 
@@ -61,17 +62,16 @@ class Directory:
         self._how: posix.How = posix.QUIETLY
         self._commits = False
         self._reserve: Final = reserve
-        self._require_mount: Final = require_mount
         self._closer = Closer()
         self._prefix: Final = os.fsencode(root) + b"/"
-        self._marker_path: Final = f"{root}/{marker.NAME}"
-        self._told_by = self._marker_path
-        self._replica_set = replica_set
-        self._known: Sign | None = None
-        self._watch: Final = watch
-        self._homes: Final = Homes() if homes is None else homes
-        self.watched = False
-        self._seen = -1  # how many changes there had been when the marker was looked at
+        self._presence: Final = Presence(
+            root,
+            writable=writable,
+            require_mount=require_mount,
+            replica_set=replica_set,
+            watch=watch,
+            homes=Homes() if homes is None else homes,
+        )
 
     def answers_since(self, began: float) -> bool:  # noqa: ARG002  that of the protocol
         """Never: a disk of which a part hangs may hang as a whole."""
@@ -82,37 +82,21 @@ class Directory:
     @property
     def may_be_plain(self) -> bool:
         """Whether it is said that the storage needs no mount of its own."""
-        return self._require_mount is False
+        return self._presence.may_be_plain
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is told when the storage may be elsewhere."""
+        return self._presence.watched
 
     def look(self) -> Marker | None:
         """Read the marker of what is in the storage's place, and touch nothing; None: it has none."""
-        try:
-            os.stat(self.root)
-            found = marker.read(self.root)
-            if found is not None:
-                self._refuse_bare_mount_point(found)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "attach", error) from error
-        except ValueError as error:
-            raise StorageError(self.root, "attach", str(error)) from error
-        return found
+        return self._presence.look()
 
     def attach(self) -> Marker:
         """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
-        marked = self.look()
-        told_by = self._marker_path if marked else self.root
+        found = self._presence.find()
         try:
-            found = marked or self._stand_in()
-            # A new disk of the same set was adopted deliberately; any other is in the wrong place.
-            if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
-                than = "before" if self._known else "its replica set has"
-                raise StorageError(self.root, "attach", f"is another storage than {than}: mount the right disk")
-            self.watched = self._watch is not None and self._watch.follow(told_by)
-            known = marker.sign(told_by)
-            other = self._homes.claim(told_by, known)
-            if other is not None:
-                home = other.removesuffix(f"/{marker.NAME}")
-                raise StorageError(self.root, "attach", f"is the disk that is at {home}, too: mount the right disk")
             if self.writable:
                 tree.prepare(self.root)
             kind = marker.filesystem_of(self.root)
@@ -121,38 +105,13 @@ class Directory:
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:
             raise StorageError.from_os(self.root, "attach", error) from error
-        if known != self._known:
+        if self._presence.settle(found):
             self._closer = Closer()  # the old one may hang in what was there before
-        self._replica_set = found.replica_set
-        self._told_by, self._known = told_by, known
-        return found
-
-    def _stand_in(self) -> Marker:
-        """Tell a disk that takes no marker, since it is mounted read-only, by what it has instead."""
-        self._refuse_bare_mount_point(None)
-        found = None if self.writable else marker.stand_in(self.root)
-        if found is None:
-            raise StorageError(self.root, "attach", f"has no {marker.HOME} marker: mount the disk, or adopt it")
-        return found
-
-    def _refuse_bare_mount_point(self, found: Marker | None) -> None:
-        required = self._require_mount
-        if required is None:
-            required = found is not None and found.own_device
-        if required and not marker.is_mount(self.root):
-            raise StorageError(self.root, "attach", "is not mounted: mount it (or set require_mount to false)")
+        return found.marker
 
     def adopt(self, replica_set: str) -> Marker:
         """Make a directory that has no marker a storage of a replica set; one that has a marker keeps it."""
-        try:
-            found = marker.read(self.root)
-            if found is None:
-                self._refuse_bare_mount_point(None)
-                marker.write(self.root, Marker(marker.new_id(), replica_set, marker.is_mount(self.root)))
-        except OSError as error:
-            raise StorageError.from_os(self.root, "adopt", error) from error
-        except ValueError as error:
-            raise StorageError(self.root, "adopt", str(error)) from error
+        self._presence.mark(replica_set)
         return self.attach()
 
     def check(self) -> Space:
@@ -180,7 +139,7 @@ class Directory:
     def try_out(self) -> None:
         """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
         try:
-            self._refuse_bare_mount_point(None)
+            self._presence.refuse_bare_mount_point()
             try_out(self.root)
         except OSError as error:
             raise StorageError.from_os(self.root, "probe", error) from error
@@ -190,19 +149,12 @@ class Directory:
 
         The marker file tells, better than the root: another disk may have the same device and inode numbers there.
         """
-        if self._is_known(root_fd):
+        if self._presence.is_known(root_fd):
             return
         self.attach()
-        if not self._is_known(root_fd):
+        if not self._presence.is_known(root_fd):
             # What is in its place by now is the right one; what the descriptor is of, is not.
             raise StorageError(self.root, "attach", "was changed in this moment: try again")
-
-    def _is_known(self, root_fd: int | None) -> bool:
-        try:
-            there = marker.sign(self._told_by if root_fd is None else marker.NAME, root_fd)
-        except FileNotFoundError:
-            return False
-        return there == self._known
 
     # Reading
 
@@ -270,16 +222,7 @@ class Directory:
 
     def is_in_place(self) -> bool:
         """Tell without waiting whether the storage is where it was attached; at once if nothing has changed since."""
-        changes = self._watch.changes() if self._watch is not None else 0
-        if self.watched and changes == self._seen:
-            return True
-        try:
-            there = marker.sign(self._told_by) == self._known
-        except OSError:
-            return False
-        if there:
-            self._seen = changes
-        return there
+        return self._presence.is_in_place()
 
     def scan(self) -> Iterator[Digest]:
         """Go through all blobs that have a replica here, in the order of their digests."""

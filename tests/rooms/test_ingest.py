@@ -895,7 +895,7 @@ def test_the_room_of_a_set_is_that_of_its_fullest_member(mounts: Mounts) -> None
         assert await group.measure()
         assert 0 < group.left <= 1 << 20
         os.rename(f"{storages[0].root}/.stor", f"{storages[0].root}/away")
-        storages[0]._known = None
+        storages[0]._presence._known = None
         assert not await group.measure()
         assert group.left == 0
         for member in group.members:

@@ -1,0 +1,148 @@
+"""Whether what is in the place of a storage is that storage: another disk, or none, does nothing in its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from pystor import marker
+from pystor.errors import StorageError
+from pystor.marker import HOME, NAME, Homes, Marker, Sign
+from pystor.watch import Watch
+
+
+class Found(NamedTuple):
+    """What is in the place of a storage, and may be it."""
+
+    marker: Marker
+    path: str
+    """The file or directory that tells it."""
+    sign: Sign
+
+
+class Presence:
+    """The storage that was found in a directory, and whether it still is there. Every method raises `StorageError`."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        writable: bool,
+        require_mount: bool | None,
+        replica_set: str | None,
+        watch: Watch | None,
+        homes: Homes,
+    ) -> None:
+        """Look at nothing yet; see `Directory`."""
+        self._root: Final = root
+        self._writable: Final = writable
+        self._require_mount: Final = require_mount
+        self._replica_set = replica_set
+        self._watch: Final = watch
+        self._homes: Final = homes
+        self._path = f"{root}/{NAME}"
+        self._known: Sign | None = None
+        self.watched = False
+        """Whether `watch` tells when it may be elsewhere."""
+        self._seen = -1  # how many changes there had been when it was looked at
+
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it is said that the storage needs no mount of its own."""
+        return self._require_mount is False
+
+    def look(self) -> Marker | None:
+        """Read the marker of what is there, and touch nothing; None: it has none."""
+        with self._translated("attach"):
+            os.stat(self._root)
+            found = marker.read(self._root)
+            if found is not None:
+                self._refuse_bare_mount_point(found)
+        return found
+
+    def find(self) -> Found:
+        """Find what may be the storage; `settle` takes it for that."""
+        marked = self.look()
+        path = f"{self._root}/{NAME}" if marked else self._root
+        with self._translated("attach"):
+            found = marked or self._stand_in()
+            # A new disk of the same set was adopted deliberately; any other is in the wrong place.
+            if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
+                than = "before" if self._known else "its replica set has"
+                raise self._refusal(f"is another storage than {than}: mount the right disk")
+            self.watched = self._watch is not None and self._watch.follow(path)
+            sign = marker.sign(path)
+            other = self._homes.claim(path, sign)
+            if other is not None:
+                raise self._refusal(
+                    f"is the disk that is at {other.removesuffix(f'/{NAME}')}, too: mount the right disk"
+                )
+        return Found(found, path, sign)
+
+    def settle(self, found: Found) -> bool:
+        """Take what was found for the storage from now on; tells whether it is another than before."""
+        changed = found.sign != self._known
+        self._replica_set = found.marker.replica_set
+        self._path, self._known = found.path, found.sign
+        return changed
+
+    def _stand_in(self) -> Marker:
+        """Tell a disk that takes no marker, since it is mounted read-only, by what it has instead."""
+        self._refuse_bare_mount_point(None)
+        found = None if self._writable else marker.stand_in(self._root)
+        if found is None:
+            raise self._refusal(f"has no {HOME} marker: mount the disk, or adopt it")
+        return found
+
+    def mark(self, replica_set: str) -> None:
+        """Make what is there a storage of a replica set; one that has a marker keeps it."""
+        with self._translated("adopt"):
+            if marker.read(self._root) is None:
+                self.refuse_bare_mount_point()
+                marker.write(self._root, Marker(marker.new_id(), replica_set, marker.is_mount(self._root)))
+
+    def refuse_bare_mount_point(self) -> None:
+        """See that a disk is mounted there, if one has to be, though it has no marker."""
+        with self._translated("attach"):
+            self._refuse_bare_mount_point(None)
+
+    def _refuse_bare_mount_point(self, found: Marker | None) -> None:
+        required = self._require_mount
+        if required is None:
+            required = found is not None and found.own_device
+        if required and not marker.is_mount(self._root):
+            raise self._refusal("is not mounted: mount it (or set require_mount to false)")
+
+    def is_known(self, root_fd: int | None = None) -> bool:
+        """Tell whether the storage is there, or is what a descriptor is of. Raises `OSError` if that cannot be told."""
+        try:
+            return marker.sign(self._path if root_fd is None else NAME, root_fd) == self._known
+        except FileNotFoundError:
+            return False
+
+    def is_in_place(self) -> bool:
+        """Tell the same without waiting; at once if nothing has changed since, and false if it cannot be told."""
+        changes = self._watch.changes() if self._watch is not None else 0
+        if self.watched and changes == self._seen:
+            return True
+        try:
+            there = marker.sign(self._path) == self._known
+        except OSError:
+            return False
+        if there:
+            self._seen = changes
+        return there
+
+    def _refusal(self, reason: str) -> StorageError:
+        return StorageError(self._root, "attach", reason)
+
+    @contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError.from_os(self._root, operation, error) from error
+        except ValueError as error:
+            raise StorageError(self._root, operation, str(error)) from error
