@@ -219,10 +219,10 @@ class Supervisor:
         for worker in [worker for worker in self._workers if worker.lost]:
             self._workers.remove(worker)
             self._old.append(worker)
+        self._welcome()
         # One generation at a time: a signal that comes while one starts is remembered, once.
         if self._is_complete() and signals.take(signal.SIGHUP):
             self._old, self._workers = self._old + self._workers, []
-        self._welcome()
 
     def _hire(self) -> None:
         """Start a worker, or do so later if the system has no process to give now."""
