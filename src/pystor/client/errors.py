@@ -77,7 +77,9 @@ def of_answer(origin: str, status: int, body: bytes, retry_after: float = 0.0) -
     text = f"{origin}: {said.splitlines()[0][:300] if said and not said.startswith('<') else f'it answered {status}'}"
     if (kind := _KINDS.get(status)) is not None:
         return kind(text)
-    if status in _PASSING or status >= 500:
+    if (
+        status in _PASSING or not 400 <= status < 500
+    ):  # that it is neither good nor a refusal may be the network's doing
         return Unavailable(text, retry_after)
     return Refused(text, status)
 

@@ -54,7 +54,12 @@ FAMILIES: Final = (
     Family("stor_location_cache_hits", "counter", "Blobs whose location was known."),
     Family("stor_location_cache_misses", "counter", "Blobs whose location was not known."),
     Family("stor_storage_failures", "counter", "Times a storage did not do what it was asked.", ("storage",)),
-    Family("stor_bad_replicas", "counter", "Replicas that are not the blob they are named after.", ("storage",)),
+    Family(
+        "stor_bad_replicas",
+        "counter",
+        "Replicas that are not the blob they are named after, each counted once by each worker that finds it.",
+        ("storage",),
+    ),
     Family("stor_replicas_repaired", "counter", "Replicas that were missing or bad and are good again.", ("storage",)),
     Family("stor_replicas_quarantined", "counter", "Bad replicas that were put into quarantine.", ("storage",)),
     Family("stor_leftovers_swept", "counter", "Temporaries of dead processes that were removed.", ("storage",)),
