@@ -35,6 +35,7 @@ def _look(storage: Directory) -> Seen:
             mounted=marker.is_mount(root),
             unmounted=None if found else marker.unmounted(root),
             may_be_plain=storage.may_be_plain,
+            stands_in=not (found or storage.writable) and marker.stand_in(root) is not None,
             owner=None if found is None else os.stat(f"{root}/{marker.HOME}").st_uid,
         )
     except StorageError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
@@ -224,16 +224,20 @@ class Directory:
         """Tell without waiting whether the storage is where it was attached; at once if nothing has changed since."""
         return self._presence.is_in_place()
 
-    def scan(self) -> Iterator[Digest]:
-        """Go through all blobs that have a replica here, in the order of their digests."""
-        try:
-            self._guard()
-            for leaf in tree.leaves(self.root):
-                for name in sorted(os.listdir(leaf)):
-                    with suppress(MalformedDigest):
-                        yield Digest.parse(name.removesuffix(".dat"))
-        except OSError as error:
-            raise StorageError.from_os(self.root, "scan", error) from error
+    def scan(self, failed: Callable[[StorageError], None]) -> Iterator[Digest]:
+        """Go through all blobs that have a replica here, in the order of their digests.
+
+        `failed` is told of directories that cannot be read; the others are gone through.
+        """
+
+        def told(error: OSError) -> None:
+            failed(StorageError.from_os(self.root, f"scan {error.filename}", error))
+
+        self.check()
+        for names in tree.leaves(self.root, told):
+            for name in names:
+                with suppress(MalformedDigest):
+                    yield Digest.parse(name.removesuffix(".dat"))
 
     def confirm(self, digest: Digest) -> None:
         """See that a replica that has just come, from whomever, is on stable storage, and its name is."""

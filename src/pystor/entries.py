@@ -39,12 +39,14 @@ class Entries:
     def remove(self, digest: Digest, noted_before: float) -> None:
         """Forget a digest, unless it was noted anew since a moment, in seconds since the epoch.
 
-        It may come back after a power cut: whatever is done about it may be done twice.
+        One that was noted in the future was noted when the clock was wrong. It may come back after a power cut:
+        whatever is done about it may be done twice.
         """
         for name in _names(digest):
             path = f"{self._directory}/{name}"
             with suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as fd:
-                if os.fstat(fd).st_mtime < noted_before and _leads_to(path, fd):
+                is_news = noted_before <= os.fstat(fd).st_mtime <= time.time()
+                if not is_news and _leads_to(path, fd):
                     os.unlink(path)
 
     def list(self, most: int, beyond: int = 0) -> list[Digest]:

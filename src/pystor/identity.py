@@ -21,6 +21,8 @@ class Seen:
     """A directory on the way to it where the system's table says that a disk belongs, and none is."""
     may_be_plain: bool = False
     """Whether the configuration says that no mount is needed."""
+    stands_in: bool = False
+    """Whether it takes no marker and needs none: it is mounted read-only, and not to be written to."""
     owner: int | None = None
     """The user whose the storage is, if it is one."""
     fault: str | None = None
@@ -40,7 +42,7 @@ class Verdict:
     @property
     def new(self) -> bool:
         """Whether it was no storage before, and may become one."""
-        return self.refusal is None and self.seen.marker is None
+        return self.refusal is None and self.seen.marker is None and not self.seen.stands_in
 
 
 def judge(sets: Sequence[Sequence[Seen]]) -> list[Verdict]:
@@ -74,6 +76,8 @@ def _by_markers(sets: Sequence[Sequence[Seen]]) -> list[str | None]:
 def _refuse(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: str | None) -> str | None:
     if seen.fault is not None:
         return seen.fault
+    if seen.stands_in:
+        return None
     if seen.marker is None:
         return _no_news(seen, replica_set, group, disk)
     return None if seen.marker.replica_set == replica_set else _displaced(group, replica_set)

@@ -27,6 +27,9 @@ from pystor.replicas import ReplicaSet
 Job: TypeAlias = Callable[[Digest], Awaitable[int]]
 """Does what is to be done about a blob; returns how many bytes that took. Raises `StorError` to be tried again."""
 
+DONE: Final = "done"
+"""What is told of a blob when all is well with it."""
+
 Tell: TypeAlias = Callable[[Digest, str], None]
 """Is told of each blob how that went."""
 
@@ -150,6 +153,8 @@ class Queue:
         failed = []
         async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
+            if found is None:
+                return 0
             self._left[name] = len(found.noted)
             for digest, members in found.noted.items():
                 if await self._do(members, digest, tell):
@@ -166,15 +171,18 @@ class Queue:
             stuck = sum(member in found.noted[digest] for digest in failed)
             self._beyond[member] = self._beyond.get(member, 0) + stuck if member in found.filled else 0
 
-    async def _look_at(self, replica_set: ReplicaSet, turns: AsyncExitStack) -> _Found:
-        """See what is noted; nothing, if somebody else has the turn of one of the storages."""
+    async def _look_at(self, replica_set: ReplicaSet, turns: AsyncExitStack) -> _Found | None:
+        """See what is noted; None if somebody else has the turn of one of the storages."""
         found = _Found()
+        news = [member for member in replica_set.members if self.name in member.noted]
         for member in filter(_is_writable, replica_set.members):
             member.noted.discard(self.name)
             try:
                 turn = await member.run(member.storage.take_turn, self.name)
                 if turn is None:
-                    return _Found()
+                    for each in news:  # whoever has the turn may have looked already
+                        each.noted.add(self.name)
+                    return None
                 turns.push_async_callback(self._end_turn, member, turn)
                 digests = await member.run(member.storage.pending, self.name, _AT_ONCE, self._beyond.get(member, 0))
             except StorageError as error:
@@ -197,28 +205,32 @@ class Queue:
     async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> bool:
         """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
         began = time.monotonic()
-        size = None
-        with tolerated(f"The queue {self.name}, blob {digest.hex},"):
-            size = await self._try(members, digest, tell)
+        size = await self._try(members, digest, tell)
         pause = max(1 / self._files_per_second, (size or 0) / self._bytes_per_second) - (time.monotonic() - began)
         await asyncio.sleep(max(0.0, pause))
         return size is not None
 
     async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> int | None:
-        """Do it, and forget the entry unless it is news by then; gives the bytes that took; None: not now."""
+        """Do it, and tell how that went; gives the bytes that took, None if it is to be tried again."""
+        size, outcome = None, "failed unexpectedly; the log says how"
+        with tolerated(f"The queue {self.name}, blob {digest.hex},"):
+            size, outcome = await self._attempt(members, digest)
+        tell(digest, outcome)
+        return size
+
+    async def _attempt(self, members: Sequence[Bulkhead], digest: Digest) -> tuple[int | None, str]:
+        """Do it, and forget the entry unless it is news by then."""
         began = time.time()
         try:
             size = await self._job(digest)
             for member in members:
                 await member.run(member.storage.dequeue, self.name, digest, began)
         except StorError as error:
-            tell(digest, str(error))
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))
-            return None
-        tell(digest, "done")
+            return None, str(error)
         self._observe(JobDone(self.name, digest, size))
-        return size
+        return size, DONE
 
 
 def _is_writable(member: Bulkhead) -> bool:

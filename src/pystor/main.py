@@ -29,7 +29,7 @@ from pystor.http.blobs import Blobs
 from pystor.http.messages import Response, typed
 from pystor.http.wire import Limits
 from pystor.identity import Seen, Verdict, refuse_adoption
-from pystor.jobs import Queue
+from pystor.jobs import DONE, Queue
 from pystor.marker import new_id
 from pystor.missing import missing_in
 from pystor.patience import ask_all
@@ -37,8 +37,6 @@ from pystor.pool import Pool
 from pystor.promotion import Promotion
 from pystor.wiring import Crowd
 
-DONE = "done"
-"""What a queue says of a blob that was repaired."""
 _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""
 
@@ -189,7 +187,9 @@ def _refuse_root(storages: Iterable[Seen]) -> None:
     if seen is not None and seen.owner is not None:
         name = _user(seen.owner)
         line = f"{seen.root} belongs to {name}, who could not write to what root makes there"
-        raise ConfigError([f"{line}: put `sudo -u {shlex.quote(name)}` before the command"])
+        raise ConfigError(
+            [f"{line}: put `sudo -u {shlex.quote(name)}` before the command, and name the file by --config"]
+        )
 
 
 def _user(uid: int) -> str:
@@ -266,8 +266,8 @@ def adopt(settings: Settings, root: Path) -> None:
         raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
     verdicts = census.take(sets)
     peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
-    _refuse_root(peers)
     strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
+    _refuse_root([*peers, *strangers])
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
         raise ConfigError([f"{root}: {refusal}"])

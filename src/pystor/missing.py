@@ -20,7 +20,7 @@ _AT_ONCE: Final = 100
 async def missing_in(pool: Pool) -> AsyncIterator[Digest]:
     """Go through the blobs that some directory of a set has and another has not.
 
-    A storage that fails is told to the pool's observer, and passed over.
+    What fails is told to the pool's observer; a storage that fails as a whole is passed over.
     """
     for replica_set in pool.sets:
         members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
@@ -33,13 +33,18 @@ async def missing_in(pool: Pool) -> AsyncIterator[Digest]:
 
 async def _names(member: Bulkhead, pool: Pool, left: set[Bulkhead]) -> AsyncIterator[Digest]:
     assert isinstance(member.storage, Directory)
-    names = member.storage.scan()
+    faults: list[StorageError] = []
+    names = member.storage.scan(faults.append)
     while member in left:
         try:
             some = await member.run(_take, names, deadline=WRITE_DEADLINE)
+            if faults:
+                await member.check()  # it is one directory that fails
         except StorageError as error:
             _pass_over(member, error, pool, left)
             return
+        while faults:
+            pool.observe(StorageFailed(faults.pop()))
         if not some:
             return
         for digest in some:
@@ -55,16 +60,26 @@ async def _is_lacked(members: Sequence[Bulkhead], digest: Digest, pool: Pool, le
         if member not in left:
             continue
         try:
-            replica = await member.open(digest)
+            replica = await member.begin_open_own(digest).result()
         except StorageError as error:
             if error.unreadable:
                 return True
-            _pass_over(member, error, pool, left)
+            await _doubt(member, error, digest, pool, left)
             continue
         if replica is None:
             return True
         replica.close()
     return False
+
+
+async def _doubt(member: Bulkhead, error: StorageError, digest: Digest, pool: Pool, left: set[Bulkhead]) -> None:
+    """Tell a blob that one storage cannot tell of from a storage that fails."""
+    try:
+        await member.check()
+    except StorageError as worse:
+        _pass_over(member, worse, pool, left)
+    else:
+        pool.observe(StorageFailed(error, digest))
 
 
 def _pass_over(member: Bulkhead, error: StorageError, pool: Pool, left: set[Bulkhead]) -> None:

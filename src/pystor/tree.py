@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -100,14 +100,21 @@ def sync(name: str, root_fd: int | None = None) -> None:
         os.close(fd)
 
 
-def leaves(directory: str, depth: int = 3) -> Iterator[str]:
-    """Go through the directories `AA/BB/CC` below a root, in order. Raises `OSError`."""
-    if depth == 0:
-        yield directory
+def leaves(directory: str, failed: Callable[[OSError], None], depth: int = 3) -> Iterator[list[str]]:
+    """Go through the directories `AA/BB/CC` below a root, in order, and give the names in each.
+
+    `failed` is told of those that cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        failed(error)
         return
-    for name in sorted(os.listdir(directory)):
-        if _BRANCH.fullmatch(name):
-            yield from leaves(f"{directory}/{name}", depth - 1)
+    if depth == 0:
+        yield names
+        return
+    for name in filter(_BRANCH.fullmatch, names):
+        yield from leaves(f"{directory}/{name}", failed, depth - 1)
 
 
 def set_aside(digest: Digest, root_fd: int) -> None:

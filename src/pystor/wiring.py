@@ -265,18 +265,20 @@ def storage_of(
     replica_set: str | None = None,
 ) -> Storage:
     """Make the storage that is at a place."""
-    pattern = settings.writable_pairs_regex
-    writable = pattern is None or re.search(pattern, str(place)) is not None
     if isinstance(place, Path):
-        return directory_of(settings, place, writable=writable, watch=watch, homes=homes, replica_set=replica_set)
-    return _bucket(settings, place, name=place.url, writable=writable)
+        return directory_of(settings, place, watch=watch, homes=homes, replica_set=replica_set)
+    return _bucket(settings, place, name=place.url, writable=_is_writable(settings, place))
+
+
+def _is_writable(settings: Settings, place: Place) -> bool:
+    pattern = settings.writable_pairs_regex
+    return pattern is None or re.search(pattern, str(place)) is not None
 
 
 def directory_of(
     settings: Settings,
     root: Path,
     *,
-    writable: bool = True,
     watch: Watch | None = None,
     homes: Homes | None = None,
     replica_set: str | None = None,
@@ -285,7 +287,7 @@ def directory_of(
     pattern = settings.local_storages_regex
     return Directory(
         str(root),
-        writable=writable,
+        writable=_is_writable(settings, root),
         durable=settings.durability == "fsync",
         reserve=settings.reserve_bytes,
         require_mount=settings.require_mount,

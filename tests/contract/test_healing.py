@@ -196,6 +196,24 @@ def test_stor_repair_of_all_goes_on_without_a_storage_that_is_away_and_tells_it_
     assert "stor: blobs that could not be repaired: 1; those on the queue stay there" in done.stderr
 
 
+def test_stor_repair_of_all_replaces_links_and_goes_on_behind_what_cannot_be_read(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    content = fresh(SMALL)
+    first, second = place_on(stor.pairs[0], content)
+    second.unlink()
+    second.symlink_to(first)
+    in_the_way = stor.pairs[0][0] / "00"
+    if in_the_way.exists():
+        in_the_way.rename(stor.pairs[0][0] / "elsewhere")
+    in_the_way.touch()
+
+    done = command(stor, "repair", "--all")
+    assert (done.returncode, done.stdout) == (1, f"{sha(content)}  done\n")
+    assert f"{stor.pairs[0][0]}: scan {in_the_way}: Not a directory" in done.stderr
+    assert not second.is_symlink()
+    assert second.read_bytes() == content
+
+
 def test_stor_repair_where_there_is_no_storage_at_all_is_told_in_lines(tmp_path: Path) -> None:
     ours = {name: value for name, value in os.environ.items() if name != "CONFIG_FILE"}
     for words in (["repair"], ["repair", "--all"]):

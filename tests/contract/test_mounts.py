@@ -14,6 +14,7 @@ from tests.contract import disk
 from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Pair, fresh, place, place_on, settles, sha
 from tests.contract.house import House
+from tests.contract.test_healing import command
 from tests.support.mounts import Mounts
 from tests.support.server import Server
 
@@ -102,6 +103,9 @@ def test_disks_of_the_original_that_are_mounted_read_only_are_served_as_they_are
     assert stor.get(fresh()).status == 404
     assert stor.store(content).status == 200
     assert stor.store(fresh()).status == 201
+    assert not [line for line in stor.server.stderr.splitlines() if str(old[0]) in line]
+    told = command(stor, "doctor")
+    assert (told.returncode, told.stdout.count("read (it is read-only)")) == (0, 2)
     mounts.unmount(old[1])
     check_down(stor, old[1])
     assert stor.get(fresh()).status == 503

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -219,6 +220,44 @@ def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> N
     assert worker.did == [DIGEST]
 
 
+def test_who_has_not_the_turn_forgets_neither_its_place_nor_what_it_has_noted(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_AT_ONCE", 2)
+    worker = Worker()
+    for number in range(5):
+        storages[0].enqueue("mirror", Digest.of(bytes([number])))
+    in_turn = storages[0].pending("mirror", 100)
+    worker.stuck = dict.fromkeys(in_turn[:4], Unavailable("not now"))
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue, (member, _) = worker.queue(pool), pool.sets[0].members
+            for _ in range(3):
+                await queue.work_off()
+                await member.enqueue("mirror", in_turn[0])
+                with storages[1].take_turn("mirror") or pytest.fail("somebody has it"):
+                    assert await queue.work_off() == 0
+                assert member.noted == {"mirror"}
+
+    run(scenario())
+    assert worker.did == in_turn[4:]
+
+
+def test_what_was_noted_when_the_clock_was_ahead_is_done_once(storages: list[Directory]) -> None:
+    worker, ahead = Worker(), time.time() + 3600
+    storages[0].enqueue("mirror", DIGEST)
+    os.utime(beside(storages[0], "mirror")[0], (ahead, ahead))
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            for _ in range(2):
+                await worker.queue(pool).work_off()
+
+    run(scenario())
+    assert worker.did == [DIGEST]
+
+
 @pytest.mark.parametrize("once", [True, False], ids=["by the command", "in the background"])
 def test_what_fails_hides_nothing_that_is_noted_behind_it(
     storages: list[Directory], monkeypatch: pytest.MonkeyPatch, once: bool
@@ -255,10 +294,12 @@ def test_what_nobody_expected_is_logged_and_ends_no_queue(
 
     async def scenario() -> None:
         async with running(storages) as pool:
-            queue = worker.queue(pool)
+            queue, told = worker.queue(pool), list[str]()
             storages[0].enqueue("mirror", DIGEST)
+            assert await queue.work_off(lambda _, outcome: told.append(outcome)) == 1
+            assert told == ["failed unexpectedly; the log says how"]
             await queue.start()
-            await eventually(lambda: "of the program" in caplog.text)
+            await eventually(lambda: caplog.text.count("of the program") > 1)
             storages[0].enqueue("mirror", other)
             await eventually(lambda: worker.did == [other])
             worker.stuck.clear()
