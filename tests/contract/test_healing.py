@@ -247,6 +247,6 @@ def test_root_leaves_nothing_of_its_own_on_the_storages_of_another_user(make_sto
         done = command(stor, *words)
         assert done.returncode == 2
         assert done.stderr.startswith(f"stor: {first} belongs to nobody, who could not write to what root makes there")
-        assert done.stderr.endswith(": put `sudo -u nobody` before the command\n")
+        assert done.stderr.endswith(": put `sudo -u nobody` before the command, and name the file by --config\n")
         assert (done.stdout, done.stderr.count("\n")) == ("", 1)
     assert disk.files(stor.storages) == before
