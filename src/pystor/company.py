@@ -25,7 +25,7 @@ _LITTLE: Final = 256 << 10
 """Bytes of a batch that are written in less time than its files are made in."""
 
 
-class Seen(Exception):
+class AlreadyThere(Exception):
     """Something stands under the name of a blob that was to be new."""
 
 
@@ -48,7 +48,7 @@ class Parcel:
     def failure(self) -> Exception | None:
         """Tell what keeps it from going on; that something is there already, before anything else."""
         failures = list(self.failed.values())
-        return next((each for each in failures if isinstance(each, Seen)), failures[0] if failures else None)
+        return next((each for each in failures if isinstance(each, AlreadyThere)), failures[0] if failures else None)
 
 
 _Part: TypeAlias = tuple[Bulkhead, Sequence[Parcel]]
@@ -71,7 +71,7 @@ class Company:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
 
         It has its `name` as well by then, if that is given; `failed` tells where not. Raises the failure of a storage
-        to write it, or `Seen` if one has something under the name of what is `unseen`; then nothing stays.
+        to write it, or `AlreadyThere` if one has something under the name of what is `unseen`; then nothing stays.
         """
         parcel = Parcel(content, unseen, name=name)
         for member in self.members:
@@ -279,7 +279,7 @@ def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
 
 def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
     if parcel.unseen is not None and not entrance.make_way(parcel.unseen):
-        raise Seen
+        raise AlreadyThere
     staged = entrance.stage(len(parcel.content), shared=not parcel.alone)
     try:
         staged.write(parcel.content)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
-from pystor.company import Seen
+from pystor.company import AlreadyThere
 from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
@@ -96,7 +96,7 @@ async def store_at_once(pool: Pool, content: bytes, digest: Digest) -> Stored | 
         return None
     try:
         upload = await pool.stage(digest, len(content), content, unseen=digest)
-    except Seen:
+    except AlreadyThere:
         return None
     except (NoSpace, Unavailable):
         # Whoever has no room for a blob may have the blob.

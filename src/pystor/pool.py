@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from pystor.auditing import Audit
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import Bulkhead
 from pystor.company import Company
@@ -22,6 +21,7 @@ from pystor.hints import Hints
 from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
+from pystor.scrubbing import Scrub
 from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
 from pystor.verification import Verifier
@@ -91,7 +91,7 @@ class Pool:
         }
         self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)
-        self._audit: Final = Audit(
+        self._scrub: Final = Scrub(
             verifier,
             found_bad=self.distrust,
             failed=self.failed,
@@ -113,7 +113,7 @@ class Pool:
 
     async def stop(self) -> None:
         """End what goes on in the background, and let the threads go."""
-        await asyncio.gather(self._upkeep.stop(), self.repairs.stop(), self._audit.stop(), return_exceptions=True)
+        await asyncio.gather(self._upkeep.stop(), self.repairs.stop(), self._scrub.stop(), return_exceptions=True)
         for company in self._companies.values():
             company.stop()
         for member in self.members():
@@ -253,7 +253,7 @@ class Pool:
 
     def verify_later(self, replica: Replica, digest: Digest) -> None:
         """Have a replica verified in the background."""
-        self._audit.ask(self._member_of[replica.storage], digest)
+        self._scrub.ask(self._member_of[replica.storage], digest)
 
     # Storing
 
@@ -276,7 +276,7 @@ class Pool:
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
         not known. What is `unseen` is to be looked for; if nothing stands under its name it gets that at once, unless
         something is to be noted before. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did
-        not answer, and `Seen` if something stands there.
+        not answer, and `AlreadyThere` if something stands there.
         """
         ranked = await self._places.choose(digest or Digest.of(os.urandom(32)), size)
         failed = False

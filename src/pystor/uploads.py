@@ -137,8 +137,8 @@ class _Parcelled(Upload):
 async def send(company: Company, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> Upload:
     """Begin a small blob, in company: it is on stable storage when this returns.
 
-    If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `Seen` if something
-    stands under the name of what is `unseen`.
+    If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `AlreadyThere` if
+    something stands under the name of what is `unseen`.
     """
     return _Parcelled(company, await company.write(content, unseen, name))
 

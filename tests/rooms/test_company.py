@@ -15,7 +15,7 @@ import pytest
 from pystor import batches, commit, company, posix, processors, together, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
-from pystor.company import Company, Parcel, Seen
+from pystor.company import AlreadyThere, Company, Parcel
 from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -300,7 +300,7 @@ def test_what_is_there_already_is_seen_and_not_written_again(pair: list[Director
         mine = in_company(pair)
         asked = (store(mine, content, Digest.of(content)) for content in CONTENTS)
         results = await asyncio.gather(*asked, return_exceptions=True)
-        seen = {number for number, result in enumerate(results) if isinstance(result, Seen)}
+        seen = {number for number, result in enumerate(results) if isinstance(result, AlreadyThere)}
         assert seen == {2, 5}
         await eventually(lambda: clean_now(*pair))
         end(mine)
@@ -764,7 +764,7 @@ def test_a_batch_of_which_nothing_is_named_holds_nobody_up(memory: Path, durable
     async def scenario() -> None:
         mine = in_company([storage])
         seen = [store(mine, content, Digest.of(content)) for content in CONTENTS[:4]]
-        assert {type(outcome) for outcome in await asyncio.gather(*seen, return_exceptions=True)} == {Seen}
+        assert {type(outcome) for outcome in await asyncio.gather(*seen, return_exceptions=True)} == {AlreadyThere}
         async with asyncio.timeout(10):  # of the thirty seconds for which a batch is waited for here
             assert await store_all(mine, CONTENTS[4:]) == [None] * 12
         end(mine)

@@ -20,7 +20,7 @@ _WAITING_AT_MOST: Final = 1000
 """Blobs of a storage that are noted; one too many is noted when it is read again."""
 
 
-class Audit:
+class Scrub:
     """The replicas that are to be verified, for each storage, and the tasks that do it."""
 
     def __init__(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pystor.auditing import Audit
 from pystor.blob import READ_SIZE, Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -20,6 +19,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.events import Event, JobDone
 from pystor.files import FileReplica
+from pystor.scrubbing import Scrub
 from pystor.verification import Verifier
 from tests.rooms.tools import adopted, break_reads, descriptors, eventually, place, run
 
@@ -35,7 +35,7 @@ def storage(tmp_path: Path) -> Directory:
 
 @dataclass
 class Findings:
-    """What an audit has told."""
+    """What a scrub has told."""
 
     bad: list[Digest] = field(default_factory=list)
     failed: list[Digest] = field(default_factory=list)
@@ -49,16 +49,16 @@ class Findings:
         self.failed.append(digest)
 
     @asynccontextmanager
-    async def audit(self, bytes_per_second: float = QUICKLY) -> AsyncIterator[Audit]:
-        audit = Audit(
+    async def scrub(self, bytes_per_second: float = QUICKLY) -> AsyncIterator[Scrub]:
+        scrub = Scrub(
             self.verifier,
             found_bad=self.found_bad,
             failed=self.found_failing,
             observe=self.events.append,
             bytes_per_second=bytes_per_second,
         )
-        yield audit
-        await audit.stop()
+        yield scrub
+        await scrub.stop()
 
 
 def test_a_good_replica_is_hashed_once_however_often_it_is_asked_for(storage: Directory, tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_a_good_replica_is_hashed_once_however_often_it_is_asked_for(storage: Di
 
     async def scenario() -> None:
         member = Bulkhead(storage)
-        async with findings.audit() as audit:
+        async with findings.scrub() as scrub:
             for _ in range(3):
                 for _ in range(10):
-                    audit.ask(member, BLOB)
+                    scrub.ask(member, BLOB)
                 await eventually(lambda: findings.events == [JobDone("verify", BLOB, len(LARGE))])
                 await asyncio.sleep(0.01)
         assert findings.events == [JobDone("verify", BLOB, len(LARGE))]
@@ -96,9 +96,9 @@ def test_what_is_bad_or_cannot_be_read_is_told_and_the_others_are_looked_at(
 
     async def scenario() -> None:
         member = Bulkhead(storage)
-        async with findings.audit() as audit:
+        async with findings.scrub() as scrub:
             for digest in (broken, gone, spoilt, BLOB):
-                audit.ask(member, digest)
+                scrub.ask(member, digest)
             await eventually(lambda: JobDone("verify", BLOB, len(LARGE)) in findings.events)
         member.stop()
 
@@ -129,9 +129,9 @@ def test_a_storage_is_read_one_replica_at_a_time_and_no_faster_than_allowed(
     async def scenario() -> float:
         member = Bulkhead(storage)
         began = time.monotonic()
-        async with findings.audit(READ_SIZE / 0.1) as audit:
+        async with findings.scrub(READ_SIZE / 0.1) as scrub:
             for content in contents:
-                audit.ask(member, Digest.of(content))
+                scrub.ask(member, Digest.of(content))
             await eventually(lambda: len(findings.events) == len(contents))
         member.stop()
         return time.monotonic() - began
@@ -141,7 +141,7 @@ def test_a_storage_is_read_one_replica_at_a_time_and_no_faster_than_allowed(
 
 
 def test_no_more_are_noted_than_there_is_room_for(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystor.auditing._WAITING_AT_MOST", 3)
+    monkeypatch.setattr("pystor.scrubbing._WAITING_AT_MOST", 3)
     contents = [b"%d" % number for number in range(10)]
     for content in contents:
         place(storage, content)
@@ -149,27 +149,27 @@ def test_no_more_are_noted_than_there_is_room_for(storage: Directory, monkeypatc
 
     async def scenario() -> None:
         member = Bulkhead(storage)
-        async with findings.audit() as audit:
+        async with findings.scrub() as scrub:
             for content in contents:
-                audit.ask(member, Digest.of(content))
+                scrub.ask(member, Digest.of(content))
             await eventually(lambda: len(findings.events) >= 3)
             await asyncio.sleep(0.02)
             assert len(findings.events) == 3
-            audit.ask(member, Digest.of(contents[9]))
+            scrub.ask(member, Digest.of(contents[9]))
             await eventually(lambda: len(findings.events) == 4)
         member.stop()
 
     run(scenario())
 
 
-def test_an_audit_that_is_stopped_in_the_middle_leaves_nothing_open(storage: Directory, tmp_path: Path) -> None:
+def test_a_scrub_that_is_stopped_in_the_middle_leaves_nothing_open(storage: Directory, tmp_path: Path) -> None:
     place(storage, LARGE)
     findings = Findings()
 
     async def scenario() -> None:
         member = Bulkhead(storage)
-        async with findings.audit(READ_SIZE / 10) as audit:
-            audit.ask(member, BLOB)
+        async with findings.scrub(READ_SIZE / 10) as scrub:
+            scrub.ask(member, BLOB)
             await asyncio.sleep(0.05)
         member.stop()
 
