@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from pystor.blob import Replica, root_in
@@ -30,16 +31,29 @@ from pystor.watch import Watch
 _THREADS: Final = 8
 """How many at most write small uploads to a set, near the event loop."""
 
+_LIKELIEST: Final = 4
+"""Replica sets that are asked for a blob one after the other, since most have it who are asked first."""
+
+_AT_ONCE: Final = 16
+"""Replica sets of the others that are asked at once."""
+
 
 @dataclass(slots=True)
 class _Search:
     """How far a look-up has come."""
 
-    doubtful: bool = False
+    digest: Digest
+    without: frozenset[str]
+    doubtful: bool
     found: Replica | None = None
     attempts: int = 0
     missing: list[Bulkhead] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+
+    def close(self) -> None:
+        """Give back what was found."""
+        if self.found is not None:
+            self.found.close()
 
 
 class Glimpse(NamedTuple):
@@ -125,14 +139,14 @@ class Pool:
         """Tell the set that a hint speaks of."""
         return None if hint is None else self._set_of.get(root_in(hint, digest))
 
-    def _in_order(self, digest: Digest, hint: str | None) -> Iterator[Bulkhead]:
-        """Go through all storages, those of the set that is hinted at first: a wrong hint costs nothing more."""
+    def _in_order(self, digest: Digest, hint: str | None) -> Iterator[ReplicaSet]:
+        """Go through all sets, that which is hinted at first: a wrong hint costs nothing more."""
         hinted = self._hinted(digest, hint)
         if hinted is not None:
-            yield from hinted.in_turn()
+            yield hinted
         for replica_set in self._places.ranked(digest):
             if replica_set is not hinted:
-                yield from replica_set.in_turn()
+                yield replica_set
 
     async def find(
         self, digest: Digest, *, without: frozenset[str] = frozenset(), tell: Observer | None = None
@@ -142,12 +156,10 @@ class Pool:
         Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
         a bad replica, or is in `without` (the roots of storages that failed the caller already).
         """
-        search = _Search(bool(without))
+        search = _Search(digest, without, bool(without))
         tell = tell or self.observe
         hint = await self._hints.get(digest, tell)
-        for member in self._in_order(digest, hint):
-            if member.storage.root not in without and await self._try(search, member, digest):
-                break
+        await self._look_through(search, self._in_order(digest, hint))
         tell(LookedUp(search.attempts, time.perf_counter() - search.began))
         self._note(digest, search.found, search.missing)
         if search.found is not None:
@@ -156,17 +168,36 @@ class Pool:
             raise Unavailable("A storage did not answer and no other has the file; try again later")
         raise NotFound(digest.hex)
 
-    async def _try(self, search: _Search, member: Bulkhead, digest: Digest) -> bool:
-        search.attempts += 1
+    async def _look_through(self, search: _Search, sets: Iterator[ReplicaSet]) -> None:
+        """Look in the likeliest sets one after the other, then in several at once: of many most have to be asked."""
         try:
-            search.found = await self._open_good(member, digest)
-        except StorageError as error:
-            self.failed(member.storage.root, digest, error)
-            search.doubtful = True
-            return False
-        if search.found is None:
-            search.missing.append(member)
-        return search.found is not None
+            for replica_set in islice(sets, _LIKELIEST):
+                await self._look_in(search, replica_set)
+                if search.found is not None:
+                    return
+            while search.found is None and (several := list(islice(sets, _AT_ONCE))):
+                await asyncio.gather(*(self._look_in(search, replica_set) for replica_set in several))
+        except BaseException:
+            search.close()
+            raise
+
+    async def _look_in(self, search: _Search, replica_set: ReplicaSet) -> None:
+        for member in replica_set.in_turn():
+            if member.storage.root in search.without:
+                continue
+            search.attempts += 1
+            try:
+                replica = await self._open_good(member, search.digest)
+            except StorageError as error:
+                self.failed(member.storage.root, search.digest, error)
+                search.doubtful = True
+                continue
+            if replica is None:
+                search.missing.append(member)
+            else:
+                search.close()  # it was in two sets
+                search.found = replica
+                return
 
     def failed(self, root: str, digest: Digest, error: StorageError) -> None:
         """Report a storage that did not give a blob; a replica that cannot be read is to be repaired."""

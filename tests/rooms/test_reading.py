@@ -8,7 +8,9 @@ import os
 import random
 import socket
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import NotFound, StorError, Unavailable
 from pystor.events import Event, ReplicaBad, StorageFailed
+from pystor.files import FileReplica
 from pystor.http.messages import Stream
 from pystor.pool import Glimpse, Pool
 from pystor.reading import PIECE, Reading
@@ -146,6 +149,41 @@ def test_a_blob_is_found_in_whatever_set_it_is(tmp_path: Path) -> None:
                 await pool.find(Digest.of(b"none"))
 
     run(scenario())
+
+
+@pytest.mark.parametrize("holders", [[], [29], [25, 27], range(30)], ids=len)
+def test_of_many_sets_most_are_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holders: Sequence[int]
+) -> None:
+    storages = [adopted(tmp_path / f"{number}", f"set {number}", local=False) for number in range(30)]
+    for number in holders:
+        place(storages[number], SMALL)
+    under_way, peak = list[int](), 0
+    real = Directory.open
+
+    def slowly(storage: Directory, digest: Digest) -> FileReplica | None:
+        nonlocal peak
+        under_way.append(1)
+        peak = max(peak, len(under_way))
+        time.sleep(0.02)
+        under_way.pop()
+        return real(storage, digest)
+
+    monkeypatch.setattr(Directory, "open", slowly)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages)) as pool:
+            try:
+                with await pool.find(Digest.of(SMALL)) as replica:
+                    assert storages.index(next(each for each in storages if each.root == replica.storage)) in holders
+            except NotFound:
+                assert not holders
+            with pytest.raises(NotFound):
+                await pool.find(Digest.of(b"none"))
+
+    run(scenario())
+    assert 8 <= peak <= 16
+    assert not descriptors(tmp_path)
 
 
 def test_a_miss_is_not_known_while_a_storage_does_not_answer(pair: list[Directory], events: list[Event]) -> None:
