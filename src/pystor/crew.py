@@ -147,6 +147,11 @@ class Crew:
         """How many more jobs would find a thread, even if none that is at work now ever came back."""
         return self._limit - (self._threads - len(self._resting)) - len(self._jobs)
 
+    @property
+    def full(self) -> bool:
+        """Whether it has all the threads that it may have."""
+        return self._threads == self._limit
+
     def give(
         self,
         call: Callable[..., _T],

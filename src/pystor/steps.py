@@ -152,7 +152,7 @@ class Running(Awaited[_T]):
     """An operation in a thread. The deadline is for the storage: it counts from when a thread begins.
 
     That none begins within the deadline may be for want of threads, while each of those that there are comes back in
-    time: then it is too much at once, which is no fault of the storage.
+    time: then it is too much at once, which is no fault of the storage. Nor is it if the system has no thread to give.
     """
 
     def __init__(self, member: Member, crew: Crew, job: Job[_T], name: str, deadline: float) -> None:
@@ -169,7 +169,10 @@ class Running(Awaited[_T]):
     def _expire(self) -> None:
         began = self.began
         if began is None:
-            self._fail("no thread was free", dead=self._crew.came_back < self._asked)
+            if self._crew.full:
+                self._fail("no thread was free", dead=self._crew.came_back < self._asked)
+            else:
+                self._fail("no thread could be started", dead=False)
             return
         left = began + self.deadline - time.monotonic()
         if left > 0:

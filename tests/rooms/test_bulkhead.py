@@ -24,7 +24,17 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from pystor.steps import outcomes
-from tests.rooms.tools import adopted, break_disk, descriptors, eventually, open_below, place, run, temporaries
+from tests.rooms.tools import (
+    adopted,
+    break_disk,
+    descriptors,
+    eventually,
+    no_thread_to_give,
+    open_below,
+    place,
+    run,
+    temporaries,
+)
 from tests.support import needs
 from tests.support.mounts import Mounts
 
@@ -199,6 +209,19 @@ def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_
         assert bulkhead.out
         hang.over.set()
         await writing
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_process_that_gets_no_thread_says_nothing_of_the_storage(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=2)
+        with no_thread_to_give(), pytest.raises(StorageError) as failure:
+            await bulkhead.run(int, deadline=0.05)
+        assert failure.value.reason == "no thread could be started within 0.05 s"
+        assert not bulkhead.out
+        assert await bulkhead.run(int, "5") == 5
         bulkhead.stop()
 
     run(scenario())
