@@ -72,6 +72,7 @@ class Bulkhead:
         probing: bool = False,
         writing: bool = False,
         ahead: bool = False,
+        waits: bool = False,
     ) -> _T:
         """Run a synchronous operation in a thread of this storage.
 
@@ -79,10 +80,18 @@ class Bulkhead:
         that of the storage for an answer), or no thread for it. What comes after that, or after a cancellation, is
         closed if it can be. An operation that has not begun by then does not, unless it is `certain`. While the storage
         is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
-        `ahead`, does not wait behind others.
+        `ahead`, does not wait behind others. What `waits` for the disk, as an fsync does, is not in the way of what
+        does not, and makes no storage a slow one.
         """
         step = self.begin(
-            operation, *arguments, deadline=deadline, certain=certain, probing=probing, writing=writing, ahead=ahead
+            operation,
+            *arguments,
+            deadline=deadline,
+            certain=certain,
+            probing=probing,
+            writing=writing,
+            ahead=ahead,
+            waits=waits,
         )
         return await step.result()
 
@@ -100,8 +109,7 @@ class Bulkhead:
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
 
-        What `waits` for the disk, as an fsync does, is not in the way of what does not. `count` tells of the result how
-        many things were done in one go.
+        `count` tells of the result how many things were done in one go.
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
@@ -113,9 +121,9 @@ class Bulkhead:
             self.remember(step)
         return step
 
-    async def enqueue(self, queue: QueueName, digest: Digest, *, deadline: float | None = None) -> None:
+    async def enqueue(self, queue: QueueName, digest: Digest) -> None:
         """Put a blob on a queue of the storage, durably. Raises `StorageError`."""
-        await self.run(self.storage.enqueue, queue, digest, deadline=deadline)
+        await self.run(self.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE, waits=True)
         self.noted.add(queue)
 
     def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
@@ -218,7 +226,7 @@ class Bulkhead:
                 self._release()
                 return
             try:
-                await self.run(self.storage.probe, probing=True)
+                await self.run(self.storage.probe, probing=True, waits=True)
             except StorageError as error:
                 if error.dead:
                     self._release()
@@ -238,7 +246,7 @@ class Bulkhead:
         """
         storage = self.storage
         if storage.local and storage.writable and not self.unwritable and self._switch.is_turn(period):
-            await self.run(storage.probe, deadline=WRITE_DEADLINE)
+            await self.run(storage.probe, deadline=WRITE_DEADLINE, waits=True)
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""

@@ -129,7 +129,7 @@ async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest
     with opened as replica:
         good = await verifier.verify(member, replica, digest)
     if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
-        await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True)
+        await member.run(member.storage.confirm, digest, deadline=WRITE_DEADLINE, writing=True, waits=True)
     return good
 
 

@@ -50,7 +50,9 @@ class Upload:
         staged: dict[Bulkhead, Staged] = {}
         try:
             for member in members:
-                staged[member] = await member.run(member.storage.stage, size, deadline=WRITE_DEADLINE, writing=True)
+                staged[member] = await member.run(
+                    member.storage.stage, size, deadline=WRITE_DEADLINE, writing=True, waits=True
+                )
         except BaseException:
             await asyncio.shield(discard(staged))
             raise
@@ -75,7 +77,7 @@ class Upload:
         If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is
         raised keeps anybody from acknowledging it.
         """
-        await _all({member: member.begin(self._staged[member].set_aside, digest) for member in keep})
+        await _all({member: self._begin(member, self._staged[member].set_aside, digest) for member in keep})
         failures = await self._name(digest)
         if not failures:
             return
@@ -93,7 +95,7 @@ class Upload:
 
     async def note(self, queue: QueueName, digest: Digest) -> None:
         """Put the blob on a queue of all its storages: whichever are lost, one that is left knows."""
-        noting = [member.enqueue(queue, digest, deadline=WRITE_DEADLINE) for member in self._staged]
+        noting = [member.enqueue(queue, digest) for member in self._staged]
         for outcome in await asyncio.gather(*noting, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome

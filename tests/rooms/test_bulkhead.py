@@ -17,6 +17,7 @@ import pytest
 
 from pystor import bulkhead as bulkhead_
 from pystor import probing
+from pystor.blob import Deadlines
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -765,6 +766,34 @@ def test_how_long_a_sync_takes_makes_no_storage_slow(storage: Directory) -> None
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         await bulkhead.begin(time.sleep, 0.5, waits=True).result()
+        assert not is_slow(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", ["prove", "recover", "enqueue"])
+def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_write(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def take_long(*_: object) -> None:
+        time.sleep(0.4)
+
+    monkeypatch.setattr(storage, "probe", take_long)
+    monkeypatch.setattr(storage, "enqueue", take_long)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        match name:
+            case "prove":
+                await bulkhead.prove(0.0)  # it counts from here
+                await bulkhead.prove(0.0)
+            case "recover":
+                bulkhead.note(StorageError("/a", "open", "hangs", dead=True))
+                await bulkhead.recover()
+            case "enqueue":
+                monkeypatch.setattr(storage, "deadlines", Deadlines(answer=0.2))
+                await bulkhead.enqueue("repair", BLOB)
         assert not is_slow(bulkhead)
         bulkhead.stop()
 

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from pystor import breaker, ingest, places, posix, staging
-from pystor.blob import Space
+from pystor.blob import Deadlines, Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -559,6 +560,31 @@ def test_a_replica_that_is_missing_or_bad_is_made_good_from_the_body(
     assert len(beside(pair[harmed], "quarantine")) == (state != "missing")
     assert not beside(whole, "quarantine")
     assert clean(*pair)
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [(Directory, "stage"), (Directory, "confirm"), (staging.StagedFile, "set_aside")]
+)
+def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    real = getattr(kind, step)
+
+    def take_long(*arguments: object) -> object:
+        time.sleep(0.6)
+        return real(*arguments)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            leave(pair[0], LARGE, "rotten")
+            place(pair[1], LARGE)
+            monkeypatch.setattr(kind, step, take_long)
+            for storage in pair:
+                monkeypatch.setattr(storage, "deadlines", Deadlines(answer=0.5))
+            assert (await put(pool, LARGE)).created is False
+            assert [member.slow for member in pool.sets[0].members] == [False, False]
+
+    run(scenario())
 
 
 NOBODY = 65_534
