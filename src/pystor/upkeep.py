@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from pystor.background import tolerated
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
@@ -36,7 +36,8 @@ class Upkeep:
         self._sweep_period: Final = sweep_period
         self._observe: Final = observe
         self._tasks: Final[set[asyncio.Task[None]]] = set()
-        self._probed: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
+        self._recovered: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
+        self._proved: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
 
     async def start(self) -> None:
         """Attach the storages, measure them, and sweep the temporaries of dead processes now and every so often.
@@ -54,7 +55,7 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End what goes on."""
-        tasks = [*self._tasks, *self._probed.values()]
+        tasks = [*self._tasks, *self._recovered.values(), *self._proved.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,31 +77,30 @@ class Upkeep:
             await asyncio.sleep(_RECOVERED_EVERY)
 
     async def _recover(self) -> None:
-        """Look after each storage that is out or slow; none waits for the probe of another."""
+        """Look after each storage that is out or slow."""
         while True:
             for member in self._members:
-                if member.ails and member not in self._probed:
-                    self._probed[member] = asyncio.create_task(self._recover_one(member))
+                if member.ails:
+                    _begin_anew(self._recovered, member, self._recover_one)
             await asyncio.sleep(_RECOVERED_EVERY)
 
     async def _recover_one(self, member: Bulkhead) -> None:
-        try:
-            with tolerated(f"The probe of {member.storage.root}"):
-                await member.recover()
-        finally:
-            del self._probed[member]
+        with tolerated(f"The probe of {member.storage.root}"):
+            await member.recover()
 
     async def _prove(self) -> None:
+        """See that the disks that are in use are well."""
         while True:
             await asyncio.sleep(_RECOVERED_EVERY)
-            with tolerated("Probing the storages"):
-                await asyncio.gather(*map(self._prove_one, self._members))
+            for member in self._members:
+                _begin_anew(self._proved, member, self._prove_one)
 
     async def _prove_one(self, member: Bulkhead) -> None:
-        try:
-            await member.prove(_PROVED_EVERY)
-        except StorageError as error:
-            self._observe(StorageFailed(error))
+        with tolerated(f"The probe of {member.storage.root}"):
+            try:
+                await member.prove(_PROVED_EVERY)
+            except StorageError as error:
+                self._observe(StorageFailed(error))
 
     async def _sweep(self) -> None:
         while True:
@@ -112,3 +112,12 @@ class Upkeep:
         with suppress(StorageError):  # reported by whatever needs the storage
             count = await member.run(member.storage.sweep, deadline=WRITE_DEADLINE)
             self._observe(LeftoversSwept(member.storage.root, count))
+
+
+def _begin_anew(
+    going: dict[Bulkhead, asyncio.Task[None]], member: Bulkhead, care: Callable[[Bulkhead], Coroutine[Any, Any, None]]
+) -> None:
+    """Look after a storage, unless the last time is not over yet; none waits for another."""
+    if member not in going:
+        going[member] = asyncio.create_task(care(member))
+        going[member].add_done_callback(lambda _: going.pop(member))

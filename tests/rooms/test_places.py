@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,33 @@ def test_a_disk_that_died_is_found_and_told_though_nobody_asks_it(
         break_disk(monkeypatch, "fsync", storage.root)
         await eventually(lambda: any(isinstance(event, StorageFailed) for event in events))
         assert sets[0].members[0].unwritable
+        await kept.stop()
+
+    run(scenario())
+
+
+def test_a_disk_that_hangs_keeps_no_other_from_being_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_PROVED_EVERY", 0.0)
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.01)
+    hanging, well = (adopted(tmp_path / name) for name in "ab")
+    begun, over, probed = threading.Event(), threading.Event(), list[int]()
+
+    def hang() -> None:
+        begun.set()
+        over.wait(20)
+
+    monkeypatch.setattr(hanging, "probe", hang)
+    monkeypatch.setattr(well, "probe", lambda: probed.append(1))
+    sets = sets_of(hanging, well)
+
+    async def scenario() -> None:
+        members = [member for each in sets for member in each.members]
+        kept = Upkeep(members, Places(sets), sweep_period=1800, observe=lambda _: None)
+        await kept.start()
+        await eventually(begun.is_set)
+        seen = len(probed)
+        await eventually(lambda: len(probed) > seen + 2)
+        over.set()
         await kept.stop()
 
     run(scenario())
