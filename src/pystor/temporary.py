@@ -44,7 +44,8 @@ class Temporary:
             return os.open(name, flags, 0o600, dir_fd=self._root_fd)
         except FileNotFoundError:
             # Somebody has tidied up; the marker was there a moment ago, so this is the right place.
-            os.mkdir(TEMPORARIES, 0o700, dir_fd=self._root_fd)
+            with contextlib.suppress(FileExistsError):  # others need it, too
+                os.mkdir(TEMPORARIES, 0o700, dir_fd=self._root_fd)
             return os.open(name, flags, 0o600, dir_fd=self._root_fd)
 
     def keep(self, target: str) -> None:

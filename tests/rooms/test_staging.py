@@ -124,6 +124,21 @@ def test_a_replica_whose_directories_are_still_synced_is_not_done(
     assert staged.published
 
 
+def test_uploads_that_make_the_directory_of_temporaries_at_the_same_time_do_not_fail(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def mkdir(path: str, mode: int, *, dir_fd: int) -> None:
+        real(path, mode, dir_fd=dir_fd)  # somebody is a little earlier
+        real(path, mode, dir_fd=dir_fd)
+
+    Path(storage.root, TEMPORARIES).rmdir()
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    storage.stage(6).discard()
+    assert Path(storage.root, TEMPORARIES).is_dir()
+
+
 def test_the_empty_blob_is_published_too(storage: Directory) -> None:
     publish(storage, b"")
 
