@@ -228,9 +228,13 @@ class StagedFile:
             self._close()
 
     def _see_in_place(self) -> None:
-        """See that what was published is where others find it: the disk may have been replaced since it was begun."""
+        """See that what was published is where others find it: the disk may have been replaced since it was begun.
+
+        Else it is not done, and closed as what may hang: the last file of a disk that was unmounted has it synced.
+        """
         if self._root is None or not self._root.is_at(self._storage):
             raise StorageError(self._storage, "publish", "another disk was put in its place meanwhile")
+        self._published = True
 
     def _take_name(self, digest: Digest) -> set[str]:
         temporary = self._temporary
@@ -242,7 +246,7 @@ class StagedFile:
         except FileNotFoundError:
             made = tree.make_directory(digest.leaf, self._root_fd)
             temporary.keep(digest.path)
-        self._temporary, self._published = None, True
+        self._temporary = None
         temporary.close()
         return made
 

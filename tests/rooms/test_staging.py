@@ -124,6 +124,20 @@ def test_a_replica_whose_directories_are_still_synced_is_not_done(
     assert staged.published
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_replica_that_got_its_name_on_a_disk_that_is_gone_is_not_done(tmp_path: Path, *, shared: bool) -> None:
+    """To close the last file of a disk that was unmounted meanwhile syncs it: that is for a thread."""
+    storage = adopted(tmp_path / "a")
+    storage._commits = shared
+    with storage.enter() as entrance, entrance.stage(6, shared=shared) as staged:
+        staged.write(CONTENT)
+        staged.sync()
+        os.rename(storage.root, tmp_path / "old")
+        with pytest.raises(StorageError):
+            staged.name(BLOB) if shared else staged.publish(BLOB)
+        assert not staged.published
+
+
 def test_uploads_that_make_the_directory_of_temporaries_at_the_same_time_do_not_fail(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
