@@ -14,18 +14,23 @@ _Answer = TypeVar("_Answer")
 def ask_all(ask: Callable[[_Asked], _Answer], whom: Iterable[_Asked], seconds: float) -> dict[_Asked, _Answer]:
     """Ask each in a thread of its own; returns the answers that came within so many seconds, by whom they are of.
 
-    `ask` has to give what goes wrong as an answer.
+    `ask` has to give what goes wrong as an answer. Who is not asked, since the system has no thread to give, is silent.
     """
     answers: dict[_Asked, _Answer] = {}
 
     def keep(asked: _Asked) -> None:
         answers[asked] = ask(asked)
 
-    # A thread that hangs in a dead disk must not keep the process from ending: hence daemons.
-    threads = [threading.Thread(target=keep, args=(asked,), name="stor asks", daemon=True) for asked in whom]
     deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    begun: list[threading.Thread] = []
+    for asked in whom:
+        # A thread that hangs in a dead disk must not keep the process from ending: hence daemons.
+        thread = threading.Thread(target=keep, args=(asked,), name="stor asks", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            break
+        begun.append(thread)
+    for thread in begun:
         thread.join(max(0.0, deadline - time.monotonic()))
     return dict(answers)
