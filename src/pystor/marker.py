@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 HOME: Final = ".stor"
 """The dot-directory of a storage: everything that is kept beside the blobs lies in it."""
@@ -157,17 +157,36 @@ def is_local(kind: str) -> bool:
 
 
 def filesystem_of(root: str) -> str:
-    """Tell by the mount table the type of the filesystem in which a directory lies."""
-    path = os.path.realpath(root)
-    best, kind = "", ""
+    """Tell by the mount table the type of the filesystem in which a directory lies. Raises `OSError`."""
+    above = mounts_above(os.path.realpath(root))
+    # What is mounted over something else in the same place comes behind it.
+    return max(reversed(above), key=lambda mount: len(mount.point)).kind if above else ""
+
+
+class Mount(NamedTuple):
+    """A line of the mount table."""
+
+    point: str
+    """The directory."""
+    kind: str
+    """The type of the filesystem."""
+    line: str
+    """All of it, which is another one for whatever is mounted there next."""
+
+
+def mounts_above(path: str) -> list[Mount]:
+    """Give the lines of the mount table for an absolute path and for those above it, none of which is touched.
+
+    Raises `OSError`.
+    """
+    mounts = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             before, _, after = line.partition(" - ")
             point = _unescaped(before.split()[4])
-            inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, kind = point, after.split()[0]
-    return kind
+            if path == point or path.startswith(point.rstrip("/") + "/"):
+                mounts.append(Mount(point, after.split()[0], line))
+    return mounts
 
 
 def _unescaped(field: str) -> str:

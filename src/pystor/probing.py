@@ -6,6 +6,7 @@ import os
 import time
 from typing import Final
 
+from pystor import marker
 from pystor.crew import Crew
 
 _AGAIN_AFTER: Final = 3.0
@@ -23,7 +24,7 @@ class Probes:
         self._root: Final = root
         self._again_after = _AGAIN_AFTER
         self._began = 0.0
-        self._mounts: list[bytes] = []
+        self._mounts: list[str] = []
         self.crew = self._one()
         """The thread for the next probe."""
 
@@ -54,15 +55,9 @@ class Probes:
         self.crew.stop()
 
 
-def _mounts_at(root: str) -> list[bytes]:
-    """The lines of the mount table for a directory and for those above it; none of them is touched."""
+def _mounts_at(root: str) -> list[str]:
+    """Tell what is mounted where a storage is, and above that; a link on the way is not followed, since it may hang."""
     try:
-        with open("/proc/self/mountinfo", "rb") as table:
-            path = os.fsencode(os.path.abspath(root))
-            return [line for line in table if _is_in(path, line.split()[4])]
+        return [mount.line for mount in marker.mounts_above(os.path.abspath(root))]
     except OSError:
         return []
-
-
-def _is_in(path: bytes, point: bytes) -> bool:
-    return path == point or path.startswith(point.rstrip(b"/") + b"/")

@@ -484,7 +484,7 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    now, mounts = [1000.0], [b"one"]
+    now, mounts = [1000.0], ["one"]
     monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
     monkeypatch.setattr(storage, "probe", hang)
     monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
@@ -494,7 +494,7 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
         bulkhead = Bulkhead(storage)
         bulkhead.note(StorageError("/a", "open", "hangs", dead=True))
         begun = []
-        for seconds, mounted in [(1, b"one"), (1, b"one"), (3, b"one"), (4, b"one"), (3, b"one"), (1, b"two")]:
+        for seconds, mounted in [(1, "one"), (1, "one"), (3, "one"), (4, "one"), (3, "one"), (1, "two")]:
             now[0] += seconds
             mounts[0] = mounted
             await bulkhead.recover()
@@ -504,6 +504,27 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
         hang.over.set()
         await eventually(lambda: hang.ended == 4)
         bulkhead.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("name", ["disk", "a disk"])
+def test_what_is_mounted_in_the_place_of_a_storage_is_noticed_whatever_its_path(
+    tmp_path: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    now, over = [1000.0], threading.Event()
+    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def scenario() -> None:
+        probes = probing.Probes(str(tmp_path / name / "storage"))
+        assert probes.may_begin()
+        probes.crew.give(over.wait, (20,))
+        now[0] += 1
+        assert not probes.may_begin()
+        mounts.tmpfs(1 << 20, at=tmp_path / name)
+        assert probes.may_begin()
+        over.set()
+        probes.stop()
 
     run(scenario())
 
