@@ -16,4 +16,4 @@ def tolerated(what: str) -> Iterator[None]:
     try:
         yield
     except Exception:  # noqa: BLE001  whatever it is, it is logged
-        _log.exception("%s failed unexpectedly; it is tried again", what)
+        _log.exception("%s failed unexpectedly; the work goes on", what)

@@ -20,7 +20,8 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     when it cannot be done now.
     """
     surveys = await into.survey(digest)
-    # A set that can be mended needs no other; a new place is not chosen as long as some storage may have the blob.
+    # A set that can be mended needs no other, unless that fails. Without one, no new place is chosen as long as some
+    # storage may have the blob.
     if not any(survey.mendable and not survey.complete for survey in surveys):
         if already_stored(digest, surveys):
             return 0

@@ -23,7 +23,10 @@ class Found(NamedTuple):
 
 
 class Presence:
-    """The storage that was found in a directory, and whether it still is there. Every method raises `StorageError`."""
+    """The storage that was found in a directory, and whether it still is there.
+
+    Methods raise `StorageError`, but for `is_known`.
+    """
 
     def __init__(
         self,
