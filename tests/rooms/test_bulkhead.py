@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from pystor import breaker, probing
 from pystor import bulkhead as bulkhead_
-from pystor import probing
 from pystor.blob import Deadlines
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
@@ -69,6 +69,13 @@ class Hang:
 
     async def until(self, count: int) -> None:
         await eventually(lambda: self.begun >= count)
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, room: ModuleType) -> list[float]:
+    """Give a room a clock that is set by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 def test_what_an_operation_returns_or_raises_passes(storage: Directory) -> None:
@@ -173,7 +180,7 @@ def test_one_after_another_needs_one_thread(storage: Directory) -> None:
 def test_the_time_in_which_a_storage_is_to_answer_begins_when_a_thread_does(storage: Directory) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=1)
-        await asyncio.gather(*(bulkhead.run(time.sleep, 0.15, deadline=0.2) for _ in range(2)))
+        await asyncio.gather(*(bulkhead.run(time.sleep, 0.6, deadline=1) for _ in range(2)))
         bulkhead.stop()
 
     run(scenario())
@@ -184,11 +191,11 @@ def test_what_finds_no_thread_in_time_is_refused_and_the_storage_stays_in_as_lon
 ) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=2)
-        asked = (bulkhead.run(time.sleep, 0.05, deadline=0.12) for _ in range(20))
+        asked = (bulkhead.run(time.sleep, 0.5, deadline=1.2) for _ in range(20))
         results = await asyncio.gather(*asked, return_exceptions=True)
         refused = [result for result in results if isinstance(result, StorageError)]
         assert results[:2] == [None, None]
-        assert {error.reason for error in refused} == {"no thread was free within 0.12 s"}
+        assert {error.reason for error in refused} == {"no thread was free within 1.2 s"}
         assert 8 < len(refused) < 18
         assert not bulkhead.out
         bulkhead.stop()
@@ -484,11 +491,10 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    now, mounts = [1000.0], ["one"]
+    now, mounts = clock(monkeypatch, probing), ["one"]
     monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
     monkeypatch.setattr(storage, "probe", hang)
     monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
-    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
@@ -512,8 +518,7 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
 def test_what_is_mounted_in_the_place_of_a_storage_is_noticed_whatever_its_path(
     tmp_path: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    now, over = [1000.0], threading.Event()
-    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    now, over = clock(monkeypatch, probing), threading.Event()
 
     async def scenario() -> None:
         probes = probing.Probes(str(tmp_path / name / "storage"))
@@ -827,16 +832,17 @@ def test_a_disk_that_hangs_is_out_though_nobody_asks_it_for_anything(
     hang = Hang()
     monkeypatch.setattr(storage, "probe", hang)
     monkeypatch.setattr(bulkhead_, "WRITE_DEADLINE", 0.05)
+    now = clock(monkeypatch, breaker)
     switches = [SharedSwitches(str(tmp_path / "switches"), 1).switch(0) for _ in range(2)]
 
     async def scenario() -> None:
         members = [Bulkhead(storage, switch=switch) for switch in switches]
         for member in members * 2:
-            await member.prove(0.1)  # there is time
+            await member.prove(60)  # there is time
         assert hang.begun == 0
-        await asyncio.sleep(0.11)
+        now[0] += 60
         with pytest.raises(StorageError):
-            await members[1].prove(0.1)
+            await members[1].prove(60)
         await members[0].prove(0.0)
         assert hang.begun == 1
         assert is_out(members[0])
@@ -852,15 +858,15 @@ def test_a_disk_is_proved_by_one_of_all_and_only_if_it_is_local_writable_and_in_
 ) -> None:
     probed = list[int]()
     monkeypatch.setattr(storage, "probe", lambda: probed.append(1))
-    switch = SharedSwitches(None, 1).switch(0)
+    switch, now = SharedSwitches(None, 1).switch(0), clock(monkeypatch, breaker)
 
     async def scenario() -> None:
         members = [Bulkhead(storage, switch=switch) for _ in range(2)]
-        await members[0].prove(0.1)  # from now on
+        await members[0].prove(60)  # from now on
         assert probed == []
-        await asyncio.sleep(0.11)
+        now[0] += 60
         for member in members:
-            await member.prove(0.1)
+            await member.prove(60)
         assert len(probed) == 1
         for name in ("local", "writable"):
             with monkeypatch.context() as other:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -437,11 +436,18 @@ def test_closing_takes_one_thread_however_many_files_it_hangs_at(
 def test_what_hangs_when_it_is_closed_holds_up_nothing_of_what_is_mounted_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage, over, real = adopted(tmp_path / "a", local=False), threading.Event(), files.close_now
+    storage, real = adopted(tmp_path / "a", local=False), files.close_now
+    begun, over = threading.Event(), threading.Event()
     path = place(storage, CONTENT)
-    monkeypatch.setattr(files, "close_now", lambda fd: (over.wait(20), real(fd)))
+
+    def hang(fd: int) -> None:
+        begun.set()
+        over.wait(20)
+        real(fd)
+
+    monkeypatch.setattr(files, "close_now", hang)
     opened(storage).close()
-    time.sleep(0.05)
+    assert begun.wait(20)
     monkeypatch.undo()
     (tmp_path / "a").rename(tmp_path / "before")
     shutil.copytree(tmp_path / "before", tmp_path / "a")
