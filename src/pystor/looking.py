@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pystor.batches import Batches
-from pystor.blob import READ_DEADLINE, Replica, Storage
+from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.crew import close
 from pystor.digest import Digest
@@ -74,7 +74,7 @@ class Looks:
 
     async def _open(self, batch: Sequence[_Look]) -> Done:
         member, digests = self._member, [look.digest for look in batch]
-        step = member.begin(_open, member.storage, digests, deadline=READ_DEADLINE, count=len)
+        step = member.begin(_open, member.storage, digests, count=len)
         outcome = await step.outcome()
         if isinstance(outcome, Exception):
             return Done([outcome] * len(batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,10 @@ class House:
         return storages
 
     # The operator's side
+
+    def command(self, *arguments: str) -> list[str]:
+        """The words of one of Stor's commands, with the configuration of this server."""
+        return [sys.executable, "-m", "pystor", *arguments, "--config", str(self.server.directory / "config.json")]
 
     @property
     def pairs(self) -> list[Pair]:

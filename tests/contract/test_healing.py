@@ -23,9 +23,7 @@ DAMAGES: Final = (disk.missing, disk.truncated, disk.emptied, disk.flipped, disk
 
 
 def command(stor: House, *arguments: str) -> subprocess.CompletedProcess[str]:
-    config = stor.server.directory / "config.json"
-    words = [sys.executable, "-m", "pystor", *arguments, "--config", str(config)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(stor.command(*arguments), capture_output=True, text=True, timeout=60, check=False)
 
 
 def wish(storage: Path, content: bytes) -> Path:

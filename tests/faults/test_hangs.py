@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -178,9 +177,8 @@ def test_a_storage_that_hangs_or_fails_at_the_start_keeps_neither_the_server_nor
 
 
 def command(stor: House, name: str) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "pystor", name, "--config", str(stor.server.directory / "config.json")]
     with (stor.server.directory / name).open("wb") as output:
-        return subprocess.Popen(words, stdout=output, stderr=output)
+        return subprocess.Popen(stor.command(name), stdout=output, stderr=output)
 
 
 def said(stor: House, name: str) -> str:

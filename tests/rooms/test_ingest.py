@@ -8,8 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,9 @@ from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.uploads import Upload
 from tests.rooms.tools import (
+    NOBODY,
     adopted,
+    as_nobody,
     beside,
     blobs,
     body_of,
@@ -54,7 +55,6 @@ from tests.rooms.tools import (
     temporaries,
     where,
 )
-from tests.support import needs
 from tests.support.mounts import Mounts
 
 SMALL = b"a blob"
@@ -585,21 +585,6 @@ def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
             assert [member.slow for member in pool.sets[0].members] == [False, False]
 
     run(scenario())
-
-
-NOBODY = 65_534
-
-
-@contextmanager
-def as_nobody(directory: Path) -> Iterator[None]:
-    """Be a user who may not read everything, and have a directory to write to."""
-    needs.root("be somebody else")
-    os.chown(directory, NOBODY, NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_replica_of_another_user_that_cannot_be_read_is_noted_and_replaced_and_kept(memory: Path) -> None:

@@ -11,7 +11,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from pystor.errors import StorageError
 from pystor.files import Closer, FileReplica
 from tests.rooms.tools import (
     adopted,
+    as_nobody,
     break_disk,
     break_reads,
     descriptors,
@@ -345,15 +345,6 @@ def others(mounts: Mounts) -> Iterator[Directory]:
         place(storage, CONTENT)
         yield storage
         mounts.unmount(Path(storage.root))
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def accessed(path: Path) -> int:

@@ -26,6 +26,7 @@ from pystor.replicas import ReplicaSet
 from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
 from pystor.watch import Watch
+from tests.support import needs
 
 _T = TypeVar("_T")
 
@@ -185,6 +186,25 @@ def body_of(*pieces: bytes, declared: int | None = None, limit: int = 1 << 40) -
 def chunked(*pieces: bytes, limit: int = 1 << 40) -> Body:
     """A body whose length is not known before its end."""
     return Body(body_of(*pieces).pieces, None, limit)
+
+
+# Another user
+
+
+NOBODY = 65_534
+
+
+@contextmanager
+def as_nobody(*directories: Path) -> Iterator[None]:
+    """Be a user who may not read everything, and has some directories to write to."""
+    needs.root("be somebody else")
+    for directory in directories:
+        os.chown(directory, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 # A system, and disks, that fail

@@ -86,10 +86,6 @@ class Bucket:
         """See that the bucket is there."""
         self.check()
 
-    def adopt(self, replica_set: str) -> None:  # noqa: ARG002  a bucket cannot be unmounted: it needs no marker
-        """See that the bucket is there."""
-        self.check()
-
     def check(self) -> Space:
         """See that the bucket is there, and that the keys may read what it has and learn what it has not."""
         # As good as a listing, and cheaper: no such object is an answer, no such bucket and no access are failures.
