@@ -139,6 +139,7 @@ class Crew:
         self._away: Final[list[None]] = []  # an entry for each job that waits for the disk, or will
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
+        self._stopped = False
         self.came_back = 0.0
         """When a thread was last through with a job, on the monotonic clock."""
 
@@ -189,12 +190,16 @@ class Crew:
             self._watch()
 
     def _send_one(self) -> None:
+        hired = False
         try:
             self._resting.pop()
         except IndexError:
-            if self._threads == self._limit or not self._hire():
+            hired = self._threads < self._limit and self._hire()
+            if not hired:
                 return
         self._calls.put(True)
+        if hired and self._stopped:
+            self._calls.put(False)
 
     def _hire(self) -> bool:
         """Start a thread; False if the system has none to give now, which is tried again in a moment."""
@@ -226,8 +231,10 @@ class Crew:
     def _live(self) -> None:
         if self._roams:
             processors.roam()
-        while self._calls.get():
-            self._work_off()
+        goes_on = True
+        while goes_on:
+            goes_on = self._calls.get()
+            self._work_off()  # at the end, too: whom a call to end was meant for may hang
 
     def _work_off(self) -> None:
         """Do what there is. Whoever adds a job meanwhile sees this thread at work, or this thread sees the job."""
@@ -257,5 +264,6 @@ class Crew:
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
+        self._stopped = True
         for _ in range(self._threads):
             self._calls.put(False)

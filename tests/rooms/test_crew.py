@@ -11,7 +11,7 @@ import pytest
 
 from pystor import crew
 from pystor.crew import Crew, Job
-from tests.rooms.tools import no_thread_to_give, run
+from tests.rooms.tools import eventually, no_thread_to_give, run
 
 
 async def results(jobs: list[Job[Any]]) -> list[Any]:
@@ -147,5 +147,21 @@ def test_a_crew_that_gets_no_thread_has_one_as_soon_as_there_is_one() -> None:
             assert await results(waiting) == [5, 5, 5, 5]
         assert mine.room > 0
         mine.stop()
+
+    run(scenario())
+
+
+def test_a_thread_that_is_sent_after_the_end_for_what_waits_ends_as_well() -> None:
+    hangs, before = threading.Event(), threading.active_count()
+
+    async def scenario() -> None:
+        mine = Crew("ends", 2)
+        hanging, waiting = mine.give(hangs.wait, (20,)), mine.give(int, ("5",))
+        mine.stop()
+        async with asyncio.timeout(5):
+            assert await waiting.future == 5
+        hangs.set()
+        await hanging.future
+        await eventually(lambda: threading.active_count() == before)
 
     run(scenario())
