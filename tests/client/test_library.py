@@ -296,6 +296,30 @@ def test_not_found_is_said_only_when_all_said_so(order: tuple[ClientError, ...])
         tries.after(order[1])
 
 
+@pytest.mark.parametrize("passing", [Unavailable("a"), BadContent("a")])
+@pytest.mark.parametrize("first", [False, True])
+def test_not_found_is_not_said_while_another_may_have_it(passing: ClientError, first: bool) -> None:
+    errors = [passing, NotFound("b")] if first else [NotFound("b"), passing]
+    tries = Tries(Retry(1), ["first", "second"])
+    assert tries.after(errors[0]) == 0
+    with pytest.raises(type(passing)):
+        tries.after(errors[1])
+
+
+def test_nobody_knows_whether_a_blob_exists_that_the_first_server_did_not_tell_of() -> None:
+    def server(status: int) -> Scripted:
+        return Scripted(lambda _: answer(status))
+
+    with (
+        server(503) as busy,
+        server(404) as there,
+        Client([busy.url, there.url], retry=Retry(1)) as client,
+    ):
+        for name in [sha(noise(8)) for _ in range(8)]:  # the order is another for each
+            with pytest.raises(Unavailable):
+                client.exists(name)
+
+
 @pytest.mark.parametrize("dice", [0.0, 0.5, 0.999])
 def test_delays_double_up_to_a_limit_and_are_half_dice(dice: float) -> None:
     delays = [Retry(delay=0.1, longest=3).wait(n, rng=lambda: dice) for n in range(1, 9)]

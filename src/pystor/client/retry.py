@@ -50,6 +50,7 @@ class Tries(Generic[T]):
         self._bad = False  # something in this round
         self._wish = 0.0  # seconds, the longest that one of this round has asked for
         self._no: ClientError | None = None
+        self._passing: ClientError | None = None  # the last failure that asking again may change
 
     @property
     def target(self) -> T:
@@ -72,23 +73,25 @@ class Tries(Generic[T]):
         self._bad = self._bad or isinstance(error, BadContent)
         self._wish = max(self._wish, error.retry_after if isinstance(error, Unavailable) else 0.0)
         if isinstance(error, Unavailable | BadContent):
-            return self._turn(error)
+            self._passing = error
+            return self._turn()
         self._order.remove(target)
         if self._no is None or isinstance(self._no, NotFound):
             self._no = error
         if not self._order:
             raise self._no
-        return self._turn(error)
+        return self._turn()
 
-    def _turn(self, error: ClientError) -> float:
+    def _turn(self) -> float:
         if self._round:
             return 0.0
+        assert self._passing is not None  # who failed in another way is out of the order, which is not empty
         self._rounds += 1
         self._bad_rounds += self._bad
         self._bad = False
         if self._rounds >= self._retry.attempts:
-            raise error
+            raise self._passing
         self._round = list(self._order)
         seconds, self._wish = self._retry.wait(self._rounds, self._wish), 0.0
-        _log.debug("%s; trying again in %.1f s", error, seconds)
+        _log.debug("%s; trying again in %.1f s", self._passing, seconds)
         return seconds
