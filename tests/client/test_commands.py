@@ -22,6 +22,7 @@ import pytest
 from pystor.client import Digest, progress
 from pystor.client.bulk import Totals
 from pystor.client.commands import verify
+from pystor.client.manifest import Manifest
 from tests.client.conftest import lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
@@ -378,6 +379,27 @@ def test_a_manifest_that_cannot_be_written_is_told_and_goes_on_later(shell: Shel
     assert shell.run("stor", "put", "-v", "--manifest", "done", "src").stderr.count("the manifest has it") == 2
     check = subprocess.run(["sha256sum", "-c", "done"], cwd=tmp_path, text=True, capture_output=True, check=False)
     assert (check.returncode, check.stdout.count(": OK")) == (0, 2)
+
+
+def test_a_torn_line_of_the_manifest_never_becomes_one(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path, [noise(10), noise(11), noise(12)])
+    words = ("stor", "put", "--manifest", "done")
+    shell.run(*words, "file00000")
+    with (tmp_path / "done").open("a") as manifest:
+        manifest.write(f"{sha(b'torn')}  file00001")
+    shell.run(*words, "file00002")
+    assert "1 uploaded, 2 skipped" in shell.run(*words, "file00000", "file00001", "file00002").stderr
+    check = subprocess.run(["sha256sum", "-c", "done"], cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (check.returncode, check.stdout.count(": OK"), check.stderr) == (0, 3, "")
+
+
+def test_a_manifest_is_in_use_by_one_at_a_time(shell: Shell, tmp_path: Path) -> None:
+    files(tmp_path, [noise(10)])
+    words = ("stor", "put", "--manifest", "done", "file00000")
+    with Manifest(str(tmp_path / "done")):
+        done = shell.run(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "stor: done: is in use by another stor put\n")
+    assert shell.run(*words).returncode == 0
 
 
 def test_what_comes_by_a_pipe_is_uploaded(shell: Shell, server: Server) -> None:

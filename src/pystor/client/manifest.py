@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from pystor.client import sums
 
 _BEGUN: Final = b"# begun at %d.%09d by stor put; a file that was changed since is uploaded again\n"
 _BEGAN: Final = re.compile(rb"# begun at (\d+)\.(\d{9}) by stor put\b.*\n")
-_REPLACED: Final = b"#"  # in the place of a line's first byte, it makes a comment of it
+_STRUCK: Final = b"#"  # in the place of a line's first byte, it makes a comment of it
 
 
 class Manifest:
@@ -28,14 +29,15 @@ class Manifest:
         self._lines: Final[dict[str, int]] = {}  # where they begin
         self._runs: Final[list[tuple[int, int]]] = [(0, 0)]  # where their lines begin, and when they began themselves
         self._begun = False
-        self._torn = False
+        self._torn: int | None = None  # where a line begins that was not written to its end
 
     def __enter__(self) -> Self:
-        """Open it, or make it; raises `OSError`."""
+        """Open it, or make it, for this process alone; raises `OSError`."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(errno.EINVAL, "is no regular file")
+            self._lock()
             self._read()
             os.utime(self._file)  # by the clock that the files next to it have, and as coarse
             self._now = os.fstat(self._file).st_mtime_ns
@@ -44,25 +46,36 @@ class Manifest:
             raise
         return self
 
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # its lines would be taken for those of a run that began at another time
+            raise OSError(errno.EAGAIN, "is in use by another stor put") from None
+
     def _read(self) -> None:
         at = 0
         with open(self._path, "rb") as file:
             for line in file:
                 if (run := _BEGAN.fullmatch(line)) is not None:
                     self._runs.append((at, int(run[1] + run[2])))
-                self._torn = not line.endswith(b"\n")  # by a power cut
-                if not self._torn and (entry := sums.parse(line[:-1])) is not None:
+                if not line.endswith(b"\n"):  # by a power cut
+                    self._torn = at
+                elif (entry := sums.parse(line[:-1])) is not None:
                     self._take(entry[1], at)
                 at += len(line)
 
     def _take(self, path: str, at: int) -> None:
         if (before := self._lines.get(path)) is not None:
-            mark = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)  # the other descriptor only appends
-            try:
-                os.pwrite(mark, _REPLACED, before)
-            finally:
-                os.close(mark)
+            self._strike(before)
         self._lines[path] = at
+
+    def _strike(self, at: int) -> None:
+        """Make a line a comment."""
+        mark = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)  # the other descriptor only appends
+        try:
+            os.pwrite(mark, _STRUCK, at)
+        finally:
+            os.close(mark)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
@@ -91,9 +104,14 @@ class Manifest:
 
     def _append(self, line: bytes) -> int:
         """Write a line; returns where it begins."""
-        torn = b"\n" if self._torn else b""
-        self._torn = True
-        if os.write(self._file, torn + line) < len(torn + line):
+        if self._torn is not None:
+            self._strike(self._torn)  # while it has no end; with one it would be a line
+            self._write(b"\n")
+        self._torn = at = os.fstat(self._file).st_size
+        self._write(line)
+        self._torn = None
+        return at
+
+    def _write(self, text: bytes) -> None:
+        if os.write(self._file, text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._torn = False
-        return os.lseek(self._file, 0, os.SEEK_CUR) - len(line)
