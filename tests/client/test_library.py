@@ -527,22 +527,49 @@ def test_a_file_that_is_cut_while_it_is_sent_is_told_to_have_changed(
     assert sum(ask[:4] == b"POST" for ask in proxy.asked) == 1
 
 
+class Failing(io.BytesIO):
+    """An open file whose second half can be read once."""
+
+    passes = 0
+
+    def read(self, most: int | None = -1) -> bytes:
+        self.passes += self.tell() == 0
+        if self.passes > 1 and self.tell() > len(self.getvalue()) // 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(min(most or 0, 10_000) if self.passes > 1 else most)
+
+
 @pytest.mark.parametrize("size", [200_000, 3 << 20])
 def test_what_fails_while_it_is_sent_is_raised_as_what_it_is(
     client: Client, size: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Failing(io.BytesIO):
-        passes = 0
-
-        def read(self, most: int | None = -1) -> bytes:
-            self.passes += self.tell() == 0
-            if self.passes > 1 and self.tell() > size // 2:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().read(min(most or 0, 10_000) if self.passes > 1 else most)
-
     with pytest.raises(OSError, match="Input/output error"):
         client.put(Failing(noise(size)))
     assert "Traceback" not in capfd.readouterr().err
+
+
+class Shrinking(Failing):
+    """An open file whose second half goes away."""
+
+    def read(self, most: int | None = -1) -> bytes:
+        try:
+            return super().read(most)
+        except OSError:
+            return b""
+
+
+@pytest.mark.parametrize(("file", "kind"), [(Failing, OSError), (Shrinking, BadContent)])
+def test_what_fails_while_it_is_sent_is_no_fault_of_the_server(file: type[Failing], kind: type[Exception]) -> None:
+    with (
+        Scripted(lambda _: answer(200)) as one,
+        Scripted(lambda _: answer(200)) as another,
+        Client([one.url, another.url], retry=QUICK) as client,
+    ):
+        content = noise(200_000)
+        first = client.head(sha(content)).server
+        with pytest.raises(kind):
+            client.put(file(content))
+        assert client.head(sha(content)).server == first
 
 
 def test_an_upload_that_moves_is_not_given_up(server: Server) -> None:

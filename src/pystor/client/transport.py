@@ -117,9 +117,15 @@ class Exchange:
 
     def finish(self, future: asyncio.Future[Any]) -> None:
         """Note that libcurl is done with it."""
-        self._failure = None if future.cancelled() else future.exception()
+        self._failure = self._what_failed(future)
         self.done = True
         self._wake()
+
+    def _what_failed(self, future: asyncio.Future[Any]) -> BaseException | None:
+        if self.ask.body is not None and self.ask.body.error is not None:
+            return self.ask.body.error
+        failure = None if future.cancelled() else future.exception()
+        return self._translated(*failure.args) if isinstance(failure, pycurl.error) else failure
 
     def tick(self) -> None:
         """Count the time: when `patience` goes by without a byte, it is given up."""
@@ -200,10 +206,8 @@ class Exchange:
         await self._waiter
 
     def _raise_what_failed(self) -> None:
-        if self.ask.body is not None and self.ask.body.error is not None:
-            raise self.ask.body.error
-        if isinstance(self._failure, pycurl.error):
-            raise self._translated(*self._failure.args) from None
+        if self._failure is not None:
+            raise self._failure
 
     def _translated(self, code: int, text: str = "") -> ClientError:
         line = f"{self.origin}: {text or 'the connection failed'}".replace("\n", " ")
@@ -219,7 +223,7 @@ class Exchange:
     @property
     def failed(self) -> bool:
         """Whether the connection failed, or nothing moved on it for too long."""
-        return self._stalled or self._failure is not None
+        return self._stalled or isinstance(self._failure, Unavailable | Refused)  # no failure of the body
 
     @property
     def status(self) -> int:
