@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ from pystor.client.retry import Tries
 from pystor.client.saving import SYNCED, Draft, Memory
 from pystor.errors import StorError
 from tests.client.conftest import QUICK, lay, sha
-from tests.client.scripted import Asked, Scripted, answer
+from tests.client.scripted import Asked, Scripted, answer, busy
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.processes import eventually
 from tests.support.server import Server, ServerFactory
@@ -721,6 +721,40 @@ def test_one_client_serves_many_threads(server: Server, client: Client) -> None:
     for thread in threads:
         thread.join()
     assert sorted(came) == [1000 + n for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "waits"),
+    [
+        *((verb, "for an answer") for verb in ("get", "head", "put", "status")),
+        *((verb, "for the rest") for verb in ("get", "put", "status")),
+        *((verb, "to ask again") for verb in ("get", "head", "put")),
+    ],
+)
+def test_who_waits_when_the_client_is_closed_is_told_so(verb: str, waits: str) -> None:
+    said = {
+        "for an answer": b"H",
+        "for the rest": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin",
+        "to ask again": busy(1),
+    }[waits]
+
+    async def closed() -> None:
+        client = AsyncClient(site.url)
+        act: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "get": lambda: client.get(sha(b"")),
+            "head": lambda: client.head(sha(b"")),
+            "put": lambda: client.put(b"content"),
+            "status": client.status,
+        }
+        work = asyncio.create_task(act[verb]())
+        await asyncio.to_thread(eventually, lambda: len(site.asked) > 0)
+        await asyncio.sleep(0.05)  # the answer is there
+        await client.close()
+        with pytest.raises(ValueError, match="closed"):
+            await work
+
+    with Scripted(lambda _: said) as site:
+        asyncio.run(closed())
 
 
 @pytest.fixture(params=["unnamed", "by its path", "named", "refused"])

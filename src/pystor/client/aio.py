@@ -98,7 +98,7 @@ class AsyncClient:
             self._loop = loop
 
     async def close(self) -> None:
-        """Close all connections; whoever asks for anything from then on gets a `ValueError`."""
+        """Close all connections; whoever asks, or waits, for anything gets a `ValueError`."""
         if self._closed:
             return
         self._check_loop()

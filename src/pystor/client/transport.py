@@ -124,7 +124,9 @@ class Exchange:
     def _what_failed(self, future: asyncio.Future[Any]) -> BaseException | None:
         if self.ask.body is not None and self.ask.body.error is not None:
             return self.ask.body.error
-        failure = None if future.cancelled() else future.exception()
+        if future.cancelled():
+            return ValueError("the client was closed meanwhile")
+        failure = future.exception()
         return self._translated(*failure.args) if isinstance(failure, pycurl.error) else failure
 
     def tick(self) -> None:
@@ -291,7 +293,12 @@ class Transport:
         self._trust = ssl.get_default_verify_paths()
 
     def exchange(self, ask: Ask) -> Exchange:
-        """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped."""
+        """Send a request; inside its `async with` the answer has begun. What was not read of it is dropped.
+
+        Raises `ValueError` when this is closed, and so does what waits for an answer then.
+        """
+        if self._multi.closed:
+            raise ValueError("the client was closed meanwhile")
         spare = self._spare.get(_kind(ask))
         curl = spare.pop() if spare else self._handle(ask)
         exchange = Exchange(ask, curl, self._patience, self._period, self._release)
