@@ -647,6 +647,24 @@ def test_an_output_that_is_full_is_told_in_a_line(shell: Shell, server: Server, 
     assert done.stderr.splitlines()[-1] == "stor: standard output: No space left on device"
 
 
+@pytest.mark.parametrize("command", ["get --json --max 1 --s3host {bucket} {names} out", "put --json --max 1 in"])
+def test_an_output_that_is_full_is_told_once(shell: Shell, server: Server, proxy: Proxy, command: str) -> None:
+    """Some results are told long before the last."""
+    contents = [noise(10) for _ in range(8)]
+    files(shell.directory / "in", contents)
+    names = " ".join(lay(server, *contents))
+    proxy.delay, shell.environment["STOR_URL"] = 0.03, proxy.endpoint
+    done = in_a_shell(shell, f"stor {command.format(names=names, bucket=proxy.endpoint)} > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "stor: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("way", ["", "--s3host http://127.0.0.1:9"])
+def test_an_input_that_cannot_be_read_is_told_in_a_line(shell: Shell, way: str) -> None:
+    done = in_a_shell(shell, f"stor get {way} out 0> /dev/null")
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False)
+    assert done.stderr.splitlines()[-1] == "stor: standard input: Bad file descriptor"
+
+
 def test_a_reader_who_leaves_ends_verify_without_a_word(shell: Shell) -> None:
     for n in range(1500):
         (shell.out / f"{n:064}").touch()

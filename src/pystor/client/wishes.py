@@ -55,9 +55,15 @@ class Input:
         return list(known)
 
     def read(self) -> list[Digest]:
-        """Read what has come, or wait for it; `descriptor` is None afterwards if that was the end."""
+        """Read what has come, or wait for it; `descriptor` is None afterwards if that was the end.
+
+        Raises `OSError`, which names standard input.
+        """
         assert self.descriptor is not None
-        piece = os.read(self.descriptor, _PIECE)
+        try:
+            piece = os.read(self.descriptor, _PIECE)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard input") from None
         found = self._finder.feed(piece.decode("ascii", errors="replace"))
         if not piece:
             self.descriptor = None

@@ -7,6 +7,7 @@ import contextlib
 
 from pystor.client.bulk import Failed
 from pystor.client.commands import running
+from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
 from pystor.client.crowd import each
 from pystor.client.errors import Unauthorized
@@ -17,7 +18,7 @@ from pystor.errors import ConfigError
 
 def run(given: argparse.Namespace) -> int:
     """Upload what the arguments name."""
-    return running.run(_upload(given))
+    return ended(lambda: running.run(_upload(given)))
 
 
 async def _upload(given: argparse.Namespace) -> int:

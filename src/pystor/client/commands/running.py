@@ -18,7 +18,7 @@ import uvloop
 from pystor.client import config
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import PERIOD
-from pystor.client.commands import ending, hearing
+from pystor.client.commands import ending
 from pystor.client.commands.terminal import NobodyListens, Screen
 from pystor.client.retry import Retry
 from pystor.client.s3 import Bucket
@@ -73,20 +73,26 @@ async def _keep_drawing(screen: Screen) -> None:
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command; Ctrl-C and SIGTERM let it clean up, and end with status 130 or 143."""
+    """Run a command; Ctrl-C and SIGTERM let it clean up, and end with status 130 or 143.
+
+    Raises `OSError` and `NobodyListens`, the first one if many at work have met them.
+    """
+    status, failure = 0, None
     try:
         status = uvloop.run(_until_terminated(work))
     except* KeyboardInterrupt:
         status = ending.INTERRUPTED
-    except* NobodyListens as unheard:
-        status = hearing.unheard(_first(unheard))
+    except* (NobodyListens, OSError) as failures:
+        failure = _first(failures)
+    if failure is not None:  # raised above, it would be a group again
+        raise failure
     return status
 
 
-def _first(group: BaseException) -> str:
+def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
-    return str(group)
+    return group
 
 
 async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
