@@ -591,6 +591,7 @@ def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> 
         ("stor", "put", "--password-file", sys.executable, "-"),
         ("stor", "put"),
         ("stor", "put", "--manifest", "/dev/null", "-"),
+        ("stor", "put", "-", sys.executable, "-"),
         ("stor", "verify", "nowhere"),
         ("stor-client",),
     ],

@@ -12,12 +12,14 @@ from pystor.client.commands.terminal import Screen
 from pystor.client.crowd import each
 from pystor.client.errors import Unauthorized
 from pystor.client.manifest import Manifest
-from pystor.client.sending import Sending, files
+from pystor.client.sending import STDIN, Sending, files
 from pystor.errors import ConfigError
 
 
 def run(given: argparse.Namespace) -> int:
     """Upload what the arguments name."""
+    if given.paths.count(STDIN) > 1:
+        raise ConfigError(["-: is named twice, and standard input can be read once"])
     return ended(lambda: running.run(_upload(given)))
 
 
