@@ -673,6 +673,16 @@ def test_a_reader_who_leaves_ends_verify_without_a_word(shell: Shell) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_what_standard_output_has_no_letters_for_is_spelt(shell: Shell) -> None:
+    (shell.out / os.fsdecode(sha(b"odd").encode() + b".\xff")).touch()
+    done = shell.run("stor", "verify", "out", PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stderr) == (1, "0 good, 1 bad\n")
+    assert done.stdout.startswith(f"out/{sha(b'odd')}.\\udcff: it is ")
+    with Scripted(lambda _: answer(200, rb'{"status": "w\ud800ll", "version": "1", "storages": []}')) as site:
+        done = shell.run("stor", "status", STOR_URL=site.url, PYTHONIOENCODING="ascii:strict")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{site.url} (Stor 1): w\\ud800ll\n", "")
+
+
 # Where the settings come from
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ def heard(work: Callable[[], int]) -> int:
     no news.
     """
     _open_all()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files, and what servers tell, are any
     try:
         try:
             return work()
