@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import formatdate
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 
-from pystor.client import BadContent, Client, Retry, Unavailable
+from pystor.client import AsyncClient, BadContent, Client, Digest, Retry, Unavailable
 from pystor.client.away import Away
 from pystor.client.express import USUAL
 from pystor.client.retry import Tries
 from pystor.client.servers import Server as Address
+from pystor.client.servers import ranked
 from tests.client.conftest import sha
 from tests.client.scripted import Asked, Scripted, answer, busy
 from tests.client.test_commands import Shell
@@ -162,7 +165,7 @@ def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answer
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    servers, away = [Address(f"http://host{number}") for number in range(3)], Away()
+    servers, away = [Address(f"http://host{number}") for number in range(3)], Away(30)
     first, second, third = servers
     assert away.last(servers) == servers
     away.note(f"{first.url}/name")
@@ -173,3 +176,68 @@ def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answer
     assert away.last(servers) == [first, third, second]
     now += 11
     assert away.last(servers) == servers
+
+
+def test_when_a_server_was_away_for_a_while_one_finds_out_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    servers, away = [Address(f"http://host{number}") for number in range(2)], Away(30)
+    first, second = servers
+    away.note(first.url)
+    now += 11
+    assert away.last([second, first]) == [second, first]  # it would not be asked
+    for wait in 29, 11:  # the second time it is known to be away still
+        assert away.last(servers) == servers
+        now += wait
+        assert away.last(servers) == [second, first]
+        away.note(first.url)
+        now += 11
+    away.back(first.url)
+    assert [away.last(servers), away.last(servers)] == [servers, servers]
+
+
+def preferring(url: str, other: str) -> Iterator[bytes]:
+    """Blobs for which one of two servers is asked first."""
+    servers = [Address.parse(each) for each in (url, other)]
+    contents = (b"blob %d" % number for number in count())
+    return (content for content in contents if ranked(servers, Digest.of(content))[0].url == url)
+
+
+def test_a_server_that_hangs_keeps_one_at_a_time_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pystor.client.away._SECONDS", 0.2)
+
+    async def timed(client: AsyncClient, content: bytes) -> bool:
+        began = time.monotonic()
+        assert await client.exists(sha(content))
+        return time.monotonic() - began >= 0.4
+
+    async def ask() -> None:
+        async with AsyncClient([away, there.url], timeout=0.4) as client:
+            blobs = preferring(away, there.url)
+            assert await timed(client, next(blobs))
+            await asyncio.sleep(0.25)
+            late = await asyncio.gather(*(timed(client, next(blobs)) for _ in range(8)))
+            assert sum(late) == 1
+
+    with hangs() as away, Scripted(lambda _: answer(200)) as there:
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("verb", ["get", "put"])
+def test_a_server_that_hangs_when_the_usual_small_ones_are_asked_for_is_asked_last(verb: str) -> None:
+    def script(asked: Asked) -> bytes:
+        return good(asked) if asked.number < USUAL else b"H"
+
+    def good(asked: Asked) -> bytes:
+        return answer(200, by_name[asked.path[1:]]) if verb == "get" else answer(201, b'["there"]')
+
+    with (
+        Scripted(script) as once,
+        Scripted(good) as there,
+        Client([once.url, there.url], timeout=0.3, retry=Retry(2, 0.01)) as client,
+    ):
+        contents = list(islice(preferring(once.url, there.url), USUAL + 40))
+        by_name = {sha(content): content for content in contents}
+        for name, content in by_name.items():
+            client.get(name) if verb == "get" else client.put(content)
+        assert len(once.asked) == USUAL + 1

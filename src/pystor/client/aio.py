@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
 from pystor.client.away import Away
 from pystor.client.download import Download, Sink, Source
-from pystor.client.errors import ClientError, NotFound, Refused, garbled
+from pystor.client.errors import ClientError, Late, NotFound, Refused, garbled
 from pystor.client.express import Express
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
@@ -71,7 +71,7 @@ class AsyncClient:
         self._timeout = timeout
         self._connected: Transport | None = None
         self._bare = Express(timeout)
-        self._away = Away()
+        self._away = Away(timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -152,13 +152,13 @@ class AsyncClient:
     ) -> Blob:
         """Download a blob to a path, as `get` does; `failed` is what a first try has ended with, if one was made."""
         digest = _digest(name)
-        order = self._order(digest, failed)
-        quick = failed or await self._quickly(digest, order[0], observe)
+        sources = self._sources(digest, failed)
+        quick = failed or await self._quickly(digest, sources[0].server, observe)
         if isinstance(quick, _Quick):
             save(path, quick.content, quick.blob.modified)
             return quick.blob
         with Draft(path) as draft:
-            blob = await self._slowly(digest, order, draft, observe, quick)
+            blob = await self._slowly(digest, sources, draft, observe, quick)
             if blob.size >= SYNCED:
                 await asyncio.to_thread(draft.sync)
             draft.keep(blob.modified)
@@ -174,50 +174,63 @@ class AsyncClient:
     ) -> Blob:
         """Download a blob into anything that takes pieces and can begin anew; `failed` is as in `save`."""
         digest = _digest(name)
-        order = self._order(digest, failed)
-        quick = failed or await self._quickly(digest, order[0], observe)
+        sources = self._sources(digest, failed)
+        quick = failed or await self._quickly(digest, sources[0].server, observe)
         if isinstance(quick, _Quick):
             sink.write(quick.content)
             return quick.blob
-        return await self._slowly(digest, order, sink, observe, quick)
+        return await self._slowly(digest, sources, sink, observe, quick)
 
     async def _slowly(
         self,
         digest: Digest,
-        order: Sequence[Server],
+        sources: Sequence[Source],
         sink: Sink,
         observe: Callable[[int, int | None], None],
         failed: ClientError | None,
     ) -> Blob:
-        tries = Tries(self._retry, self._sources(digest, order))
+        tries = Tries(self._retry, sources)
         if failed is not None:
+            self._note(sources[0].url, failed)
             await asyncio.sleep(tries.after(failed))
         blob = await Download(self._transport, digest, tries, observe).into(sink)
         self._express.note(blob.size)
         return blob
 
     async def _quickly(
-        self, digest: Digest, server: Server, observe: Callable[[int, int | None], None]
+        self, digest: Digest, server: Server | None, observe: Callable[[int, int | None], None]
     ) -> _Quick | ClientError | None:
         """Bring a blob that is expected to be small, as those before it were; else it has to come the long way.
 
         An error is what a first try has ended with; None was no try.
         """
-        if self._bucket is not None or not self._express.serves(server):
+        if server is None or not self._express.serves(server):
             return None
         small = await self._express.get(server, digest)
         if not isinstance(small, Small):
             return small
+        self._away.back(server.url)
         if (real := sha256(small.content).hexdigest()) != digest.hex:
             return garbled(server.url, digest.hex, real)
         size = len(small.content)
         observe(size, size)
         return _Quick(small.content, Blob(digest, size, small.modified, server.url))
 
-    def _order(self, digest: Digest, failed: ClientError | None = None) -> Sequence[Server]:
-        """Tell who is asked for a blob, the best first: if that was tried, the one that has failed is that still."""
-        order = ranked(self.servers, digest)
-        return order if failed is not None else self._away.last(order)
+    def _sources(self, digest: Digest, failed: ClientError | None = None) -> Sequence[Source]:
+        """Tell where a blob is looked for, the best first: if that was tried, the one that has failed is that still."""
+        sources = [Source(f"{server.url}/{digest.hex}", server) for server in ranked(self.servers, digest)]
+        if self._bucket is not None:
+            sources.insert(0, Source(self._bucket.locate(digest)))
+        return sources if failed is not None else self._away.last(sources)
+
+    def _order(self, digest: Digest) -> Sequence[Server]:
+        """Tell who is asked for anything else of a blob, the best first."""
+        return self._away.last(ranked(self.servers, digest))
+
+    def _note(self, url: str, failed: ClientError) -> None:
+        """Note what a first try has found out, which was not made by the transport."""
+        if isinstance(failed, Late):
+            self._away.note(url)
 
     async def stream(self, name: Name) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised.
@@ -225,16 +238,10 @@ class AsyncClient:
         A loop that is left early wants `contextlib.aclosing` around it.
         """
         digest = _digest(name)
-        tries = Tries(self._retry, self._sources(digest, self._order(digest)))
+        tries = Tries(self._retry, self._sources(digest))
         async with aclosing(Download(self._transport, digest, tries, ignore).chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    def _sources(self, digest: Digest, order: Sequence[Server]) -> Sequence[Source]:
-        sources = [Source(f"{server.url}/{digest.hex}", server) for server in order]
-        if self._bucket is None:
-            return sources
-        return self._away.last([Source(self._bucket.locate(digest)), *sources])
 
     async def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
@@ -276,6 +283,7 @@ class AsyncClient:
             return quick
         tries = Tries(self._retry, order)
         if quick is not None:
+            self._note(order[0].url, quick)
             await asyncio.sleep(tries.after(quick))
         stored = await Upload(self._transport, ready, tries, observe).send()
         self._express.note(ready.size)
@@ -290,6 +298,7 @@ class AsyncClient:
         answer = await self._express.post(server, ready.digest, ready.content)
         if not isinstance(answer, Small):
             return answer
+        self._away.back(server.url)
         try:
             stored = ready.stored(server, answer.status, answer.content)
         except Refused as error:

@@ -22,23 +22,37 @@ T = TypeVar("T", bound=Asked)
 
 
 class Away:
-    """The hosts that gave no answer. URLs are of whatever is asked for at them."""
+    """The hosts that gave no answer. URLs are of whatever is asked for at them.
 
-    def __init__(self) -> None:
+    When one was away for a while, a single one of those who ask is let through to it, and the others wait for what that
+    finds out.
+    """
+
+    def __init__(self, patience: float) -> None:
+        """Take the seconds after which an answer is known not to come."""
+        self._patience: Final = patience
         self._until: Final[dict[str, float]] = {}
 
     def note(self, url: str) -> None:
         """Note that somebody gave no answer."""
-        self._until[urlsplit(url).netloc] = time.monotonic() + _SECONDS
+        self._until[_host(url)] = time.monotonic() + _SECONDS
 
     def back(self, url: str) -> None:
         """Note that somebody gave one."""
         if self._until:
-            self._until.pop(urlsplit(url).netloc, None)
+            self._until.pop(_host(url), None)
 
     def last(self, order: Sequence[T]) -> Sequence[T]:
-        """Order those who are away behind the others, which stay in their order."""
-        return sorted(order, key=self._is_away) if self._until else order
+        """Order those who are away behind the others, which stay in their order. To be called once for a request."""
+        if not self._until:
+            return order
+        now = time.monotonic()
+        order = sorted(order, key=lambda asked: self._until.get(_host(asked.url), 0.0) > now)
+        first = _host(order[0].url)
+        if self._until.get(first, now) < now:
+            self._until[first] = now + max(_SECONDS, self._patience)
+        return order
 
-    def _is_away(self, asked: Asked) -> bool:
-        return self._until.get(urlsplit(asked.url).netloc, 0.0) > time.monotonic()
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc

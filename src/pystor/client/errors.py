@@ -37,6 +37,10 @@ class Unavailable(ClientError):
         self.retry_after = retry_after
 
 
+class Late(Unavailable):
+    """No byte came for as long as one is waited for. To those who catch it, it is an `Unavailable`."""
+
+
 class BadContent(ClientError):
     """What came is not the blob that was asked for; or what was sent is not what it was said to be."""
 
@@ -84,9 +88,9 @@ def of_answer(origin: str, status: int, body: bytes, retry_after: float = 0.0) -
     return Refused(text, status)
 
 
-def late(origin: str, patience: float) -> Unavailable:
+def late(origin: str, patience: float) -> Late:
     """Tell that no byte came for so many seconds."""
-    return Unavailable(f"{origin}: no answer within {patience:g} s")
+    return Late(f"{origin}: no answer within {patience:g} s")
 
 
 def garbled(origin: str, wanted: str, real: str) -> BadContent:
