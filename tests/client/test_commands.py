@@ -193,13 +193,18 @@ def assert_all_come(shell: Shell, proxy: Proxy, contents: Sequence[bytes], names
     assert all((shell.out / name).read_bytes() == content for name, content in zip(names, contents, strict=True))
 
 
-def test_no_more_come_at_once_than_files_may_be_open(shell: Shell, server: Server, proxy: Proxy) -> None:
+@pytest.mark.parametrize("words", [("get", "out"), ("put", "src")])
+def test_no_more_go_on_at_once_than_files_may_be_open(
+    shell: Shell, server: Server, proxy: Proxy, words: tuple[str, ...]
+) -> None:
     """Large ones: each is a connection and a file for a while. The hard limit is 64 then, as well as the soft one."""
-    names = lay(server, *(noise(100_000 + n) for n in range(100)))
+    contents = [noise(200_000 + n) for n in range(100)]
+    files(shell.directory / "src", contents)
+    names = lay(server, *contents) if words[0] == "get" else []
     proxy.delay = 0.05
-    limited = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *SCRIPTS["stor"], "get", "--max", "60", "--attempts", "1"]
+    limited = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *SCRIPTS["stor"], *words, "--max", "60"]
     done = subprocess.run(
-        [*limited, "out"],
+        [*limited, "--attempts", "1"],
         cwd=shell.directory,
         env=shell.environment | {"STOR_URL": proxy.endpoint},
         input="\n".join(names),
@@ -208,7 +213,7 @@ def test_no_more_come_at_once_than_files_may_be_open(shell: Shell, server: Serve
         timeout=60,
         check=False,
     )
-    assert (done.returncode, left_in(shell.out)) == (0, sorted(names)), done.stderr
+    assert (done.returncode, left_in(shell.out), len(done.stdout.splitlines())) == (0, sorted(names), 100), done.stderr
 
 
 @pytest.mark.parametrize(

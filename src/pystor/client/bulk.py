@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias, TypeVar
@@ -15,24 +14,6 @@ AHEAD: Final = 100_000
 
 PERIOD: Final = 0.1
 """Seconds between two looks at how far a transfer is."""
-
-
-_SPARE: Final = 32  # descriptors for whatever else is open
-
-
-def fitting(at_once: int, each: int) -> int:
-    """Tell how many of so many fit into what may be open, if each has so many descriptors; one always does.
-
-    What this process may have open is raised to all that it may ask for, where that is not enough.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = at_once * each + _SPARE
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return at_once if soft == resource.RLIM_INFINITY else min(at_once, max(1, (soft - _SPARE) // each))
 
 
 class Expected(NamedTuple):

@@ -16,8 +16,9 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 
-from pystor.client.bulk import AHEAD, PERIOD, fitting, taken
+from pystor.client.bulk import AHEAD, PERIOD, taken
 from pystor.client.errors import ClientError, garbled, late
+from pystor.client.limits import fitting
 from pystor.client.servers import Server, ranked
 from pystor.client.small import Line, Small, Unusual, is_for_us, receive
 from pystor.client.wishes import Input, Wishes

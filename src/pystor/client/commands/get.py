@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final
 
 from pystor.client import config
-from pystor.client.bulk import fitting
 from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
 from pystor.client.sprint import Sprint
@@ -61,8 +60,7 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
         if left or wanted.descriptor is not None:
             from pystor.client.commands import patient, running  # they take longer to load than many downloads take
 
-            places = len(settings.servers) + (bucket is not None)
-            at_once = fitting(given.max, 2 * places + 1)  # a connection of libcurl's, one of our own, and a file
+            at_once = running.at_once(given, len(settings.servers) + (bucket is not None))
             client = running.client_of(given, settings, bucket)
             return running.run(patient.download(client, left, wanted, wishes, screen, at_once))
     return screen.status

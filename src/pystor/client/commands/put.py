@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 
 from pystor.client.bulk import Failed
 from pystor.client.commands import running
@@ -32,13 +33,14 @@ async def _upload(given: argparse.Namespace) -> int:
             raise ConfigError([f"{given.manifest}: {error.strerror}"]) from None
         async with running.client(given, writes=True) as client, running.drawn(screen):
             with screen.summed_up():
-                await _all(given, Sending(client, screen, manifest), screen)
+                at_once = running.at_once(given, len(client.servers))
+                await _all(given.paths, at_once, Sending(client, screen, manifest), screen)
     return screen.status
 
 
-async def _all(given: argparse.Namespace, sending: Sending, screen: Screen) -> None:
+async def _all(paths: Sequence[str], at_once: int, sending: Sending, screen: Screen) -> None:
     try:
-        await each(files(given.paths, screen), given.max, sending.send)
+        await each(files(paths, screen), at_once, sending.send)
     except* Unauthorized as refused:
         why = f"{refused.exceptions[0]} Name the writer with --user, and the password in STOR_PASSWORD or a file."
         screen(Failed("nothing more is uploaded", why))

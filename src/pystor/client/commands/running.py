@@ -20,6 +20,7 @@ from pystor.client.aio import AsyncClient
 from pystor.client.bulk import PERIOD
 from pystor.client.commands import ending
 from pystor.client.commands.terminal import NobodyListens, Screen
+from pystor.client.limits import fitting
 from pystor.client.retry import Retry
 from pystor.client.s3 import Bucket
 
@@ -34,6 +35,14 @@ def client_of(given: argparse.Namespace, settings: config.Settings, bucket: Buck
     """Make the client when that is settled."""
     retry = Retry(given.attempts, given.delay)
     return AsyncClient(settings.servers, timeout=config.patience(given), retry=retry, bucket=bucket)
+
+
+def at_once(given: argparse.Namespace, places: int) -> int:
+    """Tell how many may be at work at once: each has a file, and two connections to each of so many places.
+
+    One is libcurl's, the other our own.
+    """
+    return fitting(given.max, 2 * places + 1)
 
 
 def _asker() -> Callable[[str], str] | None:

@@ -1,0 +1,23 @@
+"""How much at once fits into what a process may have open."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+_SPARE: Final = 32  # descriptors for whatever else is open
+
+
+def fitting(at_once: int, each: int) -> int:
+    """Tell how many of so many fit into what may be open, if each has so many descriptors; one always does.
+
+    What this process may have open is raised to all that it may ask for, where that is not enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = at_once * each + _SPARE
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return at_once if soft == resource.RLIM_INFINITY else min(at_once, max(1, (soft - _SPARE) // each))
