@@ -128,6 +128,17 @@ def hangs() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+def test_how_long_an_answer_was_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server has a while for what it may have to read, and that is told as well."""
+    monkeypatch.setattr("pystor.client.transport._HASHED", 1_000_000)
+    with (
+        hangs() as away,
+        Client(away, timeout=0.3, retry=Retry(1)) as client,
+        pytest.raises(Unavailable, match=r"no answer within 0\.5 s"),
+    ):
+        client.put(noise(200_000))
+
+
 @pytest.mark.parametrize("kind", ["drops packets", "hangs"])
 @pytest.mark.parametrize("verb", ["get", "head", "put"])
 def test_a_server_that_is_away_costs_its_patience_once_and_not_for_each_blob(

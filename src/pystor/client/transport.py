@@ -61,8 +61,8 @@ class Exchange:
         self.ask = ask
         self.curl = curl
         self._release = release
-        self._patience = patience
-        self._longest = (patience + (ask.body.size / _HASHED if ask.body else 0)) / tick
+        self._patience = patience + (round(ask.body.size / _HASHED, 1) if ask.body else 0)
+        self._longest = self._patience / tick
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._waiting = 0
