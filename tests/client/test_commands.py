@@ -363,10 +363,11 @@ def test_the_manifest_of_a_changed_file_is_true(shell: Shell, tmp_path: Path) ->
     assert (check.returncode, check.stdout.count(": OK"), check.stderr) == (0, 2, "")
 
 
-def test_what_comes_by_a_pipe_is_uploaded_though_the_manifest_has_one(shell: Shell, server: Server) -> None:
+def test_what_comes_by_a_pipe_is_uploaded_each_time_and_not_in_the_manifest(shell: Shell, server: Server) -> None:
     for given in ("first", "second"):
         done = shell.run("stor", "put", "--manifest", "done", "-", given=given)
         assert (done.stdout, server.head(sha(given.encode())).status) == (f"{sha(given.encode())}  -\n", 200)
+    assert (shell.directory / "done").read_text() == ""
 
 
 def test_a_manifest_that_cannot_be_written_is_told_and_goes_on_later(shell: Shell, tmp_path: Path) -> None:

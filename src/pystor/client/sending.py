@@ -124,7 +124,7 @@ class Sending:
         content = _input() if found.path == STDIN else found.path
         stored = await self._client.put(content, observe=Meter(self._observe, sized=found.size is not None))
         name = stored.digest.hex
-        if self._manifest is not None:
+        if self._manifest is not None and found.size is not None:  # `sha256sum -c` would read another pipe
             self._manifest.note(name, found.path)
         if stored.new:
             self._observe(Done(name, found.path, stored.size, time.monotonic() - began))
