@@ -222,7 +222,6 @@ class Upload:
         if parcel.content is not None:
             return Ask("POST", self._url, server, _AT_ONCE, content=parcel.content)
         # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
-        # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
         # tell. For a small one that is not worth a journey of its own.
         fields = _WHEN_AGREED if parcel.size >= LARGE else _AT_ONCE
         return Ask("POST", self._url, server, fields, body=Outgoing(parcel.body, parcel.size, self._observe))
