@@ -26,6 +26,12 @@ def test_the_reference_is_that_of_the_code() -> None:
     )
 
 
+def test_both_clients_have_the_same_verbs_with_the_same_arguments() -> None:
+    _, *sections = re.split(r"^### ", (DOCS / "client.md").read_text(), flags=re.MULTILINE)
+    verbs = {section.split("\n")[0]: re.findall(r"^- `(.+)`:", section, re.MULTILINE) for section in sections}
+    assert verbs["AsyncClient"] == verbs["Client"] != []
+
+
 def test_the_program_in_the_page_goes_on_after_a_bad_name(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,9 @@ from typing import Final
 from pystor import client
 from pystor.client.commands import parsers
 
+_INNER: Final = frozenset({"save", "drop"})
+"""Methods that are for other files of the package only."""
+
 _INTRODUCTION: Final = """# Reference of the client
 
 Written by `python -m tests.support.reference` from the code; a test compares the two. For a first acquaintance see
@@ -99,7 +102,11 @@ def _order(name: str) -> tuple[int, str]:
 
 def _members(thing: type) -> Iterator[str]:
     for name, member in vars(thing).items():
-        if name.startswith("_") or not (callable(member) or isinstance(member, classmethod | property)):
+        if (
+            name.startswith("_")
+            or name in _INNER
+            or not (callable(member) or isinstance(member, classmethod | property))
+        ):
             continue
         function = member.fget if isinstance(member, property) else getattr(thing, name)
         call = "" if isinstance(member, property) else _signature(function)

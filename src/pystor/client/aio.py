@@ -150,7 +150,7 @@ class AsyncClient:
         observe: Callable[[int, int | None], None] = ignore,
         failed: ClientError | None = None,
     ) -> Blob:
-        """Download a blob to a path, as `get` does; `failed` is what a first try has ended with, if one was made."""
+        """Download to a path, for `fetching`; `failed` is what a first try has ended with, if one was made."""
         digest = _digest(name)
         sources = self._sources(digest, failed)
         quick = failed or await self._quickly(digest, sources[0].server, observe)
@@ -172,7 +172,7 @@ class AsyncClient:
         observe: Callable[[int, int | None], None] = ignore,
         failed: ClientError | None = None,
     ) -> Blob:
-        """Download a blob into anything that takes pieces and can begin anew; `failed` is as in `save`."""
+        """Download into anything that takes pieces and can begin anew, for `fetching`; `failed` is as in `save`."""
         digest = _digest(name)
         sources = self._sources(digest, failed)
         quick = failed or await self._quickly(digest, sources[0].server, observe)
