@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -439,11 +441,17 @@ def test_an_input_that_does_not_block_is_uploaded_to_its_end(shell: Shell) -> No
     ) as process:
         os.close(output)
         os.write(given, b"the first ")
-        time.sleep(0.6)
+        eventually(lambda: unread(given) == 0)
+        time.sleep(0.1)  # it has seen that there is no more
         os.write(given, b"and the rest")
         os.close(given)
         said, _ = process.communicate(timeout=20)
     assert said.decode() == f"{sha(b'the first and the rest')}  -\n"
+
+
+def unread(pipe: int) -> int:
+    """How many bytes nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_reader_who_leaves_ends_an_upload_without_a_word(shell: Shell, tmp_path: Path) -> None:

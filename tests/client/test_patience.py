@@ -71,9 +71,12 @@ def test_a_command_asks_again_when_the_server_wishes(shell: Shell) -> None:
 
 
 def test_a_date_in_the_wish_is_one_to_come(shell: Shell) -> None:
-    at = formatdate(time.time() + 2, usegmt=True)
-    later = answer(503, b"", f"Retry-After: {at}")
-    with Scripted(lambda asked: answer(200, b"blob") if asked.number else later) as server:
+    def script(asked: Asked) -> bytes:
+        if asked.number:
+            return answer(200, b"blob")
+        return answer(503, b"", f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}")
+
+    with Scripted(script) as server:
         assert run(shell, server, sha(b"blob")) == 0
     assert [0.8 <= pause < 3 for pause in server.pauses] == [True]
 
@@ -168,7 +171,7 @@ def test_a_server_that_is_away_costs_its_patience_once_and_not_for_each_blob(
                     client.head(name)
                 case "put":
                     client.put(content)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
 
 
 def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answers(
