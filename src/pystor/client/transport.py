@@ -1,28 +1,28 @@
 """Requests over libcurl, in the event loop: the one file that knows pycurl.
 
-An `Exchange` is one request and its answer. The body comes in batches, as they are asked for: when more than
-`_AHEAD` bytes wait for whoever reads them, the connection is not read, so memory does not grow with a blob.
+An `Exchange` is one request and its answer: what is sent is `Outgoing`, and what comes is `Incoming`. When enough of
+that waits for whoever reads it, the connection is not read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
 import pycurl
 
 from pystor import __version__
 from pystor.client.away import Away
-from pystor.client.errors import ClientError, Refused, Unavailable, late, of_answer
+from pystor.client.errors import ClientError, Refused, Unavailable, of_answer
+from pystor.client.incoming import Incoming
 from pystor.client.outgoing import Outgoing
 from pystor.client.servers import Server
 
-_AHEAD: Final = 1 << 20
 _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
-_WORTHWHILE: Final = 512 << 10  # bytes for which the reader is woken at once
-_TICK: Final = 0.25  # seconds after which it is woken for less
+_TICK: Final = 0.25  # seconds after which whoever reads is woken for little
 _TICKS: Final = 8  # in the time that is waited for a byte, at least
 _HASHED: Final = 100_000_000  # bytes a second that a server reads of what it has, before it agrees to be sent a blob
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob
@@ -61,18 +61,9 @@ class Exchange:
         self.ask = ask
         self.curl = curl
         self._release = release
-        self._patience = patience + (round(ask.body.size / _HASHED, 1) if ask.body else 0)
-        self._longest = self._patience / tick
+        longest = patience + (round(ask.body.size / _HASHED, 1) if ask.body else 0)
+        self._incoming = Incoming(self.origin, longest, tick, partial(curl.pause, pycurl.PAUSE_CONT))
         self._lines: list[bytes] = []
-        self._pieces: list[bytes] = []
-        self._waiting = 0
-        self._paused = False
-        self._ready = False
-        self._stalled = False
-        self._idle = 0
-        self._failure: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.done = False
 
     # What libcurl calls
 
@@ -94,19 +85,11 @@ class Exchange:
             curl.setopt(pycurl.SEEKFUNCTION, self._seek)
 
     def _take(self, piece: bytes) -> int | None:
-        self._idle = 0
-        if self._waiting >= _AHEAD:
-            self._paused = True
-            return int(pycurl.WRITEFUNC_PAUSE)
-        self._pieces.append(piece)
-        self._waiting += len(piece)
-        if self._waiting >= _WORTHWHILE:
-            self._wake()
-        return None
+        return None if self._incoming.take(piece) else int(pycurl.WRITEFUNC_PAUSE)
 
     def _give(self, most: int) -> bytes | int:
         assert self.ask.body is not None
-        self._idle = 0
+        self._incoming.moved()
         piece = self.ask.body.read(most)
         return int(pycurl.READFUNC_ABORT) if piece is None else piece
 
@@ -117,9 +100,7 @@ class Exchange:
 
     def finish(self, future: asyncio.Future[Any]) -> None:
         """Note that libcurl is done with it."""
-        self._failure = self._what_failed(future)
-        self.done = True
-        self._wake()
+        self._incoming.end(self._what_failed(future))
 
     def _what_failed(self, future: asyncio.Future[Any]) -> BaseException | None:
         if self.ask.body is not None and self.ask.body.error is not None:
@@ -129,26 +110,20 @@ class Exchange:
         failure = future.exception()
         return self._translated(*failure.args) if isinstance(failure, pycurl.error) else failure
 
-    def tick(self) -> None:
-        """Count the time: when `patience` goes by without a byte, it is given up."""
-        self._idle += 0 if self._paused else 1
-        self._stalled = self._idle > self._longest
-        if self._stalled or self._pieces:
-            self._wake()
+    def _translated(self, code: int, text: str = "") -> ClientError:
+        line = f"{self.origin}: {text or 'the connection failed'}".replace("\n", " ")
+        return Refused(line) if code in _HOPELESS else Unavailable(line)
 
-    def _wake(self) -> None:
-        self._ready = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def tick(self) -> None:
+        """Count the time."""
+        self._incoming.tick()
 
     # What the client asks
 
     async def __aenter__(self) -> Self:
         """Wait until the answer begins; raises `Unavailable` if none does, and what the reading of the body raised."""
         try:
-            await self._woken()
-            if self.done and not self._pieces:
-                self._raise_what_failed()
+            await self._incoming.begun()
         except BaseException:
             self.release()
             raise
@@ -159,7 +134,7 @@ class Exchange:
 
     def release(self) -> None:
         """Drop what was not read; what is not done is broken off. It may be called twice."""
-        self._pieces = []  # the handle lives on, and with it this
+        self._incoming.drop()  # the handle lives on, and with it this
         self._release(self)
 
     async def whole(self) -> bytes | None:
@@ -167,53 +142,12 @@ class Exchange:
 
         None when it takes longer, or fails; what there is to say of that is said to those who read.
         """
-        if not self._ready:
-            await self._waken()
-        if not self.done or self._failure is not None or self.status != 200:
-            return None
-        return self._joined()
+        content = await self._incoming.whole()
+        return content if self.status == 200 else None
 
-    def _joined(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-
-    async def batch(self) -> bytes:
+    def batch(self) -> Coroutine[Any, Any, bytes]:
         """Return what has come of the body; nothing at its end. Raises `Unavailable` when it breaks off."""
-        while True:
-            await self._woken()
-            if self._pieces:
-                return self._all_pieces()
-            if self.done:
-                self._raise_what_failed()
-                return b""
-            self._ready = False
-
-    def _all_pieces(self) -> bytes:
-        self._ready = self.done
-        batch, self._pieces = self._joined(), []
-        self._waiting = 0
-        if self._paused:
-            self._paused, self._idle = False, 0
-            if not self.done:
-                self.curl.pause(pycurl.PAUSE_CONT)
-        return batch
-
-    async def _woken(self) -> None:
-        if not self._ready:
-            await self._waken()
-        if self._stalled:
-            raise late(self.origin, self._patience)
-
-    async def _waken(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
-
-    def _raise_what_failed(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _translated(self, code: int, text: str = "") -> ClientError:
-        line = f"{self.origin}: {text or 'the connection failed'}".replace("\n", " ")
-        return Refused(line) if code in _HOPELESS else Unavailable(line)
+        return self._incoming.batch()
 
     # The answer
 
@@ -224,8 +158,8 @@ class Exchange:
 
     @property
     def failed(self) -> bool:
-        """Whether the connection failed, or nothing moved on it for too long."""
-        return self._stalled or isinstance(self._failure, Unavailable | Refused)  # no failure of the body
+        """Whether the connection failed, or nothing moved on it for too long; the body's failure is another's."""
+        return self._incoming.failed and (self.ask.body is None or self.ask.body.error is None)
 
     @property
     def status(self) -> int:
