@@ -32,14 +32,22 @@ class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, as everything else here does, and lets options stand between arguments."""
 
     _mixing = False
+    _plain: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Take options wherever they stand; argparse does that for a parser without commands, by two calls of this."""
-        if self._mixing or self._subparsers is not None:
+        if self._subparsers is not None:
             return super().parse_known_args(args, namespace)
-        self._mixing = True
+        if self._mixing:
+            # The first call would take the two dashes away, and the second one the words behind them for options.
+            plain, self._plain = self._plain, ()
+            given, left = super().parse_known_args(args, namespace)
+            return given, [*left, *plain]
+        words = list(args)
+        end = words.index("--") if "--" in words else len(words)
+        self._mixing, self._plain = True, words[end:]
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            return self.parse_known_intermixed_args(words[:end], namespace)
         finally:
             self._mixing = False
 

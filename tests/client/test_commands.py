@@ -167,6 +167,15 @@ def test_options_stand_between_arguments(shell: Shell, server: Server, tmp_path:
     assert [json.loads(line).get("path") for line in done.stdout.splitlines()] == ["file00000", "-v", None]
 
 
+@pytest.mark.parametrize("words", [("--", "-v"), ("--json", "--", "-v"), ("-v", "--", "-v", "--json", "--")])
+def test_what_stands_behind_two_dashes_is_no_option(shell: Shell, tmp_path: Path, words: Sequence[str]) -> None:
+    named = words[words.index("--") + 1 :]
+    for name in named:
+        (tmp_path / name).write_bytes(noise(14))
+    done = shell.run("stor", "put", *words)
+    assert (done.returncode, [name in done.stdout for name in named]) == (0, [True] * len(named)), done.stderr
+
+
 def test_devnull_checks_and_keeps_nothing(shell: Shell, server: Server) -> None:
     names = lay(server, noise(100), noise(200_000))
     done = shell.run("stor", "get", "--devnull", *names)
