@@ -415,7 +415,35 @@ def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPat
     assert "ended with status -9" in worker.bury()
 
 
-def start_or_hang(path: Path, line: supervisor.Line, number: int) -> None:  # noqa: ARG001  what a worker is called with
+def never_be_ready(line: supervisor.Line, number: int) -> None:  # noqa: ARG001  what a worker is called with
+    with contextlib.suppress(EOFError):
+        while True:
+            supervisor.tell(line, line.recv_bytes())
+
+
+def test_a_worker_that_answers_and_is_never_ready_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "PING_EVERY", 0.1)
+    monkeypatch.setattr(supervisor, "START", 0.5)
+    worker = supervisor.Worker(never_be_ready, 0)
+
+    def ends() -> bool:
+        worker.hear()
+        worker.tend(time.monotonic())
+        return not worker.alive
+
+    eventually(ends, within=5.0)
+    assert "ended with status -9" in worker.bury()
+    assert "was not ready within 0.5 s and is replaced" in caplog.text
+
+
+def start_or_hang(
+    path: Path,
+    listener: socket.socket | None,  # noqa: ARG001  held, as a server does
+    line: supervisor.Line,
+    number: int,  # noqa: ARG001  what a worker is called with
+) -> None:
     """Be ready and answer; or hang in a disk if this is the first worker."""
     supervisor.tell(line, supervisor.READY)
     starts = path.parents[1] / "starts"
@@ -428,7 +456,12 @@ def start_or_hang(path: Path, line: supervisor.Line, number: int) -> None:  # no
             supervisor.tell(line, line.recv_bytes())
 
 
-def run_until(target: Callable[[supervisor.Line, int], None], done: Callable[[], bool], workers: int = 1) -> int:
+def run_until(
+    target: Callable[[supervisor.Line, int], None],
+    done: Callable[[], bool],
+    workers: int = 1,
+    on_stop: Callable[[], None] = lambda: None,
+) -> int:
     """Run a supervisor until something is so; end it then."""
 
     def end() -> None:
@@ -439,7 +472,7 @@ def run_until(target: Callable[[supervisor.Line, int], None], done: Callable[[],
 
     threading.Thread(target=end).start()
     running = supervisor.Supervisor(target, workers, grace=0.5, on_ready=lambda: None)
-    return running.run(on_stop=lambda: None)
+    return running.run(on_stop=on_stop)
 
 
 def test_a_worker_that_is_killed_and_cannot_end_for_a_hung_disk_is_replaced_and_not_waited_for(
@@ -450,12 +483,16 @@ def test_a_worker_that_is_killed_and_cannot_end_for_a_hung_disk_is_replaced_and_
     with contextlib.closing(FaultyStorage(tmp_path)) as faulty:
         (faulty.source / "blob").touch()
         faulty.fail(EVERYTHING_HANGS)
-        target = functools.partial(start_or_hang, faulty.point / "blob")
+        listener = server.listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        target = functools.partial(start_or_hang, faulty.point / "blob", listener)
         began = time.monotonic()
         starts = tmp_path / "starts"
-        assert run_until(target, lambda: starts.exists() and len(list(starts.iterdir())) == 2) == 0
+        done, on_stop = lambda: starts.exists() and len(list(starts.iterdir())) == 2, lambda: server.close(listener)
+        assert run_until(target, done, on_stop=on_stop) == 0
         assert time.monotonic() - began < 12
         assert "hangs in a disk and is left" in caplog.text
+        server.listen("127.0.0.1", port).close()  # the port is free though that worker has it open
         assert multiprocessing.active_children() == []  # or they would be waited for at the exit
 
 
@@ -474,7 +511,7 @@ def test_a_worker_for_which_there_is_no_process_is_started_later(
     (tmp_path / "starts").mkdir()
     (tmp_path / "starts/none").touch()  # no worker is the first
     starts = tmp_path / "starts"
-    target = functools.partial(start_or_hang, tmp_path / "disk/blob")
+    target = functools.partial(start_or_hang, tmp_path / "disk/blob", None)
     assert run_until(target, lambda: len(list(starts.iterdir())) == 3, workers=2) == 0
     assert caplog.text.count("a worker cannot be started: [Errno 11] no process") == 3
 

@@ -222,7 +222,7 @@ class Site:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = Server(config, lambda: None)
+        self._server = Server(config, lambda _word: None)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = self._socket.getsockname()
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)

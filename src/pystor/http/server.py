@@ -29,7 +29,7 @@ from pystor import processors
 from pystor.http.connection import State
 from pystor.http.doors import Application
 from pystor.http.protocol import StorProtocol
-from pystor.http.supervisor import READY, STOPPING, Line, Supervisor, tell
+from pystor.http.supervisor import PARTED, READY, STOPPING, Line, Supervisor, tell
 from pystor.http.wire import Limits
 from pystor.outbox import Outbox
 
@@ -64,7 +64,8 @@ def serve(
     url = _url(host, listener.getsockname()[1])
     task = Task(application, listener, limits, shutdown_timeout, settled=processors.are_taken_by(workers))
     grace = shutdown_timeout + KILL_AFTER
-    return Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url)).run(on_stop=listener.close)
+    supervisor = Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url))
+    return supervisor.run(on_stop=partial(close, listener))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,6 +84,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def close(listener: socket.socket) -> None:
+    """Listen no more, in no process: a worker that a hung disk keeps from ending would hold the port for ever."""
+    with contextlib.suppress(OSError):  # it is closed
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
 
 
 def _url(host: str, port: int) -> str:
@@ -110,7 +118,7 @@ class Task:
 
     def run(self, line: Line, number: int) -> None:
         """Serve until SIGTERM, or until the supervisor is gone."""
-        server = Server(self._config(), lambda: tell(line, READY), number if self.settled else None)
+        server = Server(self._config(), partial(tell, line), number if self.settled else None)
         for stopping in STOPPING:
             # For the time before uvicorn handles them; and after, when it raises them again, which must not end
             # this process before its exit handlers have run.
@@ -154,14 +162,17 @@ class Task:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells when it is ready, and leaves no connection open when it ends."""
+    """uvicorn's server, which tells when it is ready and when it ends, and leaves no connection open when it ends."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], processor: int | None = None) -> None:
-        """`processor` is the number of the one that it keeps to as soon as it serves, or None."""
+    def __init__(self, config: uvicorn.Config, say: Callable[[bytes], None], processor: int | None = None) -> None:
+        """`say` is called with READY and, later, with PARTED.
+
+        `processor` is the number of the one that it keeps to as soon as it serves, or None.
+        """
         super().__init__(config)
         self.server_state: State = State()
         self._processor = processor
-        self._on_ready = on_ready
+        self._say = say
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def in_turn(self, action: Callable[[], None]) -> None:
@@ -186,7 +197,7 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         self._loop = loop
-        self._on_ready()
+        self._say(READY)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving: a moment to part, then uvicorn's grace, then the end of whoever is still connected."""
@@ -205,6 +216,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self.server_state.parting = True
+        self._say(PARTED)
         until = time.monotonic() + PARTING
         await asyncio.sleep(PARTING / 10)
         # uvicorn does not tell when a connection ends.

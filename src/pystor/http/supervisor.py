@@ -1,8 +1,8 @@
 """A supervisor and its worker processes.
 
 The supervisor starts the workers and waits: for a signal, for the end of a worker, for a worker that is silent.
-A `Line` connects the two: the worker says that it is ready, and answers pings; when the line breaks, the supervisor is
-gone.
+A `Line` connects the two: the worker says that it is ready, and later that it takes no more connections, and answers
+pings; when the line breaks, the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ PING_EVERY: Final = 1.0
 SILENCE: Final = 30.0
 """Seconds without an answer after which a worker is replaced."""
 
+START: Final = 4 * SILENCE
+"""Seconds after which a worker that is not ready is replaced: one that hangs before it serves may answer."""
+
 LOST_AFTER: Final = 2.0
 """Seconds after which a worker that was killed and has not ended is done without."""
 
@@ -34,6 +37,7 @@ RETRY_AFTER: Final = 1.0
 """Seconds between two attempts to start a worker while others serve."""
 
 READY: Final = b"ready"
+PARTED: Final = b"parted"
 PING: Final = b"ping"
 
 _spawn: Final = multiprocessing.get_context("spawn")  # forking would copy the locks of threads
@@ -57,6 +61,8 @@ class Worker:
         self.number: Final = number
         self.line, theirs = _spawn.Pipe()
         self.ready = False
+        self._parted = False
+        self._begun: Final = time.monotonic()
         self._asked: float | None = None
         self._ask_at = 0.0
         self._kill_at: float | None = None
@@ -81,6 +87,11 @@ class Worker:
         return self._killed_at is not None and time.monotonic() - self._killed_at > LOST_AFTER
 
     @property
+    def parted(self) -> bool:
+        """Whether it takes no more connections, or was killed."""
+        return self._parted or self._killed_at is not None
+
+    @property
     def stopping(self) -> bool:
         """Whether the worker was asked to stop."""
         return self._kill_at is not None
@@ -89,8 +100,9 @@ class Worker:
         """Take what the worker says."""
         with contextlib.suppress(OSError, EOFError):
             while self.line.poll():
-                if self.line.recv_bytes() == READY:
-                    self.ready = True
+                word = self.line.recv_bytes()
+                self.ready = self.ready or word == READY
+                self._parted = self._parted or word == PARTED
                 self._asked = None
 
     def tend(self, now: float) -> None:
@@ -100,6 +112,9 @@ class Worker:
         if self._kill_at is not None:
             if now > self._kill_at:
                 self.kill()
+        elif not self.ready and now - self._begun > START:
+            _log.error("worker %s was not ready within %g s and is replaced", self._process.pid, START)
+            self.kill()
         elif self._asked is None:
             # The answer wakes the supervisor: without a pause the two would talk to each other all the time.
             if now >= self._ask_at:
@@ -200,15 +215,17 @@ class Supervisor:
         self._failed = False
 
     def run(self, on_stop: Callable[[], None]) -> int:
-        """Run until a signal ends it, call `on_stop`, end the workers; return 0, or 1 if none could be started."""
+        """Run until a signal ends it, and end the workers; return 0, or 1 if none could be started.
+
+        `on_stop` is called, perhaps more than once, when none of them takes connections any more.
+        """
         resource_tracker.ensure_running()  # started with a worker, it would unblock the signals held back there
         with Signals(*STOPPING, signal.SIGHUP) as signals:
             try:
                 while not self._failed and not signals.count(*STOPPING):
                     self._keep(signals)
             finally:
-                on_stop()
-                self._stop(signals)
+                self._stop(signals, on_stop)
         return int(self._failed)
 
     def _keep(self, signals: Signals) -> None:
@@ -272,7 +289,7 @@ class Supervisor:
             self._not_before = time.monotonic() + RETRY_AFTER
             self._failed = not any(other.ready for other in self._workers + self._old)
 
-    def _stop(self, signals: Signals) -> None:
+    def _stop(self, signals: Signals, on_stop: Callable[[], None]) -> None:
         """End the workers: kindly, and at a second Ctrl-C at once. Those that even then do not end are left."""
         while everyone := [worker for worker in self._workers + self._old if not worker.lost]:
             for worker in everyone:
@@ -280,6 +297,9 @@ class Supervisor:
                 if signals.count(signal.SIGINT) > 1:
                     worker.kill()
             self._wait(signals)
+            if all(worker.parted for worker in self._workers + self._old):
+                on_stop()
+        on_stop()
         for worker in self._workers + self._old:
             worker.leave()
 
