@@ -132,6 +132,37 @@ def test_the_address_that_worked_is_tried_first_as_long_as_the_name_has_it(monke
         run(scenario(port))
 
 
+def test_each_address_has_its_turn_however_often_the_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        known = {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"]}
+        named(monkeypatch, known)
+        host, seen = Host("a.test", 1), list[str]()
+        for _ in range(4):
+            await host.look_up(1)
+            seen.append(used(host)[0])
+            host.turn()
+        assert seen == ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1"]
+        known["a.test"] = ["127.0.0.4", "127.0.0.1", "127.0.0.3"]
+        await host.look_up(1)
+        assert used(host) == ["127.0.0.3", "127.0.0.1", "127.0.0.4"]
+
+    run(scenario())
+
+
+def test_an_address_of_a_link_is_reached_by_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attempt(address: str, _: int) -> str:
+        return address
+
+    place = ("fe80::1", 1, 0, socket.if_nametoindex("lo"))
+    answer = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", place)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+
+    async def scenario() -> None:
+        assert await Host("link.test", 1).reach(attempt, 1) == "fe80::1%lo"
+
+    run(scenario())
+
+
 def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def attempt(address: str, _: int) -> str:
         if address != "127.0.0.3":

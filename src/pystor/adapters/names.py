@@ -45,12 +45,13 @@ class Host:
         return self._answer
 
     def hear(self) -> None:
-        """Take what was found meanwhile, whoever asked; the address in use stays the first if it is among it."""
+        """Take what was found meanwhile, whoever asked; addresses that were known keep their order, before new ones."""
         if self._answer is None or not self._answer.done() or self._answer.exception() is not None:
             return
-        used, found = list(self.addresses)[:1], self._answer.result()
+        known, found = list(self.addresses), self._answer.result()
         self.addresses.clear()
-        self.addresses.extend(sorted(found, key=lambda address: address not in used))
+        self.addresses.extend([address for address in known if address in found])
+        self.addresses.extend([address for address in found if address not in known])
 
     def turn(self) -> None:
         """Have the next address used: the first one does not answer."""
@@ -94,7 +95,7 @@ class Host:
     async def _attempt(self, attempt: Callable[[str, int], Awaitable[T]], seconds: float) -> T:
         try:
             async with asyncio.timeout(seconds):
-                return await attempt(self.addresses[0][1][0], self.port)
+                return await attempt(_number(self.addresses[0]), self.port)
         except BaseException:
             self.turn()
             raise
@@ -124,6 +125,11 @@ def _asked(name: str, port: int, kind: socket.SocketKind) -> Future[list[Address
 
 def _silence(seconds: float) -> socket.gaierror:
     return socket.gaierror(socket.EAI_AGAIN, f"no name server answered within {seconds:g} s")
+
+
+def _number(address: Address) -> str:
+    """Write an address as a number, with the interface that one of a link is reached by."""
+    return socket.getnameinfo(address[1], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 
 def _sorted(found: Iterable[Address], kind: socket.SocketKind) -> list[Address]:
