@@ -65,13 +65,14 @@ class LookedUp(NamedTuple):
 
 
 class BlobServed(NamedTuple):
-    """Bytes of a blob were sent, from a storage of a tier."""
+    """Bytes of a blob were sent, from a storage of a tier; none if `head`: only the headers were asked for."""
 
     digest: Digest
     storage: str
     tier: str
     size: int
     seconds: float
+    head: bool = False
 
 
 class AnsweredAtOnce(NamedTuple):
@@ -102,7 +103,7 @@ class AnsweredAtOnce(NamedTuple):
         if storage is None or tier is None:
             return *began, BlobMissing(digest), ended._replace(digest=None)
         if self.status in (200, 206):
-            return *began, ended, BlobServed(digest, storage, tier, self.sent, seconds)
+            return *began, ended, BlobServed(digest, storage, tier, self.sent, seconds, self.method == "HEAD")
         return *began, ended
 
     @classmethod

@@ -29,9 +29,7 @@ class Promotion:
 
     def __call__(self, event: Event) -> None:
         """Note a blob; one too many is noted when it is read again."""
-        if (
-            not isinstance(event, BlobServed) or event.tier != "archive" or event.size == 0
-        ):  # who only looks reads nothing
+        if not isinstance(event, BlobServed) or event.tier != "archive" or event.head:  # who only looks reads nothing
             return
         if event.digest not in self._noted and not self._waiting.full():
             self._noted.add(event.digest)

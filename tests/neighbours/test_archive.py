@@ -172,8 +172,9 @@ def test_a_blob_that_is_hashed_before_it_is_sent_may_come_slowly_from_the_archiv
     assert stor.get(content).body == content
 
 
-def test_a_blob_that_was_read_from_the_archive_is_promoted(make_stor: Make, seaweed: Seaweed) -> None:
-    stor, content = make_stor(config={"s3_promote": True}), fresh(5_000)
+@pytest.mark.parametrize("size", [0, 5_000])
+def test_a_blob_that_was_read_from_the_archive_is_promoted(make_stor: Make, seaweed: Seaweed, size: int) -> None:
+    stor, content = make_stor(config={"s3_promote": True}), fresh(size)
     seaweed.store().put(key_of(content), content)
     assert stor.get(content).body == content
     assert settles(lambda: len(stor.replicas(content)) == 2)

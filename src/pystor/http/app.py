@@ -131,7 +131,7 @@ class App:
         digest, storage, tier = origin
         self._observe(RequestEnded(method, path, status, seconds, received, sent, client, digest, storage, tier))
         if sending is not None and status in (200, 206):
-            self._observe(BlobServed(digest, storage, tier, sent, sending))
+            self._observe(BlobServed(digest, storage, tier, sent, sending, method == "HEAD"))
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
