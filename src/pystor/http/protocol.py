@@ -25,7 +25,10 @@ _FAST: Final = frozenset({b"GET", b"HEAD"})
 _SENDING: Final = frozenset({b"POST", b"PUT"})
 _P: Final = ord("P")
 _OTHER_METHOD: Final = re.compile(rb"(?!(?:GET|HEAD|POST|PUT|OPTIONS) )[!#$%&'*+.^_`|~0-9A-Za-z-]+ [/*h]")
-"""How a request with a method of others begins; what is no request at all begins otherwise."""
+"""How a request with a method of others begins; what is no request at all begins otherwise.
+
+It is looked for where a read begins: behind a request that came with it, such a method is answered with 400.
+"""
 
 _heads: Final = Heads()
 
