@@ -6,30 +6,27 @@ What cannot be done as it was asked is a `ConfigError`.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import shlex
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pystor import config
+from pystor.client.commands.hearing import complain, silence
 from pystor.errors import ConfigError, StorageError
+from pystor.hosts import join_address
 
 DATA: Final = Path("stor-data")
 """Where the embedded default keeps everything, below the current directory."""
 
 
 def _tell(*lines: str) -> None:
-    """Write lines to standard error, each beginning with `stor: `; if nobody takes them, nothing is to be done."""
-    with contextlib.suppress(OSError):
-        for line in lines:
-            print(f"stor: {line}", file=sys.stderr, flush=True)
+    for line in lines:
+        complain(f"stor: {line}")
 
 
 def _tell_warnings(lines: Sequence[str]) -> None:
@@ -158,10 +155,8 @@ def _listener(settings: config.Settings) -> socket.socket:
     try:
         return listen(settings.host, settings.port)
     except OSError as error:
-        place = f"[{settings.host}]" if ":" in settings.host else settings.host
-        raise ConfigError(
-            [f"{place}:{settings.port}: cannot listen there: {error.strerror}; choose another host or port"]
-        ) from None
+        place = join_address(settings.host, settings.port)
+        raise ConfigError([f"{place}: cannot listen there: {error.strerror}; choose another host or port"]) from None
 
 
 def _announce(*lines: str) -> None:
@@ -169,7 +164,7 @@ def _announce(*lines: str) -> None:
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:
-        sys.stdout = io.StringIO()  # the interpreter would try once more at its exit, and make that a failure
+        silence(1)  # the interpreter would try once more at its exit, and make that a failure
 
 
 def _trial(found: config.Embedded, url: str) -> list[str]:

@@ -132,6 +132,10 @@ def test_the_address_that_worked_is_tried_first_as_long_as_the_name_has_it(monke
         run(scenario(port))
 
 
+def test_a_place_is_written_with_its_ipv6_address_in_brackets() -> None:
+    assert [Host(name, 80).place for name in ("a.test", "::1")] == ["a.test:80", "[::1]:80"]
+
+
 def test_each_address_has_its_turn_however_often_the_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         known = {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"]}

@@ -129,7 +129,7 @@ class Amqp:
 
     @property
     def _place(self) -> str:
-        return f"{self._host.name}:{self._host.port}, vhost {self._vhost}"
+        return f"{self._host.place}, vhost {self._vhost}"
 
     # The task
 

@@ -99,8 +99,8 @@ class _Server:
     """One memcached and its breaker: asked while it answers, left alone while it does not."""
 
     def __init__(self, host: str, port: int, timeout: float, observe: Observer) -> None:
-        self.name: Final = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._host: Final = Host(host, port)
+        self.name: Final = self._host.place
         self._timeout: Final = timeout
         self._observe: Final = observe
         self._seed: Final = self.name.encode()

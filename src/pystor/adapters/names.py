@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final, TypeAlias, TypeVar
 
+from pystor.hosts import join_address
+
 Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 """A family, and what a socket of that family connects to."""
 
@@ -36,6 +38,11 @@ class Host:
         self.addresses: Final = deque[Address]()
         self._kind: Final = kind
         self._answer: Future[list[Address]] | None = None
+
+    @property
+    def place(self) -> str:
+        """The name and the port, as they are written."""
+        return join_address(self.name, self.port)
 
     def ask(self) -> Future[list[Address]]:
         """Begin to look the host up, unless that is under way. The answer is an OSError if there is no address."""

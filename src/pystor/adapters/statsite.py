@@ -218,7 +218,7 @@ class Statsite:
         self.errors += 1
         if not isinstance(error, BlockingIOError):
             self._doubtful.set()
-        self._report(f"{self._host.name}:{self._host.port}: {error.strerror or error}")
+        self._report(f"{self._host.place}: {error.strerror or error}")
 
     def _report(self, reason: str) -> None:
         now = time.monotonic()
@@ -287,7 +287,7 @@ class Statsite:
 
         Raises `NeighbourError` if the host is unknown, cannot be reached, or has nobody listening.
         """
-        place = f"{self._host.name}:{self._host.port}"
+        place = self._host.place
         try:
             await self._host.look_up(_PROBE_RESOLVE_SECONDS)
             addresses = list(self._host.addresses)

@@ -26,6 +26,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from pystor import processors
+from pystor.hosts import join_address
 from pystor.http.connection import State
 from pystor.http.doors import Application
 from pystor.http.protocol import StorProtocol
@@ -94,7 +95,7 @@ def close(listener: socket.socket) -> None:
 
 
 def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{join_address(host, port)}"
 
 
 class Task:

@@ -18,6 +18,7 @@ from pystor.adapters.logs.entries import Entry
 from pystor.adapters.logs.formats import as_gelf, one_line
 from pystor.adapters.logs.levels import rank
 from pystor.adapters.names import Address, Host, datagrams_to
+from pystor.hosts import join_address
 
 _CONNECT_SECONDS: Final = 3.0
 _RESOLVE_SECONDS: Final = 60.0
@@ -86,7 +87,7 @@ class GelfUdp(_Socket):
     """
 
     def __init__(self, address: tuple[str, int], fields: Mapping[str, object], datagram: int, compress: bool) -> None:
-        self.name = f"Gelf udp {address[0]}:{address[1]}"
+        self.name = f"Gelf udp {join_address(*address)}"
         self._graylog = Host(*address, socket.SOCK_DGRAM)
         self._used: Address | None = None
         self._look_up_at = float("-inf")
@@ -147,7 +148,7 @@ class GelfTcp(_Socket):
     """A Graylog by TCP; a NUL ends each message."""
 
     def __init__(self, address: tuple[str, int], fields: Mapping[str, object]) -> None:
-        self.name = f"Gelf tcp {address[0]}:{address[1]}"
+        self.name = f"Gelf tcp {join_address(*address)}"
         self._address = address
         self._fields = fields
         self._host = socket.gethostname()

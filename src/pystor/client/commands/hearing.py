@@ -52,7 +52,7 @@ def unheard(why: str = "") -> int:
     """Say why standard output takes no more, and let nothing complain of it at the exit; returns the exit status."""
     if why:
         complain(f"stor: {why}")
-    _silence(1)
+    silence(1)
     return UNHEARD
 
 
@@ -61,10 +61,11 @@ def complain(line: str) -> None:
     try:
         print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
     except OSError:
-        _silence(2)
+        silence(2)
 
 
-def _silence(descriptor: int) -> None:
+def silence(descriptor: int) -> None:
+    """Have what is still written there lost."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
