@@ -200,7 +200,7 @@ class StorProtocol(Doors):
     def _note(self, name: bytes, value: bytes) -> None:
         self._noted = True
         if self._reading is not None:
-            raise Refused(400, f"{name.decode()} is no field for a trailer; nothing was stored")
+            raise Refused(400, f"{name.decode()} is no field for a trailer")
         if name == b"connection":
             self._connection_named = True
             return
