@@ -394,6 +394,7 @@ def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert "does not answer" in caplog.text
 
 
+@pytest.mark.alone(reason="a worker that has no processor for half a second is taken for one that hangs")
 def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(supervisor, "PING_EVERY", 0.1)
     with server.listen("127.0.0.1", 0) as listener:
@@ -516,6 +517,7 @@ def test_a_worker_for_which_there_is_no_process_is_started_later(
     assert caplog.text.count("a worker cannot be started: [Errno 11] no process") == 3
 
 
+@pytest.mark.alone(reason="workers that have no processor take longer to start and to end than signals to come")
 def test_sighups_without_a_pause_renew_the_workers_one_generation_after_the_other(start: Start) -> None:
     running = start()
     assert running.is_served()

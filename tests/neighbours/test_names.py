@@ -52,7 +52,7 @@ def test_a_name_server_that_is_silent_holds_up_neither_other_neighbours_nor_the_
             eventually(lambda: told in server.stderr, what=told)
             began = time.monotonic()
             server.stop()
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 6
 
 
 def test_one_look_up_of_a_name_is_under_way_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_what_a_slow_name_server_says_at_last_is_used_the_next_time(monkeypatch:
     real, slow = socket.getaddrinfo, threading.Event()
 
     def look_up(*words: Any, **options: Any) -> list[Any]:
-        slow.wait(0.3)
+        slow.wait(10)
         return real("127.0.0.1", *words[1:], **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -93,8 +93,10 @@ def test_what_a_slow_name_server_says_at_last_is_used_the_next_time(monkeypatch:
         host = Host("slow.test", port)
         with pytest.raises(socket.gaierror):
             await host.reach(connected, 0.1)
-        await asyncio.sleep(0.3)
-        assert await host.reach(connected, 0.1) == "127.0.0.1"
+        answer = host.ask()
+        slow.set()
+        await asyncio.wrap_future(answer)
+        assert await host.reach(connected, 5) == "127.0.0.1"
 
     with hung() as port:
         run(scenario(port))
@@ -176,10 +178,10 @@ def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch)
     async def scenario() -> None:
         named(monkeypatch, {"a.test": ["127.0.0.1", "127.0.0.2", "127.0.0.3"], "b.test": ["127.0.0.1", "127.0.0.2"]})
         began = time.monotonic()
-        assert await Host("a.test", 1).reach(attempt, 0.3) == "127.0.0.3"
+        assert await Host("a.test", 1).reach(attempt, 0.6) == "127.0.0.3"
         with pytest.raises(TimeoutError):
             await Host("b.test", 1).reach(attempt, 0.2)
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 5
 
     run(scenario())
 

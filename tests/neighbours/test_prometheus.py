@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pystor.adapters import prometheus
-from pystor.adapters.prometheus import FAMILIES, Prometheus
+from pystor.adapters.prometheus import FAMILIES, Prometheus, slices
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 from pystor.events import (
@@ -354,20 +355,30 @@ def test_counters_never_go_back_while_workers_come_and_go(home: Path, workers: l
     metrics.close()
 
 
-def test_others_have_their_turns_while_the_metrics_of_many_storages_are_told(home: Path) -> None:
-    worker = Prometheus(home, version="1")
+def test_others_have_their_turns_while_the_metrics_of_many_storages_are_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses, worker = list[float](), Prometheus(home, version="1")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(slices, "time", SimpleNamespace(sleep=pause))
     for number in range(300):
         worker(BlobServed(DIGEST, f"/mnt/data{number}", "pool", 100, 0.01))
 
-    async def scenario() -> None:
+    async def scenario() -> bytes:
         told, turns = asyncio.create_task(worker.tell()), 0
         while not told.done():
             await asyncio.sleep(0)
             turns += 1
-        assert await told == worker.render()
         assert turns > 10
+        return await told
 
-    asyncio.run(scenario())
+    told = asyncio.run(scenario())
+    assert len(pauses) > told.count(b"\n") / 32  # each line is read, added up and written, 64 of them at a time
+    assert told == worker.render()
 
 
 def test_those_who_ask_while_the_metrics_are_told_get_the_next_ones_together(
