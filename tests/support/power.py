@@ -6,7 +6,9 @@ disk that keeps exactly what it has to, file by file and directory by directory,
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,6 +73,8 @@ class LoopDisk:
 
     def restore(self) -> None:
         processes.eventually(self._unmount, what=f"{self.point} is busy")
+        # Another test's own view of the mounts keeps what was mounted when it was made; what is kept stays shut down.
+        processes.eventually(self._is_let_go, within=60, what=f"{self._device} is still mounted somewhere")
         self.mount()
 
     def unmount_lazily(self) -> None:
@@ -79,6 +83,15 @@ class LoopDisk:
 
     def _unmount(self) -> bool:
         return subprocess.run(["umount", str(self.point)], check=False, capture_output=True).returncode == 0
+
+    def _is_let_go(self) -> bool:
+        try:
+            os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def close(self) -> None:
         subprocess.run(["umount", "-l", str(self.point)], check=False, capture_output=True)
