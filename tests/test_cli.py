@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -353,6 +354,17 @@ def test_the_lines_that_the_first_start_prints_can_be_pasted(tmp_path: Path) -> 
         assert len(json.loads(shell(upload, tmp_path))) == 2
         assert shell(download, tmp_path) == "the same\n"
         assert len(shell(look, tmp_path).splitlines()) == 2
+        assert (tmp_path / "stderr").read_text() == ""
+
+
+def test_the_default_says_it_when_its_storages_are_new_a_second_time(tmp_path: Path) -> None:
+    with started(tmp_path):
+        pass
+    for name in ("data1", "data2"):
+        shutil.rmtree(tmp_path / "stor-data" / name)
+    with started(tmp_path):
+        pass
+    assert (tmp_path / "stderr").read_text().count("no storage of its set had a marker: it is a new one\n") == 2
 
 
 def test_later_starts_print_lines_that_can_be_pasted_but_not_the_password(tmp_path: Path) -> None:

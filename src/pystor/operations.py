@@ -63,7 +63,8 @@ def serve(given: argparse.Namespace) -> int:
     if file is None:
         config.override(config.preview(DATA), _overrides(given))  # nothing is made when the command line is wrong
         found = config.embedded(DATA)
-        return _listen(config.override(found.settings, _overrides(given)), partial(_trial, found))
+        settings = config.override(found.settings, _overrides(given))
+        return _listen(settings, partial(_trial, found), expects_new=found.new)
     settings, warnings = _load(file, _overrides(given))
     _tell_warnings(warnings)
     return _listen(settings, lambda _url: [])
@@ -122,7 +123,7 @@ def adopt(given: argparse.Namespace) -> int:
     return 0
 
 
-def _listen(settings: config.Settings, introduction: Callable[[str], list[str]]) -> int:
+def _listen(settings: config.Settings, introduction: Callable[[str], list[str]], *, expects_new: bool = False) -> int:
     from pystor.adapters.prometheus import directory
     from pystor.http.server import serve
     from pystor.main import build, limits, log_of, prepare
@@ -134,7 +135,8 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]])
         _tell_warnings(prepared.unusable)
 
         def announce(url: str) -> None:
-            _tell(*(f"{root}: no storage of its set had a marker: it is a new one" for root in prepared.adopted))
+            if not expects_new:
+                _tell(*(f"{root}: no storage of its set had a marker: it is a new one" for root in prepared.adopted))
             _announce(*introduction(url), f"listening on {url}")
 
         with directory() as shared:
