@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE
 from typing import Final
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
 from tests.faults.load import Load, Promise, broken, misnamed, read_all
-from tests.support import needs, power
+from tests.support import power
 from tests.support.fuse import Fault
 from tests.support.power import Disk, Kind, StrictDisk
 from tests.support.processes import eventually
@@ -124,17 +122,6 @@ def test_a_power_cut_tells_when_a_sync_is_left_out(cuts: PowerCuts) -> None:
         if cuts.round():
             return
     pytest.fail(f"nothing was lost in {_CUTS} power cuts without a sync: this test proves nothing")
-
-
-def test_power_comes_back_though_another_test_has_a_view_of_the_mounts_of_its_own(tmp_path: Path) -> None:
-    needs.tool("unshare")
-    with contextlib.closing(power.disk("xfs", tmp_path / "disk")) as disk:
-        with subprocess.Popen(["unshare", "--mount", "--", "sh", "-c", "echo made; sleep 1"], stdout=PIPE) as other:
-            assert other.stdout is not None
-            assert other.stdout.readline() == b"made\n"
-            disk.cut()
-            disk.restore()
-        (disk.point / "file").touch()
 
 
 def test_a_duplicate_is_not_acknowledged_before_the_first_upload_of_it_is_durable(tmp_path: Path) -> None:

@@ -362,9 +362,11 @@ def test_gelf_by_udp_goes_to_the_address_on_which_somebody_listens(
     monkeypatch.setattr(network, "_RESOLVE_SECONDS", 0.0)  # what is heard does not bring back what has failed
     named(monkeypatch, {"graylog.test": ["127.0.0.3", "::1", "127.0.0.2", "127.0.0.1"]})
     logs.set_up([("Gelf", {"host": "graylog.test", "port": graylog.getsockname()[1]})])
-    logging.getLogger("pystor").error("one")
-    logging.getLogger("pystor").error("two")
-    assert gelf(datagrams(graylog)[-1:])["short_message"] == "two"
+    for number in range(20):  # that nobody listens is heard of when the next message is sent, and that one may be lost
+        logging.getLogger("pystor").error("message %d", number)
+        if select.select([graylog], [], [], 0.2)[0]:
+            break
+    assert gelf(datagrams(graylog)[-1:])["short_message"].startswith("message ")
 
 
 def test_gelf_by_udp_follows_the_name_to_another_address(
