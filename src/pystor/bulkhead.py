@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from pystor.blob import Filesystem, QueueName, Replica, Space, Storage
 from pystor.breaker import SharedSwitches, State, Switch
 from pystor.commit import Committers
-from pystor.crew import Crew, one
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.executor import Executor, one
 from pystor.probing import Probes
 from pystor.steps import Awaited, Known, Refusal, Running, Step, Syncing
 
@@ -54,14 +54,14 @@ class Bulkhead:
         self.noted: Final[set[QueueName]] = set()
         """Its queues on which this process has put something that nobody has looked at since."""
         self._threads: Final = threads
-        self._crew = self._new_crew()
+        self._executor = self._new_executor()
         self._probes: Final = Probes(storage.root)
         self._was_away = False
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
-    def _new_crew(self) -> Crew:
-        return Crew(f"stor {self.storage.root}", self._threads)
+    def _new_executor(self) -> Executor:
+        return Executor(f"stor {self.storage.root}", self._threads)
 
     async def run(
         self,
@@ -113,10 +113,10 @@ class Bulkhead:
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
-        crew = self._probes.crew if probing else self._crew
-        job = crew.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
+        executor = self._probes.executor if probing else self._executor
+        job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         patience = self.storage.deadlines.answer if deadline is None else deadline
-        step = Running(self, crew, job, _name(operation), patience)
+        step = Running(self, executor, job, _name(operation), patience)
         if not (probing or certain):
             self.remember(step)
         return step
@@ -250,14 +250,14 @@ class Bulkhead:
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""
-        if self._was_away and self._crew.room <= 0:
-            self._crew.stop()
-            self._crew = self._new_crew()
+        if self._was_away and self._executor.room <= 0:
+            self._executor.stop()
+            self._executor = self._new_executor()
         self._was_away = False
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
-        self._crew.stop()
+        self._executor.stop()
         self._probes.stop()
         self._committers.stop()
 

@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 from pystor.batches import Batches
 from pystor.blob import Entrance, Filesystem, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
-from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.executor import Executor
 from pystor.steps import Step, outcomes
 from pystor.together import Done, Round, Work, one_by_one
 
@@ -58,10 +58,10 @@ _Part: TypeAlias = tuple[Bulkhead, Sequence[Parcel]]
 class Company:
     """The small uploads that are on their way to the same storages. To be used from one event loop."""
 
-    def __init__(self, members: Sequence[Bulkhead], crew: Crew | None = None) -> None:
-        """Begin without any. `crew` does what is light on all storages in one go; without it, each does its part."""
+    def __init__(self, members: Sequence[Bulkhead], executor: Executor | None = None) -> None:
+        """Begin without any. `executor` does what is light on all storages in one go; without it, each does its own."""
         self.members: Final = tuple(members)
-        self._crew: Final = crew
+        self._executor: Final = executor
         self._writing: Final = Batches(self._write)
         self._naming: Final = Batches(self._name)
         self._held: Callable[[], None] = _nothing
@@ -100,8 +100,8 @@ class Company:
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
-        if self._crew is not None:
-            self._crew.stop()
+        if self._executor is not None:
+            self._executor.stop()
 
     async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
         syncs = any(member.storage.syncs for member in self.members)
@@ -139,8 +139,8 @@ class Company:
             member.hurry()
         try:
             # Who had to wait for a thread behind others that hang would blame the wrong storage.
-            if self._crew is not None and self._crew.room > 0 and self._is_light(batch):
-                left = await self._in_one_go(self._crew, work, batch)
+            if self._executor is not None and self._executor.room > 0 and self._is_light(batch):
+                left = await self._in_one_go(self._executor, work, batch)
             else:
                 left = [part for member in self.members for part in _parts(member, batch)]
             while left:
@@ -163,11 +163,11 @@ class Company:
             and sum(len(parcel.content) for parcel in batch) <= _LITTLE
         )
 
-    async def _in_one_go(self, crew: Crew, work: Work[Parcel], batch: Sequence[Parcel]) -> list[_Part]:
+    async def _in_one_go(self, executor: Executor, work: Work[Parcel], batch: Sequence[Parcel]) -> list[_Part]:
         """Do a work with a batch on one storage after the other; returns what is left to be done."""
         going = Round(self.members)
         deadline = max(_patience(member, batch) for member in self.members)
-        outcome = await going.begin(crew, work, batch, deadline).outcome()
+        outcome = await going.begin(executor, work, batch, deadline).outcome()
         done = going.done
         if isinstance(outcome, Exception):
             done = done[: len(self.members) - 1]  # of the last one nobody wants to know any more

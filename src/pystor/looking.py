@@ -9,9 +9,9 @@ from typing import Final
 from pystor.batches import Batches
 from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
-from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.executor import close
 from pystor.steps import Step, outcomes
 from pystor.together import Done, one_by_one
 

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import Bulkhead
 from pystor.company import Company
-from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LookedUp, Observer, ReplicaBad, StorageFailed
+from pystor.executor import Executor
 from pystor.glances import Glances
 from pystor.hints import Hints
 from pystor.places import Places
@@ -101,7 +101,7 @@ class Pool:
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
         }
         self._companies: Final = {
-            each: Company(each.members, Crew(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
+            each: Company(each.members, Executor(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
         }
         self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from pystor import marker
-from pystor.crew import Crew
+from pystor.executor import Executor
 
 _AGAIN_AFTER: Final = 3.0
 """Seconds after which another probe is sent beside the first one that hangs; then after twice as long, and so on."""
@@ -25,11 +25,11 @@ class Probes:
         self._again_after = _AGAIN_AFTER
         self._began = 0.0
         self._mounts: list[str] = []
-        self.crew = self._one()
+        self.executor = self._one()
         """The thread for the next probe."""
 
-    def _one(self) -> Crew:
-        return Crew(f"stor probes {self._root}", 1)
+    def _one(self) -> Executor:
+        return Executor(f"stor probes {self._root}", 1)
 
     def may_begin(self) -> bool:
         """Tell whether to probe now: not while the last probe hangs, for so would the next.
@@ -39,20 +39,20 @@ class Probes:
         """
         now, mounts = time.monotonic(), _mounts_at(self._root)
         since = now - self._began
-        if self.crew.room > 0 or since < _A_MOMENT:
+        if self.executor.room > 0 or since < _A_MOMENT:
             self._again_after = _AGAIN_AFTER
         elif since < self._again_after and mounts == self._mounts:
             return False
         else:
-            self.crew.stop()
-            self.crew = self._one()
+            self.executor.stop()
+            self.executor = self._one()
             self._again_after *= 2
         self._began, self._mounts = now, mounts
         return True
 
     def stop(self) -> None:
         """Let the thread end when it can."""
-        self.crew.stop()
+        self.executor.stop()
 
 
 def _mounts_at(root: str) -> list[str]:

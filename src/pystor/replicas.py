@@ -15,10 +15,10 @@ from typing import Final
 from pystor import placement
 from pystor.blob import Replica, Space
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
-from pystor.crew import close
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import Observer, ReplicaBad, StorageFailed
+from pystor.executor import close
 from pystor.looking import Looks
 from pystor.steps import outcomes
 from pystor.verification import Verifier

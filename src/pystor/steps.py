@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pystor.blob import Storage
-from pystor.crew import Crew, Job, close
 from pystor.errors import StorageError
+from pystor.executor import Executor, Job, close
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -155,9 +155,9 @@ class Running(Awaited[_T]):
     time: then it is too much at once, which is no fault of the storage. Nor is it if the system has no thread to give.
     """
 
-    def __init__(self, member: Member, crew: Crew, job: Job[_T], name: str, deadline: float) -> None:
+    def __init__(self, member: Member, executor: Executor, job: Job[_T], name: str, deadline: float) -> None:
         super().__init__(member, job.future, name, deadline)
-        self._crew: Final = crew
+        self._executor: Final = executor
         self._job: Final = job
         self._asked: Final = time.monotonic()
 
@@ -169,8 +169,8 @@ class Running(Awaited[_T]):
     def _expire(self) -> None:
         began = self.began
         if began is None:
-            if self._crew.full:
-                self._fail("no thread was free", dead=self._crew.came_back < self._asked)
+            if self._executor.full:
+                self._fail("no thread was free", dead=self._executor.came_back < self._asked)
             else:
                 self._fail("no thread could be started", dead=False)
             return

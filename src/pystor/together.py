@@ -8,8 +8,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from pystor.blob import Storage
 from pystor.bulkhead import Bulkhead
-from pystor.crew import Crew, close
 from pystor.errors import StorageError
+from pystor.executor import Executor, close
 from pystor.steps import Awaited, Running, Step
 
 _T = TypeVar("_T")
@@ -57,10 +57,10 @@ class Round:
         self._members: Final = members
         self._seconds: Final[list[float]] = []  # for one of the things on each storage
 
-    def begin(self, crew: Crew, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
+    def begin(self, executor: Executor, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
         """Have it done; the result is `done`. All of it may take `deadline` seconds."""
-        job = crew.give(self._go, (work, things), count=_how_many)
-        step = Running(self, crew, job, work.__name__.strip("_"), deadline)
+        job = executor.give(self._go, (work, things), count=_how_many)
+        step = Running(self, executor, job, work.__name__.strip("_"), deadline)
         for member in self._members:
             member.remember(step)
         return step

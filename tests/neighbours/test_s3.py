@@ -567,7 +567,7 @@ def test_what_has_come_is_read_without_a_thread(
         replica = await bulkhead.open(digest)
         assert replica is not None
         proxy.hang = True
-        monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
+        monkeypatch.setattr(bulkhead._executor, "give", lambda *_: pytest.fail("a thread was asked"))
         with replica:
             assert await bulkhead.read(replica, 2, 5) == SMALL[2:7]
             assert await bulkhead.read(replica, 0, len(SMALL)) == SMALL

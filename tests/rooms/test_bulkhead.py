@@ -523,7 +523,7 @@ def test_what_is_mounted_in_the_place_of_a_storage_is_noticed_whatever_its_path(
     async def scenario() -> None:
         probes = probing.Probes(str(tmp_path / name / "storage"))
         assert probes.may_begin()
-        probes.crew.give(over.wait, (20,))
+        probes.executor.give(over.wait, (20,))
         now[0] += 1
         assert not probes.may_begin()
         mounts.tmpfs(1 << 20, at=tmp_path / name)
@@ -600,7 +600,7 @@ def test_a_local_storage_needs_no_thread_for_what_is_in_the_cache(
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        monkeypatch.setattr(bulkhead._crew, "give", lambda *_: pytest.fail("a thread was asked"))
+        monkeypatch.setattr(bulkhead._executor, "give", lambda *_: pytest.fail("a thread was asked"))
         replica = await bulkhead.open(Digest.of(content))
         assert replica is not None
         with replica:

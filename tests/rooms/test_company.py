@@ -16,11 +16,11 @@ from pystor import batches, commit, company, posix, processors, together, unname
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.company import AlreadyThere, Company, Parcel
-from pystor.crew import Crew
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
+from pystor.executor import Executor
 from pystor.staging import StagedFile
 from pystor.uploads import send
 from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
@@ -88,17 +88,17 @@ async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException 
 def in_one_go(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether one thread does what is light on all storages, or one of each."""
     if not request.param:
-        monkeypatch.setattr(f"{__name__}._crew", lambda _: None)
+        monkeypatch.setattr(f"{__name__}._executor", lambda _: None)
     return bool(request.param)
 
 
-def _crew(storages: list[Directory]) -> Crew | None:
-    return Crew(f"stor {storages[0].root}", 4, roams=False)
+def _executor(storages: list[Directory]) -> Executor | None:
+    return Executor(f"stor {storages[0].root}", 4, roams=False)
 
 
 def in_company(storages: list[Directory]) -> Company:
     committers = Committers()
-    return Company([Bulkhead(storage, committers=committers) for storage in storages], _crew(storages))
+    return Company([Bulkhead(storage, committers=committers) for storage in storages], _executor(storages))
 
 
 def end(mine: Company) -> None:

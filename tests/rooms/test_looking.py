@@ -91,7 +91,7 @@ def test_what_the_kernel_knows_is_told_at_once(memory: Path) -> None:
         found = await asyncio.wait_for(step.result(), 5)
         assert found is not None
         found.close()
-        assert member._crew._threads == 0
+        assert member._executor._threads == 0
         member.stop()
 
     run(scenario())

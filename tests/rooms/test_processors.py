@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pystor import processors
-from pystor.crew import Crew
+from pystor.executor import Executor
 from tests.rooms.tools import run
 
 ALL = os.sched_getaffinity(0)
@@ -86,12 +86,12 @@ def test_processors_are_taken_when_there_is_a_worker_for_each() -> None:
 
 
 @pytest.mark.parametrize(("roams", "there"), [(True, ALL), (False, {min(ALL)})])
-def test_a_crew_roams_or_stays_with_the_event_loop(roams: bool, there: set[int]) -> None:
+def test_an_executor_roams_or_stays_with_the_event_loop(roams: bool, there: set[int]) -> None:
     async def scenario() -> set[int]:
         processors.keep_to_one(0)
-        crew = Crew("somewhere", 1, roams=roams)
-        found = await crew.give(where, ()).future
-        crew.stop()
+        executor = Executor("somewhere", 1, roams=roams)
+        found = await executor.give(where, ()).future
+        executor.stop()
         return found
 
     assert in_a_thread(lambda: run(scenario())) == there

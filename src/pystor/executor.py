@@ -121,7 +121,7 @@ def close(result: Any) -> None:
         result.close()
 
 
-class Crew:
+class Executor:
     """Threads of one name, started as work comes. To be given work from an event loop."""
 
     def __init__(self, name: str, limit: int, *, roams: bool = True) -> None:

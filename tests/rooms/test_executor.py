@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pystor import crew
-from pystor.crew import Crew, Job
+from pystor import executor
+from pystor.executor import Executor, Job
 from tests.rooms.tools import eventually, no_thread_to_give, run
 
 
@@ -20,12 +20,12 @@ async def results(jobs: list[Job[Any]]) -> list[Any]:
 
 def test_quick_jobs_are_all_done_by_one_thread_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     # However busy the machine is.
-    monkeypatch.setattr(crew, "_QUICK", 30.0)
-    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_QUICK", 30.0)
+    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
     done: list[tuple[int, int]] = []
 
     async def scenario() -> None:
-        mine = Crew("quick", 8)
+        mine = Executor("quick", 8)
         for _ in range(50):
             begun = len(done)
             await results([mine.give(lambda n: done.append((n, threading.get_ident())), (n,)) for n in range(20)])
@@ -37,10 +37,10 @@ def test_quick_jobs_are_all_done_by_one_thread_in_their_order(monkeypatch: pytes
 
 
 def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
 
     async def scenario() -> None:
-        mine = Crew("slow", 4)
+        mine = Executor("slow", 4)
         for _ in range(8):
             await mine.give(time.sleep, (0.01,)).future
         together = threading.Barrier(4)
@@ -53,8 +53,8 @@ def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("things", "threads"), [(1, 2), (100, 1)])
 def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, things: int, threads: int) -> None:
     """A batch takes its time; more threads than one would only wait for the interpreter's lock."""
-    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
-    monkeypatch.setattr(crew, "_QUICK", 0.005)
+    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_QUICK", 0.005)
     seen: set[int] = set()
 
     def work() -> int:
@@ -63,7 +63,7 @@ def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, th
         return things
 
     async def scenario() -> None:
-        mine = Crew("batches", 2)
+        mine = Executor("batches", 2)
         for _ in range(8):
             await results([mine.give(work, (), count=int) for _ in range(2)])
         mine.stop()
@@ -73,12 +73,12 @@ def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, th
 
 
 def test_a_job_that_is_known_to_wait_for_the_disk_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_QUICK", 30.0)
-    monkeypatch.setattr(crew, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_QUICK", 30.0)
+    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
     go_on = threading.Event()
 
     async def scenario() -> None:
-        mine = Crew("waits", 4)
+        mine = Executor("waits", 4)
         waiting = [mine.give(go_on.wait, (20,), waits=True) for _ in range(3)]
         async with asyncio.timeout(5):
             await results([mine.give(int, ("5",)) for _ in range(20)])
@@ -93,7 +93,7 @@ def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
     go_on = threading.Event()
 
     async def scenario() -> None:
-        mine = Crew("hangs", 4)
+        mine = Executor("hangs", 4)
         hanging = [mine.give(go_on.wait, (20,)) for _ in range(3)]
         async with asyncio.timeout(5):
             await results([mine.give(int, ("5",)) for _ in range(20)])
@@ -106,7 +106,7 @@ def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
 
 def test_a_job_that_comes_in_the_moment_in_which_a_thread_goes_to_rest_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        mine = Crew("moment", 1)
+        mine = Executor("moment", 1)
         late = [Job(int, ("5",), certain=False, dispose=lambda _: None)]
 
         class Resting(list[None]):
@@ -125,9 +125,9 @@ def test_a_job_that_comes_in_the_moment_in_which_a_thread_goes_to_rest_is_done(m
     run(scenario())
 
 
-def test_a_crew_that_rests_wakes_for_each_job() -> None:
+def test_an_executor_that_rests_wakes_for_each_job() -> None:
     async def scenario() -> None:
-        mine = Crew("rests", 2)
+        mine = Executor("rests", 2)
         for number in range(3000):
             job = mine.give(int, (number,))
             async with asyncio.timeout(5):
@@ -137,9 +137,9 @@ def test_a_crew_that_rests_wakes_for_each_job() -> None:
     run(scenario())
 
 
-def test_a_crew_that_gets_no_thread_has_one_as_soon_as_there_is_one() -> None:
+def test_an_executor_that_gets_no_thread_has_one_as_soon_as_there_is_one() -> None:
     async def scenario() -> None:
-        mine = Crew("none", 2)
+        mine = Executor("none", 2)
         with no_thread_to_give():
             waiting = [mine.give(int, ("5",)) for _ in range(4)]
             await asyncio.sleep(0.02)
@@ -155,7 +155,7 @@ def test_a_thread_that_is_sent_after_the_end_for_what_waits_ends_as_well() -> No
     hangs, before = threading.Event(), threading.active_count()
 
     async def scenario() -> None:
-        mine = Crew("ends", 2)
+        mine = Executor("ends", 2)
         hanging, waiting = mine.give(hangs.wait, (20,)), mine.give(int, ("5",))
         mine.stop()
         async with asyncio.timeout(5):
