@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
-from pystor.company import AlreadyThere
 from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import State, Survey
+from pystor.small_uploads import AlreadyThere
 from pystor.uploads import Upload
 
 BATCH: Final = 1 << 20

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import Bulkhead
-from pystor.company import Company
 from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LookedUp, Observer, ReplicaBad, StorageFailed
@@ -23,6 +22,7 @@ from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
 from pystor.scrubbing import Scrub
+from pystor.small_uploads import SmallUploads
 from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
 from pystor.verification import Verifier
@@ -100,8 +100,8 @@ class Pool:
         self._set_of: Final = {
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
         }
-        self._companies: Final = {
-            each: Company(each.members, Executor(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
+        self._small_uploads: Final = {
+            each: SmallUploads(each.members, Executor(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
         }
         self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)
@@ -128,8 +128,8 @@ class Pool:
     async def stop(self) -> None:
         """End what goes on in the background, and let the threads go."""
         await asyncio.gather(self._upkeep.stop(), self.repairs.stop(), self._scrub.stop(), return_exceptions=True)
-        for company in self._companies.values():
-            company.stop()
+        for uploads in self._small_uploads.values():
+            uploads.stop()
         for member in self.members():
             member.stop()
 
@@ -315,7 +315,7 @@ class Pool:
             try:
                 if content is None:
                     return await Upload.stage(replica_set.members, size, None)
-                return await send(self._companies[replica_set], content, unseen, None if self.mirrored else unseen)
+                return await send(self._small_uploads[replica_set], content, unseen, None if self.mirrored else unseen)
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)

@@ -9,9 +9,9 @@ from typing import Final
 
 from pystor.blob import QueueName, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
-from pystor.company import Company, Parcel, discard
 from pystor.digest import Digest
 from pystor.errors import StorageError
+from pystor.small_uploads import SmallUpload, SmallUploads, discard
 from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
@@ -39,7 +39,9 @@ class Upload:
 
         What is in memory is on stable storage when this returns, as after `sync`.
         """
-        return await cls._stage_in_turn(members, size) if content is None else await send(Company(members), content)
+        if content is None:
+            return await cls._stage_in_turn(members, size)
+        return await send(SmallUploads(members), content)
 
     @classmethod
     async def _stage_in_turn(cls, members: Sequence[Bulkhead], size: int) -> Upload:
@@ -118,31 +120,33 @@ class Upload:
             await asyncio.shield(discard(left))
 
 
-class _Parcelled(Upload):
+class _Batched(Upload):
     """A small one, which is written already, and is named with others unless it has its name."""
 
-    def __init__(self, company: Company, parcel: Parcel) -> None:
-        super().__init__(parcel.staged)
-        self._company: Final = company
-        self._parcel: Final = parcel
+    def __init__(self, uploads: SmallUploads, upload: SmallUpload) -> None:
+        super().__init__(upload.staged)
+        self._uploads: Final = uploads
+        self._upload: Final = upload
 
     async def _name(self, digest: Digest) -> dict[Bulkhead, Exception]:
-        if self._parcel.name is None:
-            await self._company.name(self._parcel, digest)
-        return self._parcel.failed
+        if self._upload.name is None:
+            await self._uploads.name(self._upload, digest)
+        return self._upload.failed
 
     async def __aexit__(self, *_: object) -> None:
-        self._company.leave()
+        self._uploads.leave()
         await super().__aexit__()
 
 
-async def send(company: Company, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> Upload:
-    """Begin a small blob, in company: it is on stable storage when this returns.
+async def send(
+    uploads: SmallUploads, content: bytes, unseen: Digest | None = None, name: Digest | None = None
+) -> Upload:
+    """Begin a small blob, with others if there are any: it is on stable storage when this returns.
 
     If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `AlreadyThere` if
     something stands under the name of what is `unseen`.
     """
-    return _Parcelled(company, await company.write(content, unseen, name))
+    return _Batched(uploads, await uploads.write(content, unseen, name))
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

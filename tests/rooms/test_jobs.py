@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pystor import company, jobs
+from pystor import jobs, small_uploads
 from pystor.blob import QueueName, Staged, Turn
-from pystor.company import Parcel
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import Unavailable
@@ -21,6 +20,7 @@ from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
 from pystor.pool import Pool
+from pystor.small_uploads import SmallUpload
 from tests.rooms.tools import adopted, beside, body_of, eventually, run, running
 
 CONTENT = b"a blob"
@@ -73,13 +73,13 @@ def test_a_small_blob_has_no_name_before_it_is_noted_everywhere_that_it_is_to_be
     storages: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    name_one = company._name_one
+    name_one = small_uploads._name_one
 
-    def look_and_name(parcel: Parcel, staged: Staged) -> None:
+    def look_and_name(upload: SmallUpload, staged: Staged) -> None:
         seen.append(noted(storages))
-        name_one(parcel, staged)
+        name_one(upload, staged)
 
-    monkeypatch.setattr(company, "_name_one", look_and_name)
+    monkeypatch.setattr(small_uploads, "_name_one", look_and_name)
 
     async def scenario() -> None:
         async with running(storages, mirrored=True) as pool:

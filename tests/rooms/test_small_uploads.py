@@ -1,4 +1,4 @@
-"""Small uploads in company: written and named in batches, each with its own fate, and none held up by another's."""
+"""Small uploads: written and named in batches, each with its own fate, and none held up by another's."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, commit, company, posix, processors, together, unnamed
+from pystor import batches, commit, posix, processors, small_uploads, together, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
-from pystor.company import AlreadyThere, Company, Parcel
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
 from pystor.executor import Executor
+from pystor.small_uploads import AlreadyThere, SmallUpload, SmallUploads
 from pystor.staging import StagedFile
 from pystor.uploads import send
 from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
@@ -62,7 +62,7 @@ class Calls:
         return call
 
 
-async def store(mine: Company, content: bytes, unseen: Digest | None = None) -> None:
+async def store(mine: SmallUploads, content: bytes, unseen: Digest | None = None) -> None:
     digest = Digest.of(content)
     async with await send(mine, content, unseen, _name_of(digest)) as upload:
         await upload.publish(digest)
@@ -80,7 +80,7 @@ def named_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     return bool(request.param)
 
 
-async def store_all(mine: Company, contents: list[bytes]) -> list[BaseException | None]:
+async def store_all(mine: SmallUploads, contents: list[bytes]) -> list[BaseException | None]:
     return await asyncio.gather(*(store(mine, content) for content in contents), return_exceptions=True)
 
 
@@ -96,19 +96,19 @@ def _executor(storages: list[Directory]) -> Executor | None:
     return Executor(f"stor {storages[0].root}", 4, roams=False)
 
 
-def in_company(storages: list[Directory]) -> Company:
+def uploads_to(storages: list[Directory]) -> SmallUploads:
     committers = Committers()
-    return Company([Bulkhead(storage, committers=committers) for storage in storages], _executor(storages))
+    return SmallUploads([Bulkhead(storage, committers=committers) for storage in storages], _executor(storages))
 
 
-def end(mine: Company) -> None:
+def end(mine: SmallUploads) -> None:
     mine.stop()
     for member in mine.members:
         assert not member._waited_for
         member.stop()
 
 
-async def ended(mine: Company) -> None:
+async def ended(mine: SmallUploads) -> None:
     """Wait until what hung is over, too."""
     end(mine)
     names = {f"stor {member.storage.root}" for member in mine.members}
@@ -137,7 +137,7 @@ def threads_of(monkeypatch: pytest.MonkeyPatch, *works: str, together: bool) -> 
         return work
 
     for name in works:
-        monkeypatch.setattr(company, name, noted(getattr(company, name)))
+        monkeypatch.setattr(small_uploads, name, noted(getattr(small_uploads, name)))
     return threads
 
 
@@ -147,7 +147,7 @@ def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
     commit_together(pair)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         calls = Calls(monkeypatch)
         assert await store_all(mine, CONTENTS) == [None] * 16
         # Both lie on one filesystem.
@@ -173,7 +173,7 @@ def test_a_batch_of_all_that_are_under_way_waits_for_no_others(
     monkeypatch.setattr(posix, "syncfs", slowly)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         assert await store_all(mine, CONTENTS[:8]) == [None] * 8
         lasts[0] = 0.0
         began = time.monotonic()
@@ -188,7 +188,7 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
     commit_together(pair)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         calls = Calls(monkeypatch)
         threads_of(monkeypatch, "_write", together=True)
         await store(mine, b"alone")
@@ -207,7 +207,7 @@ def test_one_that_is_alone_and_not_synced_is_as_light_as_several(
     monkeypatch.setattr(os, "rename", None)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         await store(mine, b"alone")
         end(mine)
 
@@ -227,7 +227,7 @@ def test_a_failure_with_one_replica_is_not_that_of_the_others(
         return real(fd, data)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         monkeypatch.setattr(os, "write", write)
         results = await store_all(mine, CONTENTS)
         assert isinstance(results[3], StorageFull)
@@ -244,7 +244,7 @@ def test_a_failure_that_says_something_of_the_storage_is_noted_there(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         break_disk(monkeypatch, "write", pair[1].root)
         results = await store_all(mine, CONTENTS)
         assert all(isinstance(result, StorageError) for result in results)
@@ -264,8 +264,8 @@ def test_a_fault_of_the_program_is_told_as_what_it_is_and_leaves_nothing(
         raise fault
 
     async def scenario() -> None:
-        mine = in_company(pair)
-        monkeypatch.setattr(company, "_shared", fails)
+        mine = uploads_to(pair)
+        monkeypatch.setattr(small_uploads, "_shared", fails)
         assert await store_all(mine, CONTENTS) == [fault] * 16
         await eventually(lambda: clean_now(*pair))
         end(mine)
@@ -279,7 +279,7 @@ def test_a_name_that_fails_is_that_of_one_and_the_good_replica_is_noted(pair: li
     (Path(pair[1].root) / digest.path).mkdir(parents=True)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         results = await store_all(mine, CONTENTS)
         assert [type(result) for result in results] == [StorageError if n == 3 else type(None) for n in range(16)]
         end(mine)
@@ -297,7 +297,7 @@ def test_what_is_there_already_is_seen_and_not_written_again(pair: list[Director
     inodes = [where(storage, Digest.of(CONTENTS[2])).stat().st_ino for storage in pair]
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         asked = (store(mine, content, Digest.of(content)) for content in CONTENTS)
         results = await asyncio.gather(*asked, return_exceptions=True)
         seen = {number for number, result in enumerate(results) if isinstance(result, AlreadyThere)}
@@ -336,7 +336,7 @@ def one_hangs(memory: Path) -> tuple[Directory, Hanging]:
 def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_else_waits(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.3)
+    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.3)
     monkeypatch.setattr(batches, "_PATIENCE", 0.02)
     for name in "abcd":
         adopted(memory / name, local=True)
@@ -344,7 +344,7 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
     quick = [adopted(memory / name, local=True) for name in "acd"]
 
     async def scenario() -> None:
-        hung, well = in_company([quick[0], hanging]), in_company(quick[1:])
+        hung, well = uploads_to([quick[0], hanging]), uploads_to(quick[1:])
         began = time.monotonic()
         first = asyncio.create_task(store_all(hung, CONTENTS[:4]))
         await eventually(hanging.entered.is_set)
@@ -368,12 +368,12 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
 def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
     memory: Path, monkeypatch: pytest.MonkeyPatch, hangs: int
 ) -> None:
-    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.3)
+    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.3)
     well, hanging = one_hangs(memory)
     pair = [well, hanging] if hangs else [hanging, well]
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [hanging.root] * 4
         assert [member.out for member in mine.members] == [member.storage is hanging for member in mine.members]
@@ -388,12 +388,12 @@ def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
 def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "WRITE_DEADLINE", 0.5)
+    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.5)
     monkeypatch.setattr(batches, "_PATIENCE", 0.001)
     well, hanging = one_hangs(memory)
 
     async def scenario() -> None:
-        mine = in_company([well, hanging])
+        mine = uploads_to([well, hanging])
         waiting = []
         for number in range(30):
             waiting += [asyncio.create_task(store(mine, b"%d of %d" % (each, number))) for each in range(2)]
@@ -414,7 +414,7 @@ def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(
     well, hanging = one_hangs(memory)
 
     async def scenario() -> None:
-        mine = in_company([well, hanging])
+        mine = uploads_to([well, hanging])
         tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS[:2]]
         await eventually(hanging.entered.is_set)
         member = mine.members[1]
@@ -447,7 +447,7 @@ def test_a_storage_that_is_not_in_its_place_fails_for_itself(
         return enter(storage)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         monkeypatch.setattr(Directory, "enter", refuse)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
@@ -463,18 +463,18 @@ def test_a_name_that_is_not_answered_is_that_of_one_and_the_good_replicas_are_no
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit_together(pair)
-    go_on, name_one = threading.Event(), company._name_one
+    go_on, name_one = threading.Event(), small_uploads._name_one
 
-    def name_late(parcel: Parcel, staged: Any) -> None:
+    def name_late(upload: SmallUpload, staged: Any) -> None:
         if staged._storage == pair[1].root:
             assert go_on.wait(20)
-        name_one(parcel, staged)
+        name_one(upload, staged)
 
-    monkeypatch.setattr(company, "_name_one", name_late)
+    monkeypatch.setattr(small_uploads, "_name_one", name_late)
     monkeypatch.setattr(StagedFile, "patience", 0.3)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[1].root] * 4
         go_on.set()
@@ -491,7 +491,7 @@ def test_a_storage_that_is_left_alone_by_writes_is_not_touched(
     commit_together(pair)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         failure = StorageError.from_os(pair[1].root, "fsync", OSError(5, "Input/output error"), writing=True)
         mine.members[1].note(failure)
         calls = Calls(monkeypatch)
@@ -517,7 +517,7 @@ def test_a_storage_is_slow_by_each_thing_that_it_does_and_makes_only_itself_slow
         return make_way(entrance, digest)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         monkeypatch.setattr(Entrance, "make_way", slowly)
         assert await asyncio.gather(*(store(mine, each, Digest.of(each)) for each in contents)) == [None] * len(
             contents
@@ -535,7 +535,7 @@ def test_what_is_light_is_done_by_one_thread_on_all_storages(
     threads = threads_of(monkeypatch, "_write", "_name", together=not in_one_go)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         assert await store_all(mine, CONTENTS) == [None] * 16
         end(mine)
 
@@ -547,19 +547,19 @@ def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named: list[bytes] = []
-    name = company._name
+    name = small_uploads._name
 
-    def note(member: Bulkhead, batch: list[Parcel]) -> Any:
-        named.extend(parcel.content for parcel in batch)
+    def note(member: Bulkhead, batch: list[SmallUpload]) -> Any:
+        named.extend(upload.content for upload in batch)
         return name(member, batch)
 
-    monkeypatch.setattr(company, "_name", note)
+    monkeypatch.setattr(small_uploads, "_name", note)
     quick = adopted(memory / "a", local=True)
     adopted(memory / "b")
     slow = Hanging(str(memory / "b"), reserve=0)
 
     async def scenario() -> None:
-        mine = in_company([quick, slow])
+        mine = uploads_to([quick, slow])
         tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS]
         await eventually(slow.entered.is_set)
         tasks[3].cancel()
@@ -581,17 +581,17 @@ def test_an_upload_that_is_given_up_leaves_nothing_and_the_others_go_on(
 def test_an_upload_that_is_given_up_in_the_moment_in_which_it_is_done_leaves_nothing_or_all(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch, *, named_at_once: bool
 ) -> None:
-    real = company._settle
+    real = small_uploads._settle
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         task = asyncio.create_task(store(mine, b"too late"))
 
-        def settle_and_cancel(parcel: Parcel, failure: Exception | None) -> None:
-            real(parcel, failure)
+        def settle_and_cancel(upload: SmallUpload, failure: Exception | None) -> None:
+            real(upload, failure)
             task.cancel()
 
-        monkeypatch.setattr(company, "_settle", settle_and_cancel)
+        monkeypatch.setattr(small_uploads, "_settle", settle_and_cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
         assert clean_now(*pair)
@@ -606,17 +606,17 @@ def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_sto
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naming, go_on = threading.Event(), threading.Event()
-    real = company._name_one
+    real = small_uploads._name_one
 
-    def name_late(parcel: Parcel, staged: Any) -> None:
+    def name_late(upload: SmallUpload, staged: Any) -> None:
         naming.set()
         assert go_on.wait(20)
-        real(parcel, staged)
+        real(upload, staged)
 
-    monkeypatch.setattr(company, "_name_one", name_late)
+    monkeypatch.setattr(small_uploads, "_name_one", name_late)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         tasks = [asyncio.create_task(store(mine, content)) for content in CONTENTS[:2]]
         await eventually(naming.is_set)
         tasks[1].cancel()
@@ -637,17 +637,17 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     commit_together(pair)
     monkeypatch.setattr(together, "_LONG", 0.0)
     all_at_once = threading.Barrier(8)
-    real = company._write_one
+    real = small_uploads._write_one
 
-    def write_one(entrance: Any, parcel: Parcel) -> Any:
-        if parcel.content != CONTENTS[0]:
+    def write_one(entrance: Any, upload: SmallUpload) -> Any:
+        if upload.content != CONTENTS[0]:
             all_at_once.wait(10)
-        return real(entrance, parcel)
+        return real(entrance, upload)
 
-    monkeypatch.setattr(company, "_write_one", write_one)
+    monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         assert await store_all(mine, CONTENTS[:5]) == [None] * 5
         end(mine)
 
@@ -671,13 +671,13 @@ def test_what_is_left_for_one_storage_is_done_there_alone(
                 time.sleep(0.1)
             return real(first, second)
 
-        monkeypatch.setattr(company, name, one)
+        monkeypatch.setattr(small_uploads, name, one)
 
-    slowly("_write_one", company._write_one)
-    slowly("_name_one", company._name_one)
+    slowly("_write_one", small_uploads._write_one)
+    slowly("_name_one", small_uploads._name_one)
 
     async def scenario() -> None:
-        mine = in_company(pair)
+        mine = uploads_to(pair)
         assert await store_all(mine, CONTENTS[:5]) == [None] * 5
         end(mine)
 
@@ -692,7 +692,7 @@ def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_na
     """So there are more of them by then: half the batches for the same uploads."""
     storage = adopted(memory / "a", local=True, durable=False)
     steps: list[str] = []
-    write, name = company._write, company._name
+    write, name = small_uploads._write, small_uploads._name
     all_here = threading.Event()
 
     def note_write(member: Bulkhead, batch: Any) -> Any:
@@ -704,11 +704,11 @@ def test_where_no_sync_is_waited_for_others_are_written_when_those_before_are_na
         steps.append(f"name {len(batch)}")
         return name(member, batch)
 
-    monkeypatch.setattr(company, "_write", note_write)
-    monkeypatch.setattr(company, "_name", note_name)
+    monkeypatch.setattr(small_uploads, "_write", note_write)
+    monkeypatch.setattr(small_uploads, "_name", note_name)
 
     async def scenario() -> None:
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         first = asyncio.gather(*(store(mine, content) for content in CONTENTS[:4]))
         await eventually(lambda: steps == ["write 4"])
         others = asyncio.gather(*(store(mine, content) for content in CONTENTS[4:]))
@@ -729,21 +729,21 @@ def test_where_a_disk_is_waited_for_others_are_written_before_those_before_are_n
     if local:
         commit_together([storage])
     go_on, written = threading.Event(), list[bytes]()
-    write_one, name_one = company._write_one, company._name_one
+    write_one, name_one = small_uploads._write_one, small_uploads._name_one
 
-    def note(entrance: Any, parcel: Parcel) -> Any:
-        written.append(parcel.content)
-        return write_one(entrance, parcel)
+    def note(entrance: Any, upload: SmallUpload) -> Any:
+        written.append(upload.content)
+        return write_one(entrance, upload)
 
-    def name_late(parcel: Parcel, staged: Any) -> None:
+    def name_late(upload: SmallUpload, staged: Any) -> None:
         assert go_on.wait(20)
-        name_one(parcel, staged)
+        name_one(upload, staged)
 
-    monkeypatch.setattr(company, "_write_one", note)
-    monkeypatch.setattr(company, "_name_one", name_late)
+    monkeypatch.setattr(small_uploads, "_write_one", note)
+    monkeypatch.setattr(small_uploads, "_name_one", name_late)
 
     async def scenario() -> None:
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         first = asyncio.gather(*(store(mine, content) for content in CONTENTS[:3]))
         await eventually(lambda: len(written) == 3)
         others = asyncio.gather(*(store(mine, content) for content in CONTENTS[3:6]))
@@ -762,7 +762,7 @@ def test_a_batch_of_which_nothing_is_named_holds_nobody_up(memory: Path, durable
         place(storage, content)
 
     async def scenario() -> None:
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         seen = [store(mine, content, Digest.of(content)) for content in CONTENTS[:4]]
         assert {type(outcome) for outcome in await asyncio.gather(*seen, return_exceptions=True)} == {AlreadyThere}
         async with asyncio.timeout(10):  # of the thirty seconds for which a batch is waited for here
@@ -772,24 +772,24 @@ def test_a_batch_of_which_nothing_is_named_holds_nobody_up(memory: Path, durable
     run(scenario())
 
 
-@pytest.mark.parametrize("size", [4096, company._LITTLE])
+@pytest.mark.parametrize("size", [4096, small_uploads._LITTLE])
 def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_ones_on_any(
     memory: Path, monkeypatch: pytest.MonkeyPatch, size: int, in_one_go: bool
 ) -> None:
     monkeypatch.setattr(processors, "_all", set())
     everywhere = os.sched_getaffinity(0)
     storage = adopted(memory / "a", local=True, durable=False)
-    real, seen = company._write_one, []
+    real, seen = small_uploads._write_one, []
 
-    def write_one(entrance: Any, parcel: Parcel) -> Any:
+    def write_one(entrance: Any, upload: SmallUpload) -> Any:
         seen.append(os.sched_getaffinity(0))
-        return real(entrance, parcel)
+        return real(entrance, upload)
 
-    monkeypatch.setattr(company, "_write_one", write_one)
+    monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
     async def scenario() -> None:
         processors.keep_to_one(0)
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         assert await store_all(mine, [os.urandom(size) for _ in range(2)]) == [None] * 2
         end(mine)
 
@@ -804,7 +804,7 @@ def test_where_writing_waits_there_are_no_batches(memory: Path, monkeypatch: pyt
     calls = Calls(monkeypatch)
 
     async def scenario() -> None:
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         assert await store_all(mine, CONTENTS[:4]) == [None] * 4
         assert calls.of["enter"] == 4
         assert calls.of["syncfs"] == 0
@@ -818,7 +818,7 @@ def test_the_reserve_stays_free_whatever_comes_together(memory: Path, monkeypatc
     monkeypatch.setattr(Directory, "left", lambda *_: 100_000)
 
     async def scenario() -> None:
-        mine = in_company([storage])
+        mine = uploads_to([storage])
         results = await store_all(mine, [bytes(20_000) + content for content in CONTENTS])
         assert [result for result in results if result is None] == [None] * 3
         assert sum(isinstance(result, StorageFull) for result in results) == 13

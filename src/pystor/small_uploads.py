@@ -1,4 +1,4 @@
-"""Small uploads to the same storages, in company: one job of a thread writes many of them, and one sync is for all.
+"""Small uploads to the same storages, in batches: one job of a thread writes many of them, and one sync is for all.
 
 One that is alone is done sooner by syncs of its own; several are by what they share. A failure is that of one replica,
 or of a storage, and then of all who are on their way to it: none of them could do without it.
@@ -30,7 +30,7 @@ class AlreadyThere(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Parcel:
+class SmallUpload:
     """A small blob on its way to some storages."""
 
     content: bytes
@@ -51,11 +51,11 @@ class Parcel:
         return next((each for each in failures if isinstance(each, AlreadyThere)), failures[0] if failures else None)
 
 
-_Part: TypeAlias = tuple[Bulkhead, Sequence[Parcel]]
+_Part: TypeAlias = tuple[Bulkhead, Sequence[SmallUpload]]
 """What goes to one storage in one go."""
 
 
-class Company:
+class SmallUploads:
     """The small uploads that are on their way to the same storages. To be used from one event loop."""
 
     def __init__(self, members: Sequence[Bulkhead], executor: Executor | None = None) -> None:
@@ -67,31 +67,31 @@ class Company:
         self._held: Callable[[], None] = _nothing
         """Lets the next batch be written, once that which was written last is named."""
 
-    async def write(self, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> Parcel:
+    async def write(self, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> SmallUpload:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
 
         It has its `name` as well by then, if that is given; `failed` tells where not. Raises the failure of a storage
         to write it, or `AlreadyThere` if one has something under the name of what is `unseen`; then nothing stays.
         """
-        parcel = Parcel(content, unseen, name=name)
+        upload = SmallUpload(content, unseen, name=name)
         for member in self.members:
             member.uploads += 1
         try:
-            self._writing.join(parcel)
-            await parcel.done
+            self._writing.join(upload)
+            await upload.done
         except BaseException:
             self.leave()
             # Whoever is cancelled when it is written already is the only one who knows of it.
-            await asyncio.shield(discard(parcel.staged))
+            await asyncio.shield(discard(upload.staged))
             raise
-        return parcel
+        return upload
 
-    async def name(self, parcel: Parcel, digest: Digest) -> None:
+    async def name(self, upload: SmallUpload, digest: Digest) -> None:
         """Give a blob that is written its final name on all storages, durably; `failed` tells where that failed."""
-        parcel.name = digest
-        parcel.done = asyncio.get_running_loop().create_future()
-        self._naming.join(parcel)
-        await parcel.done
+        upload.name = digest
+        upload.done = asyncio.get_running_loop().create_future()
+        self._naming.join(upload)
+        await upload.done
 
     def leave(self) -> None:
         """Count an upload no more. To be called once for each that was written."""
@@ -103,7 +103,7 @@ class Company:
         if self._executor is not None:
             self._executor.stop()
 
-    async def _write(self, batch: list[Parcel], through: Callable[[], None]) -> None:
+    async def _write(self, batch: list[SmallUpload], through: Callable[[], None]) -> None:
         syncs = any(member.storage.syncs for member in self.members)
         batch[0].alone = syncs and len(batch) == 1 and all(member.uploads == 1 for member in self.members)
 
@@ -116,25 +116,25 @@ class Company:
         try:
             await self._do(_write, batch, written)
         finally:
-            lost = [parcel for parcel in batch if parcel.failed or parcel.done.done()]
+            lost = [upload for upload in batch if upload.failed or upload.done.done()]
             if lost:
                 await asyncio.shield(_discard_all(lost))
-            for parcel in batch:
-                if parcel.name is None or parcel.failed:
-                    _settle(parcel, parcel.failure())
-                elif not parcel.done.done():
-                    self._naming.join(parcel)
+            for upload in batch:
+                if upload.name is None or upload.failed:
+                    _settle(upload, upload.failure())
+                elif not upload.done.done():
+                    self._naming.join(upload)
 
-    async def _name(self, batch: list[Parcel], through: Callable[[], None]) -> None:
+    async def _name(self, batch: list[SmallUpload], through: Callable[[], None]) -> None:
         try:
             await self._do(_name, batch, through)
         finally:
             held, self._held = self._held, _nothing
             held()
-            for parcel in batch:
-                _settle(parcel, None)
+            for upload in batch:
+                _settle(upload, None)
 
-    async def _do(self, work: Work[Parcel], batch: Sequence[Parcel], through: Callable[[], None]) -> None:
+    async def _do(self, work: Work[SmallUpload], batch: Sequence[SmallUpload], through: Callable[[], None]) -> None:
         for member in self.members:
             member.hurry()
         try:
@@ -148,22 +148,24 @@ class Company:
             through()
             await self._sync(batch)
         except asyncio.CancelledError:
-            for parcel in batch:
-                parcel.done.cancel()
+            for upload in batch:
+                upload.done.cancel()
             raise
         except Exception as error:  # noqa: BLE001  a fault of ours: whoever waits for one of them raises it
             for member in self.members:
                 _fail(member, batch, error)
 
-    def _is_light(self, batch: Sequence[Parcel]) -> bool:
+    def _is_light(self, batch: Sequence[SmallUpload]) -> bool:
         """Tell whether one thread is through with a batch on all storages in no time, as far as can be told."""
         return (
             not batch[0].alone
             and all(member.storage.prompt and not member.unwritable for member in self.members)
-            and sum(len(parcel.content) for parcel in batch) <= _LITTLE
+            and sum(len(upload.content) for upload in batch) <= _LITTLE
         )
 
-    async def _in_one_go(self, executor: Executor, work: Work[Parcel], batch: Sequence[Parcel]) -> list[_Part]:
+    async def _in_one_go(
+        self, executor: Executor, work: Work[SmallUpload], batch: Sequence[SmallUpload]
+    ) -> list[_Part]:
         """Do a work with a batch on one storage after the other; returns what is left to be done."""
         going = Round(self.members)
         deadline = max(_patience(member, batch) for member in self.members)
@@ -175,62 +177,62 @@ class Company:
                 _fail(member, batch, outcome)
         return [part for member, each in zip(self.members, done, strict=False) for part in _note(member, batch, each)]
 
-    def _is_named_next(self, batch: Sequence[Parcel]) -> bool:
+    def _is_named_next(self, batch: Sequence[SmallUpload]) -> bool:
         """Tell whether something of a batch that was written is named at once, without waiting for a disk.
 
         The next batch is written after that: two at once take the time from each other, and each is smaller.
         """
         at_once = all(member.storage.prompt and not member.storage.syncs for member in self.members)
-        return at_once and not all(parcel.failed for parcel in batch)
+        return at_once and not all(upload.failed for upload in batch)
 
-    async def _sync(self, batch: Sequence[Parcel]) -> None:
+    async def _sync(self, batch: Sequence[SmallUpload]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
         going = {member: _shared(member, batch) for member in self.members}
         steps = {
-            member: member.commit(_longest_open(member, parcels), len(parcels))
-            for member, parcels in going.items()
-            if parcels
+            member: member.commit(_longest_open(member, uploads), len(uploads))
+            for member, uploads in going.items()
+            if uploads
         }
         for member, outcome in zip(steps, await outcomes(steps.values()), strict=True):
             if isinstance(outcome, Exception):
-                for parcel in going[member]:
-                    parcel.failed[member] = outcome
+                for upload in going[member]:
+                    upload.failed[member] = outcome
 
 
 def _nothing() -> None:
     pass
 
 
-def _longest_open(member: Bulkhead, parcels: Sequence[Parcel]) -> Filesystem:
+def _longest_open(member: Bulkhead, uploads: Sequence[SmallUpload]) -> Filesystem:
     """Choose the descriptor that tells what any of them lost: it was open before the first one began to write."""
-    filesystems = [found for parcel in parcels if (found := parcel.staged[member].filesystem) is not None]
+    filesystems = [found for upload in uploads if (found := upload.staged[member].filesystem) is not None]
     return min(filesystems, key=attrgetter("since"))
 
 
-def _shared(member: Bulkhead, batch: Sequence[Parcel]) -> list[Parcel]:
+def _shared(member: Bulkhead, batch: Sequence[SmallUpload]) -> list[SmallUpload]:
     """Tell which leave their sync on a storage to that of its whole filesystem."""
     return [
-        parcel
-        for parcel in batch
-        if not parcel.alone and member not in parcel.failed and parcel.staged[member].filesystem is not None
+        upload
+        for upload in batch
+        if not upload.alone and member not in upload.failed and upload.staged[member].filesystem is not None
     ]
 
 
-def _settle(parcel: Parcel, failure: Exception | None) -> None:
-    if parcel.done.done():
+def _settle(upload: SmallUpload, failure: Exception | None) -> None:
+    if upload.done.done():
         return
     if failure is None:
-        parcel.done.set_result(None)
+        upload.done.set_result(None)
     else:
-        parcel.done.set_exception(failure)
+        upload.done.set_exception(failure)
 
 
-def _parts(member: Bulkhead, batch: Sequence[Parcel]) -> list[_Part]:
+def _parts(member: Bulkhead, batch: Sequence[SmallUpload]) -> list[_Part]:
     """Tell what goes to a storage in one go."""
-    return [(member, batch)] if member.storage.prompt else [(member, (parcel,)) for parcel in batch]
+    return [(member, batch)] if member.storage.prompt else [(member, (upload,)) for upload in batch]
 
 
-async def _in_parts(work: Work[Parcel], parts: Sequence[_Part]) -> list[_Part]:
+async def _in_parts(work: Work[SmallUpload], parts: Sequence[_Part]) -> list[_Part]:
     """Do a work on all storages at once; returns what is left to be done."""
     ended = await outcomes([_begin(member, work, part) for member, part in parts])
     left = []
@@ -242,48 +244,48 @@ async def _in_parts(work: Work[Parcel], parts: Sequence[_Part]) -> list[_Part]:
     return left
 
 
-def _fail(member: Bulkhead, part: Sequence[Parcel], error: Exception) -> None:
-    for parcel in part:
-        parcel.failed[member] = error
+def _fail(member: Bulkhead, part: Sequence[SmallUpload], error: Exception) -> None:
+    for upload in part:
+        upload.failed[member] = error
 
 
-def _note(member: Bulkhead, part: Sequence[Parcel], done: Done) -> list[_Part]:
-    """Take note of what became of parcels on a storage; returns what was not begun, each for itself."""
-    for parcel, outcome in zip(part, done, strict=False):
+def _note(member: Bulkhead, part: Sequence[SmallUpload], done: Done) -> list[_Part]:
+    """Take note of what became of uploads on a storage; returns what was not begun, each for itself."""
+    for upload, outcome in zip(part, done, strict=False):
         # What fails because it was given up says nothing of the storage.
-        if isinstance(outcome, StorageError) and not parcel.done.done():
+        if isinstance(outcome, StorageError) and not upload.done.done():
             member.note(outcome)
         if isinstance(outcome, Exception):
-            parcel.failed[member] = outcome
+            upload.failed[member] = outcome
         elif outcome is not None:
-            parcel.staged[member] = outcome
-    return [(member, (parcel,)) for parcel in part[len(done) :]]
+            upload.staged[member] = outcome
+    return [(member, (upload,)) for upload in part[len(done) :]]
 
 
-def _begin(member: Bulkhead, work: Work[Parcel], part: Sequence[Parcel]) -> Step[Done]:
+def _begin(member: Bulkhead, work: Work[SmallUpload], part: Sequence[SmallUpload]) -> Step[Done]:
     waits = not member.storage.prompt or part[0].alone
     deadline = _patience(member, part)
     return member.begin(work, member, part, deadline=deadline, writing=work is _write, waits=waits, count=len)
 
 
-def _patience(member: Bulkhead, part: Sequence[Parcel]) -> float:
-    """Seconds that a work with parcels on a storage may take."""
-    return max((parcel.staged[member].patience for parcel in part if member in parcel.staged), default=WRITE_DEADLINE)
+def _patience(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
+    """Seconds that a work with uploads on a storage may take."""
+    return max((upload.staged[member].patience for upload in part if member in upload.staged), default=WRITE_DEADLINE)
 
 
-def _write(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
-    """Write parcels to a storage, in a thread."""
+def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
+    """Write uploads to a storage, in a thread."""
     with member.storage.enter() as entrance:
-        return one_by_one(lambda parcel: _write_one(entrance, parcel), batch)
+        return one_by_one(lambda upload: _write_one(entrance, upload), batch)
 
 
-def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
-    if parcel.unseen is not None and not entrance.make_way(parcel.unseen):
+def _write_one(entrance: Entrance, upload: SmallUpload) -> Staged:
+    if upload.unseen is not None and not entrance.make_way(upload.unseen):
         raise AlreadyThere
-    staged = entrance.stage(len(parcel.content), shared=not parcel.alone)
+    staged = entrance.stage(len(upload.content), shared=not upload.alone)
     try:
-        staged.write(parcel.content)
-        if parcel.alone or staged.filesystem is None:
+        staged.write(upload.content)
+        if upload.alone or staged.filesystem is None:
             staged.sync()
         else:
             staged.seal()
@@ -293,17 +295,17 @@ def _write_one(entrance: Entrance, parcel: Parcel) -> Staged:
     return staged
 
 
-def _name(member: Bulkhead, batch: Sequence[Parcel]) -> Done:
-    """Give parcels their names on a storage, in a thread."""
-    return one_by_one(lambda parcel: _name_one(parcel, parcel.staged[member]), batch)
+def _name(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
+    """Give uploads their names on a storage, in a thread."""
+    return one_by_one(lambda upload: _name_one(upload, upload.staged[member]), batch)
 
 
-def _name_one(parcel: Parcel, staged: Staged) -> None:
-    assert parcel.name is not None
-    if parcel.alone or staged.filesystem is None:
-        staged.publish(parcel.name)
+def _name_one(upload: SmallUpload, staged: Staged) -> None:
+    assert upload.name is not None
+    if upload.alone or staged.filesystem is None:
+        staged.publish(upload.name)
     else:
-        staged.name(parcel.name)
+        staged.name(upload.name)
 
 
 async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
@@ -315,7 +317,7 @@ async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
     await outcomes([step for member, step in steps.items() if not member.out])
 
 
-async def _discard_all(lost: Sequence[Parcel]) -> None:
-    await asyncio.gather(*(discard(parcel.staged) for parcel in lost))
-    for parcel in lost:
-        parcel.staged.clear()
+async def _discard_all(lost: Sequence[SmallUpload]) -> None:
+    await asyncio.gather(*(discard(upload.staged) for upload in lost))
+    for upload in lost:
+        upload.staged.clear()
