@@ -187,7 +187,7 @@ class Staged(Protocol):
         ...
 
 
-class Entrance(Protocol):
+class OpenStorage(Protocol):
     """A storage that is held open for several blobs that are written in one go. For one thread.
 
     Every method raises `StorageError`.
@@ -309,7 +309,7 @@ class Storage(Protocol):
         """Whether small blobs are written and named without waiting: several in one go are quicker than each alone."""
         ...
 
-    def enter(self) -> AbstractContextManager[Entrance]:
+    def open_for_writing(self) -> AbstractContextManager[OpenStorage]:
         """See that it is in its place, for several blobs that are written in one go."""
         ...
 

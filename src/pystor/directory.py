@@ -12,11 +12,11 @@ from typing import Final, Literal
 from pystor import commit, marker, posix, temporary, tree
 from pystor.blob import Deadlines, Filesystem, QueueName, Space, Turn
 from pystor.digest import Digest
-from pystor.entrance import Entrance, measure, try_out
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 from pystor.files import Closer, FileReplica, how_to_read, open_to_read
 from pystor.marker import Homes, Marker
+from pystor.open_directory import OpenDirectory, measure, try_out
 from pystor.presence import Presence
 from pystor.staging import Root, StagedFile
 from pystor.watch import Watch
@@ -129,8 +129,8 @@ class Directory:
                 self._guard()
                 os.listdir(self.root)
                 return
-            with self.enter() as entrance:
-                entrance.probe()
+            with self.open_for_writing() as opened:
+                opened.probe()
         except StorageFull:
             pass  # a full disk reads as well as ever
         except OSError as error:
@@ -262,14 +262,14 @@ class Directory:
         """Whether small blobs are written and named without waiting for the disk: that is left to a shared sync."""
         return self._commits or (self.local and not self._durable)
 
-    def enter(self) -> Entrance:
+    def open_for_writing(self) -> OpenDirectory:
         """See that the storage is in its place, and hold it open for what is written there now."""
-        return Entrance(self.root, self._open_root(), left=self.left, durable=self._durable)
+        return OpenDirectory(self.root, self._open_root(), left=self.left, durable=self._durable)
 
     def stage(self, size: int) -> StagedFile:
         """Begin a replica of `size` bytes (0: unknown): they are reserved before the first one is written."""
-        with self.enter() as entrance:
-            return entrance.stage(size) if size else entrance.stage_unsized()
+        with self.open_for_writing() as opened:
+            return opened.stage(size) if size else opened.stage_unsized()
 
     def _open_root(self) -> Root:
         try:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Final, TypeAlias
 
 from pystor.batches import Batches
-from pystor.blob import Entrance, Filesystem, Staged
+from pystor.blob import Filesystem, OpenStorage, Staged
 from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -275,14 +275,14 @@ def _patience(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
 
 def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
     """Write uploads to a storage, in a thread."""
-    with member.storage.enter() as entrance:
-        return one_by_one(lambda upload: _write_one(entrance, upload), batch)
+    with member.storage.open_for_writing() as opened:
+        return one_by_one(lambda upload: _write_one(opened, upload), batch)
 
 
-def _write_one(entrance: Entrance, upload: SmallUpload) -> Staged:
-    if upload.unseen is not None and not entrance.make_way(upload.unseen):
+def _write_one(opened: OpenStorage, upload: SmallUpload) -> Staged:
+    if upload.unseen is not None and not opened.make_way(upload.unseen):
         raise AlreadyThere
-    staged = entrance.stage(len(upload.content), shared=not upload.alone)
+    staged = opened.stage(len(upload.content), shared=not upload.alone)
     try:
         staged.write(upload.content)
         if upload.alone or staged.filesystem is None:

@@ -287,7 +287,7 @@ def test_an_upload_goes_along_with_the_disk_that_is_unmounted_under_it(mounts: M
 def test_a_name_on_a_disk_that_was_replaced_meanwhile_is_a_failure(tmp_path: Path, *, shared: bool) -> None:
     storage, new = adopted(tmp_path / "a"), adopted(tmp_path / "new")
     storage._commits = shared
-    with storage.enter() as entrance, entrance.stage(6, shared=shared) as staged:
+    with storage.open_for_writing() as opened, opened.stage(6, shared=shared) as staged:
         staged.write(b"a blob")
         os.rename(storage.root, tmp_path / "old")
         os.rename(new.root, storage.root)

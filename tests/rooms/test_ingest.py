@@ -19,7 +19,6 @@ from pystor.blob import Deadlines, Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.entrance import Entrance
 from pystor.errors import (
     DigestMismatch,
     IncompleteBody,
@@ -32,6 +31,7 @@ from pystor.errors import (
 )
 from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
+from pystor.open_directory import OpenDirectory
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.uploads import Upload
@@ -406,10 +406,10 @@ class Slow(Directory):
         self.staging = threading.Event()
         self.go_on = threading.Event()
 
-    def enter(self) -> Entrance:
+    def open_for_writing(self) -> OpenDirectory:
         self.staging.set()
         assert self.go_on.wait(20)
-        return super().enter()
+        return super().open_for_writing()
 
 
 @pytest.mark.parametrize("content", [SMALL, None], ids=["whole", "in pieces"])

@@ -17,9 +17,9 @@ from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
 from pystor.executor import Executor
+from pystor.open_directory import OpenDirectory
 from pystor.small_uploads import AlreadyThere, SmallUpload, SmallUploads
 from pystor.staging import StagedFile
 from pystor.uploads import send
@@ -50,7 +50,7 @@ class Calls:
             (posix, "syncfs"),
             (os, "fsync"),
             (unnamed, "link"),
-            (Directory, "enter"),
+            (Directory, "open_for_writing"),
         ):
             monkeypatch.setattr(place_, name, self.counted(name, getattr(place_, name)))
 
@@ -141,7 +141,7 @@ def threads_of(monkeypatch: pytest.MonkeyPatch, *works: str, together: bool) -> 
     return threads
 
 
-def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
+def test_what_comes_together_costs_each_storage_one_opening_and_two_syncs(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit_together(pair)
@@ -151,7 +151,7 @@ def test_what_comes_together_costs_each_storage_one_entrance_and_two_syncs(
         calls = Calls(monkeypatch)
         assert await store_all(mine, CONTENTS) == [None] * 16
         # Both lie on one filesystem.
-        assert calls.of == {"enter": 2, "statvfs": 2, "syncfs": 2, "link": calls.of["link"]}
+        assert calls.of == {"open_for_writing": 2, "statvfs": 2, "syncfs": 2, "link": calls.of["link"]}
         end(mine)
 
     run(scenario())
@@ -318,10 +318,10 @@ class Hanging(Directory):
         self.go_on = threading.Event()
         self.entered = threading.Event()
 
-    def enter(self) -> Entrance:
+    def open_for_writing(self) -> OpenDirectory:
         self.entered.set()
         assert self.go_on.wait(20)
-        return super().enter()
+        return super().open_for_writing()
 
 
 def one_hangs(memory: Path) -> tuple[Directory, Hanging]:
@@ -439,16 +439,16 @@ def test_a_storage_that_is_not_in_its_place_fails_for_itself(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit_together(pair)
-    enter = Directory.enter
+    open_for_writing = Directory.open_for_writing
 
-    def refuse(storage: Directory) -> Entrance:
+    def refuse(storage: Directory) -> OpenDirectory:
         if storage is pair[0]:
             raise StorageError(storage.root, "attach", "is not mounted")
-        return enter(storage)
+        return open_for_writing(storage)
 
     async def scenario() -> None:
         mine = uploads_to(pair)
-        monkeypatch.setattr(Directory, "enter", refuse)
+        monkeypatch.setattr(Directory, "open_for_writing", refuse)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
         assert [member.last_error is None for member in mine.members] == [False, True]
@@ -497,7 +497,7 @@ def test_a_storage_that_is_left_alone_by_writes_is_not_touched(
         calls = Calls(monkeypatch)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[1].root] * 4
-        assert calls.of["enter"] == 1
+        assert calls.of["open_for_writing"] == 1
         end(mine)
 
     run(scenario())
@@ -509,16 +509,16 @@ def test_a_storage_is_slow_by_each_thing_that_it_does_and_makes_only_itself_slow
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch, seconds: float, contents: list[bytes]
 ) -> None:
     commit_together(pair)
-    make_way = Entrance.make_way
+    make_way = OpenDirectory.make_way
 
-    def slowly(entrance: Entrance, digest: Digest) -> bool:
-        if entrance._storage == pair[1].root:
+    def slowly(opened: OpenDirectory, digest: Digest) -> bool:
+        if opened._storage == pair[1].root:
             time.sleep(seconds)
-        return make_way(entrance, digest)
+        return make_way(opened, digest)
 
     async def scenario() -> None:
         mine = uploads_to(pair)
-        monkeypatch.setattr(Entrance, "make_way", slowly)
+        monkeypatch.setattr(OpenDirectory, "make_way", slowly)
         assert await asyncio.gather(*(store(mine, each, Digest.of(each)) for each in contents)) == [None] * len(
             contents
         )
@@ -639,10 +639,10 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     all_at_once = threading.Barrier(8)
     real = small_uploads._write_one
 
-    def write_one(entrance: Any, upload: SmallUpload) -> Any:
+    def write_one(opened: Any, upload: SmallUpload) -> Any:
         if upload.content != CONTENTS[0]:
             all_at_once.wait(10)
-        return real(entrance, upload)
+        return real(opened, upload)
 
     monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
@@ -731,9 +731,9 @@ def test_where_a_disk_is_waited_for_others_are_written_before_those_before_are_n
     go_on, written = threading.Event(), list[bytes]()
     write_one, name_one = small_uploads._write_one, small_uploads._name_one
 
-    def note(entrance: Any, upload: SmallUpload) -> Any:
+    def note(opened: Any, upload: SmallUpload) -> Any:
         written.append(upload.content)
-        return write_one(entrance, upload)
+        return write_one(opened, upload)
 
     def name_late(upload: SmallUpload, staged: Any) -> None:
         assert go_on.wait(20)
@@ -781,9 +781,9 @@ def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_o
     storage = adopted(memory / "a", local=True, durable=False)
     real, seen = small_uploads._write_one, []
 
-    def write_one(entrance: Any, upload: SmallUpload) -> Any:
+    def write_one(opened: Any, upload: SmallUpload) -> Any:
         seen.append(os.sched_getaffinity(0))
-        return real(entrance, upload)
+        return real(opened, upload)
 
     monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
@@ -806,7 +806,7 @@ def test_where_writing_waits_there_are_no_batches(memory: Path, monkeypatch: pyt
     async def scenario() -> None:
         mine = uploads_to([storage])
         assert await store_all(mine, CONTENTS[:4]) == [None] * 4
-        assert calls.of["enter"] == 4
+        assert calls.of["open_for_writing"] == 4
         assert calls.of["syncfs"] == 0
         end(mine)
 

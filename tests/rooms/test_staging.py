@@ -25,8 +25,8 @@ from pystor import posix, staging, tree
 from pystor.blob import QueueName, Space
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.entrance import Entrance
 from pystor.errors import StorageError, StorageFull
+from pystor.open_directory import OpenDirectory
 from pystor.staging import Root, StagedFile
 from pystor.temporary import TEMPORARIES
 from tests.rooms.tools import (
@@ -129,7 +129,7 @@ def test_a_replica_that_got_its_name_on_a_disk_that_is_gone_is_not_done(tmp_path
     """To close the last file of a disk that was unmounted meanwhile syncs it: that is for a thread."""
     storage = adopted(tmp_path / "a")
     storage._commits = shared
-    with storage.enter() as entrance, entrance.stage(6, shared=shared) as staged:
+    with storage.open_for_writing() as opened, opened.stage(6, shared=shared) as staged:
         staged.write(CONTENT)
         staged.sync()
         os.rename(storage.root, tmp_path / "old")
@@ -325,9 +325,9 @@ def test_a_parent_that_was_made_before_the_blob_was_written_is_synced_though_its
 ) -> None:
     monkeypatch.setattr(tree, "_is_fresh", lambda _: False)
     steps = Steps(storage, monkeypatch)
-    with storage.enter() as entrance:
-        assert entrance.make_way(BLOB)
-        with entrance.stage(len(CONTENT)) as staged:
+    with storage.open_for_writing() as opened:
+        assert opened.make_way(BLOB)
+        with opened.stage(len(CONTENT)) as staged:
             staged.write(CONTENT)
             staged.sync()
             staged.publish(BLOB)
@@ -648,7 +648,7 @@ def test_a_file_in_the_way_of_a_directory_is_a_failure_that_leaves_nothing(stora
 
 
 def test_a_file_in_the_way_of_a_directory_is_in_the_way_of_its_own_blobs_only(
-    storage: Directory, shared: Entrance
+    storage: Directory, shared: OpenDirectory
 ) -> None:
     Path(storage.root, BLOB.path[:2]).write_bytes(b"")
     with pytest.raises(StorageError) as caught:
@@ -686,7 +686,7 @@ def test_a_storage_whose_own_directories_take_nothing_takes_no_writes(storage: D
 WRITER = """
 import sys
 from pystor.directory import Directory
-from pystor.entrance import Entrance
+from pystor.open_directory import OpenDirectory
 storage = Directory(sys.argv[1], reserve=0)
 storage.attach()
 staged = storage.stage(6)
@@ -870,16 +870,16 @@ def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) 
 
 
 @pytest.fixture
-def shared(storage: Directory) -> Iterator[Entrance]:
+def shared(storage: Directory) -> Iterator[OpenDirectory]:
     """A way into the storage whose uploads leave their syncs to those of the whole filesystem."""
     storage.attach()
     storage._commits = True
-    with storage.enter() as entrance:
-        yield entrance
+    with storage.open_for_writing() as opened:
+        yield opened
 
 
 def test_what_is_synced_with_the_whole_filesystem_has_no_name_before_its_final_one(
-    storage: Directory, shared: Entrance
+    storage: Directory, shared: OpenDirectory
 ) -> None:
     with shared.stage(6, shared=True) as staged:
         staged.write(CONTENT)
@@ -890,16 +890,16 @@ def test_what_is_synced_with_the_whole_filesystem_has_no_name_before_its_final_o
     assert stat.S_IMODE(where(storage, BLOB).stat().st_mode) == 0o644
 
 
-def test_what_is_synced_alone_has_a_temporary_name(storage: Directory, shared: Entrance) -> None:
+def test_what_is_synced_alone_has_a_temporary_name(storage: Directory, shared: OpenDirectory) -> None:
     """An fsync of the directory is all that follows; that the file is to stay must be on the disk by then."""
     with shared.stage(6):
         assert len(temporaries(storage)) == 1
     storage._commits = False
-    with storage.enter() as entrance, entrance.stage(6, shared=True):
+    with storage.open_for_writing() as opened, opened.stage(6, shared=True):
         assert len(temporaries(storage)) == 1
 
 
-def test_a_way_is_made_for_a_new_blob_and_nothing_is_there(storage: Directory, shared: Entrance) -> None:
+def test_a_way_is_made_for_a_new_blob_and_nothing_is_there(storage: Directory, shared: OpenDirectory) -> None:
     leaf = where(storage, BLOB).parent
     assert shared.make_way(BLOB)
     assert leaf.is_dir()
@@ -910,7 +910,7 @@ def test_a_way_is_made_for_a_new_blob_and_nothing_is_there(storage: Directory, s
 
 
 @pytest.mark.parametrize("what", ["a blob", "a bad one", "a directory", "a dangling link"])
-def test_there_is_no_way_where_something_has_the_name(storage: Directory, shared: Entrance, what: str) -> None:
+def test_there_is_no_way_where_something_has_the_name(storage: Directory, shared: OpenDirectory, what: str) -> None:
     there = place(storage, CONTENT if what == "a blob" else b"bad", BLOB)
     if what not in ("a blob", "a bad one"):
         there.unlink()
@@ -921,13 +921,13 @@ def test_there_is_no_way_where_something_has_the_name(storage: Directory, shared
 def test_no_directory_is_made_where_there_is_no_room(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.attach()
     monkeypatch.setattr(Directory, "left", lambda *_: -1)
-    with storage.enter() as entrance, pytest.raises(StorageFull):
-        entrance.make_way(BLOB)
+    with storage.open_for_writing() as opened, pytest.raises(StorageFull):
+        opened.make_way(BLOB)
     assert not (Path(storage.root) / BLOB.path[:2]).exists()
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure_of_the_storage(
-    shared: Entrance, monkeypatch: pytest.MonkeyPatch
+    shared: OpenDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mkdir(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -950,7 +950,7 @@ def test_the_root_that_is_gone_is_no_reason_to_make_directories_for_ever(tmp_pat
         os.close(fd)
 
 
-def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Directory, shared: Entrance) -> None:
+def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Directory, shared: OpenDirectory) -> None:
     place(storage, b"bad", BLOB)
     with shared.stage(6, shared=True) as staged:
         staged.write(CONTENT)
@@ -961,7 +961,7 @@ def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Dire
 
 
 def test_what_is_about_to_replace_is_not_swept(
-    storage: Directory, shared: Entrance, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, shared: OpenDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.rename
 
@@ -977,14 +977,14 @@ def test_what_is_about_to_replace_is_not_swept(
     assert blobs(storage) == [CONTENT]
 
 
-def test_what_has_no_name_and_cannot_replace_leaves_nothing(storage: Directory, shared: Entrance) -> None:
+def test_what_has_no_name_and_cannot_replace_leaves_nothing(storage: Directory, shared: OpenDirectory) -> None:
     (where(storage, BLOB) / "a directory").mkdir(parents=True)
     with shared.stage(6, shared=True) as staged, pytest.raises(StorageError):
         staged.name(BLOB)
     assert temporaries(storage) == []
 
 
-def test_what_has_no_name_and_was_given_up_gets_none(storage: Directory, shared: Entrance) -> None:
+def test_what_has_no_name_and_was_given_up_gets_none(storage: Directory, shared: OpenDirectory) -> None:
     staged = shared.stage(6, shared=True)
     staged.discard()
     with pytest.raises(StorageError):
@@ -994,7 +994,7 @@ def test_what_has_no_name_and_was_given_up_gets_none(storage: Directory, shared:
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
 def test_a_filesystem_without_unnamed_files_gets_named_ones(
-    storage: Directory, shared: Entrance, monkeypatch: pytest.MonkeyPatch, number: int
+    storage: Directory, shared: OpenDirectory, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     real = os.open
 
@@ -1012,7 +1012,9 @@ def test_a_filesystem_without_unnamed_files_gets_named_ones(
     assert blobs(storage) == [CONTENT]
 
 
-def test_a_disk_that_fails_to_make_an_unnamed_file_is_told(shared: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_to_make_an_unnamed_file_is_told(
+    shared: OpenDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> int:
         raise OSError(errno.EIO, "Input/output error")
 

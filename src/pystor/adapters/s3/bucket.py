@@ -165,7 +165,7 @@ class Bucket:
         """Tell whether there is no object of a blob's name."""
         return self._client.size_of(self._prefix + digest.key) is None
 
-    def enter(self) -> AbstractContextManager[Bucket]:
+    def open_for_writing(self) -> AbstractContextManager[Bucket]:
         """Write several blobs in one go: each is one for itself."""
         return nullcontext(self)
 

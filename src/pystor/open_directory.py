@@ -1,4 +1,4 @@
-"""The way into a directory that was found in its place: what is written through it goes there and nowhere else."""
+"""A directory that was found in its place and is held open: what is written there goes there and nowhere else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE: Final = b"Stor was here\n"
 """What is written to see whether a disk takes something and gives it back."""
 
 
-class Entrance:
+class OpenDirectory:
     """A storage that was found in its place, and is held open. For one thread; errors are `StorageError`."""
 
     def __init__(self, storage: str, root: Root, *, left: Callable[[Space], int], durable: bool) -> None:
@@ -117,7 +117,7 @@ class Entrance:
     def _full(self) -> StorageFull:
         return StorageFull(self._storage, "reserve space", "only the reserve is left")
 
-    def __enter__(self) -> Entrance:
+    def __enter__(self) -> OpenDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
