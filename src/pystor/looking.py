@@ -12,8 +12,8 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import close
+from pystor.rounds import Done, one_by_one
 from pystor.steps import Step, outcomes
-from pystor.together import Done, one_by_one
 
 
 class _Look(Step[Replica | None]):

@@ -18,8 +18,8 @@ from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor
+from pystor.rounds import Done, Round, Work, one_by_one
 from pystor.steps import Step, outcomes
-from pystor.together import Done, Round, Work, one_by_one
 
 _LITTLE: Final = 256 << 10
 """Bytes of a batch that are written in less time than its files are made in."""

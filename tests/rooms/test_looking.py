@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pystor import batches, together
+from pystor import batches, rounds
 from pystor.blob import Deadlines
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -47,7 +47,7 @@ class Cold(Directory):
 @pytest.fixture
 def storage(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Cold:
     monkeypatch.setattr(batches, "_PATIENCE", 30.0)  # however busy the machine is
-    monkeypatch.setattr(together, "_LONG", 30.0)
+    monkeypatch.setattr(rounds, "_LONG", 30.0)
     adopted(memory / "a")
     cold = Cold(str(memory / "a"), local=True, reserve=0)
     cold.attach()
@@ -156,7 +156,7 @@ def test_what_is_found_for_one_who_waits_no_more_is_closed(storage: Cold) -> Non
 def test_what_is_left_when_looking_takes_long_is_looked_for_by_several_threads(
     storage: Cold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "_LONG", 0.0)
+    monkeypatch.setattr(rounds, "_LONG", 0.0)
     storage.hangs = set(DIGESTS[1:4])
 
     async def scenario() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pystor import batches, commit, posix, processors, small_uploads, together, unnamed
+from pystor import batches, commit, posix, processors, rounds, small_uploads, unnamed
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.digest import Digest
@@ -37,7 +37,7 @@ def pair(memory: Path) -> list[Directory]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is."""
     monkeypatch.setattr(batches, "_PATIENCE", 30.0)
-    monkeypatch.setattr(together, "_LONG", 30.0)
+    monkeypatch.setattr(rounds, "_LONG", 30.0)
 
 
 class Calls:
@@ -635,7 +635,7 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit_together(pair)
-    monkeypatch.setattr(together, "_LONG", 0.0)
+    monkeypatch.setattr(rounds, "_LONG", 0.0)
     all_at_once = threading.Barrier(8)
     real = small_uploads._write_one
 
@@ -660,7 +660,7 @@ def test_what_is_left_for_one_storage_is_done_there_alone(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch, slow: int
 ) -> None:
     commit_together(pair)
-    monkeypatch.setattr(together, "_LONG", 0.05)
+    monkeypatch.setattr(rounds, "_LONG", 0.05)
     done = Counter[str]()
 
     def slowly(name: str, real: Any) -> None:
