@@ -279,7 +279,7 @@ class Storage(Protocol):
         """Do that without waiting; False when it is not possible."""
         ...
 
-    def glance(self, path: bytes) -> Replica | Literal[False] | None:
+    def open_cached_path(self, path: bytes) -> Replica | Literal[False] | None:
         """Do the same, by a digest's path as bytes, which is made once for many storages.
 
         None counts only if the storage `is_in_place` afterwards.

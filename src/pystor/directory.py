@@ -204,10 +204,10 @@ class Directory:
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
-        found = self.glance(digest.path.encode())
+        found = self.open_cached_path(digest.path.encode())
         return found if found is not None or self.is_in_place() else False
 
-    def glance(self, path: bytes) -> FileReplica | Literal[False] | None:
+    def open_cached_path(self, path: bytes) -> FileReplica | Literal[False] | None:
         """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards."""
         if not self.local:
             return False

@@ -16,8 +16,8 @@ from pystor.digest import Digest
 from pystor.errors import NoSpace, NotFound, StorageError, StorageFull, Unavailable
 from pystor.events import LookedUp, Observer, ReplicaBad, StorageFailed
 from pystor.executor import Executor
-from pystor.glances import Glances
 from pystor.hints import Hints
+from pystor.nonblocking import NonBlockingLookup
 from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
@@ -56,7 +56,7 @@ class _Search:
             self.found.close()
 
 
-class Glimpse(NamedTuple):
+class FindResult(NamedTuple):
     """What could be told of a blob without waiting: an open replica, or that there is none."""
 
     replica: Replica | None
@@ -88,7 +88,7 @@ class Pool:
         `verify_bytes_per_second` at most to verify what was read in part. If the pool is `mirrored`, each blob that
         is stored is put on the mirror's queue before that is acknowledged. `watch` is that of the storages.
         """
-        self._glances: Final = Glances(sets, watch)
+        self._lookup: Final = NonBlockingLookup(sets, watch)
         self.mirrored: Final = mirrored
         self._hints: Final = hints
         self.sets: Final = tuple(sets)
@@ -241,14 +241,14 @@ class Pool:
             self.observe(ReplicaBad(digest, replica.storage))
         return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
 
-    def find_now(self, digest: Digest) -> Glimpse | None:
+    def find_now(self, digest: Digest) -> FindResult | None:
         """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
         hint = self._hints.get_now(digest)
-        seen = self._glances.look(digest, self._begin_at(digest, hint))
+        seen = self._lookup.look(digest, self._begin_at(digest, hint))
         if seen is None:
             return None
         self._note(digest, seen.replica, seen.missing)
-        return Glimpse(seen.replica, hint is not None, seen.attempts)
+        return FindResult(seen.replica, hint is not None, seen.attempts)
 
     def _begin_at(self, digest: Digest, hint: str | None) -> ReplicaSet:
         """Choose the set that has a blob most likely."""

@@ -10,7 +10,7 @@ from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import NotFound, StorageError, Unavailable
 from pystor.events import ArchiveMissed, BlobMissing, Observer, nobody
-from pystor.pool import Glimpse, Pool
+from pystor.pool import FindResult, Pool
 from pystor.shortcuts import Shortcut
 
 _T = TypeVar("_T")
@@ -65,14 +65,14 @@ class Tiers:
         self._observe(BlobMissing(digest))
         raise NotFound(digest.hex)
 
-    def find_now(self, digest: Digest) -> Glimpse | None:
+    def find_now(self, digest: Digest) -> FindResult | None:
         """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""
-        glimpse: Glimpse | None = None
+        result: FindResult | None = None
         for tier in self.tiers:
-            glimpse = tier.pool.find_now(digest)
-            if glimpse is None or glimpse.replica is not None:
+            result = tier.pool.find_now(digest)
+            if result is None or result.replica is not None:
                 break
-        return glimpse
+        return result
 
     def shortcut(self, replica: Replica) -> Shortcut[_T]:
         """Begin a way back to a blob, through a replica of it."""

@@ -12,8 +12,8 @@ import pytest
 from pystor import posix, uring
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.glances import Glances
 from pystor.lookups import Lookups
+from pystor.nonblocking import NonBlockingLookup
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
 from tests.rooms.tools import adopted, place, where
@@ -94,7 +94,7 @@ class Town:
             return real(path, how)
 
         monkeypatch.setattr(posix, "open_cached", counted)
-        self.glances = Glances(self.sets, watch)
+        self.lookup = NonBlockingLookup(self.sets, watch)
         for storage in self.storages:
             assert not where(storage, BLOB).exists()
 
@@ -107,7 +107,7 @@ def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
 def _miss(town: Town) -> int:
     """Look for what is nowhere; tell how many storages were asked one by one."""
     town.asked.clear()
-    seen = town.glances.look(BLOB, town.sets[1])
+    seen = town.lookup.look(BLOB, town.sets[1])
     assert seen is not None
     assert (seen.replica, seen.attempts) == (None, 8)
     return len(town.asked)
@@ -123,7 +123,7 @@ def test_a_blob_is_found_wherever_it_is(town: Town, number: int) -> None:
     assert [_miss(town) for _ in range(2)] == [8, 2]
     place(town.storages[number], b"a blob")
     for _ in range(20):
-        seen = town.glances.look(BLOB, town.sets[1])
+        seen = town.lookup.look(BLOB, town.sets[1])
         assert seen is not None
         assert seen.replica is not None
         with seen.replica as replica:
@@ -133,7 +133,7 @@ def test_a_blob_is_found_wherever_it_is(town: Town, number: int) -> None:
 def test_a_storage_that_is_moved_away_makes_a_miss_doubtful(town: Town, tmp_path: Path) -> None:
     assert [_miss(town) for _ in range(2)] == [8, 2]
     (tmp_path / "s7").rename(tmp_path / "elsewhere")
-    assert town.glances.look(BLOB, town.sets[1]) is None
+    assert town.lookup.look(BLOB, town.sets[1]) is None
     (tmp_path / "elsewhere").rename(tmp_path / "s7")
     assert not where(town.storages[7], BLOB).exists()
     assert _miss(town) == 2
@@ -145,7 +145,7 @@ def test_what_is_not_local_any_more_is_not_asked_so(town: Town, tmp_path: Path) 
     (tmp_path / "s7").rename(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").rename(tmp_path / "s7")
     assert not where(town.storages[7], BLOB).exists()
-    assert [town.glances.look(BLOB, town.sets[1]) for _ in range(3)] == [None] * 3
+    assert [town.lookup.look(BLOB, town.sets[1]) for _ in range(3)] == [None] * 3
 
 
 def test_where_there_is_no_io_uring_each_is_asked_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pystor.errors import NotFound, StorError, Unavailable
 from pystor.events import Event, ReplicaBad, StorageFailed
 from pystor.files import FileReplica
 from pystor.http.messages import Stream
-from pystor.pool import Glimpse, Pool
+from pystor.pool import FindResult, Pool
 from pystor.reading import PIECE, Reading
 from pystor.replicas import State
 from pystor.verification import Verifier
@@ -302,11 +302,11 @@ def test_find_now_finds_knows_or_does_not_know(tmp_path: Path) -> None:
         async with running(storages) as pool:
             with pytest.raises(NotFound):
                 await pool.find(Digest.of(b"none"))
-            assert pool.find_now(Digest.of(b"none")) == Glimpse(None, hinted=False, attempts=3)
+            assert pool.find_now(Digest.of(b"none")) == FindResult(None, hinted=False, attempts=3)
             storages[2].local = False
             assert pool.find_now(Digest.of(b"none")) is None
             found = [pool.find_now(Digest.of(SMALL)) for _ in range(100)]
-            replicas = [glimpse.replica for glimpse in found if glimpse is not None and glimpse.replica is not None]
+            replicas = [result.replica for result in found if result is not None and result.replica is not None]
             assert replicas
             for replica in replicas:
                 replica.close()

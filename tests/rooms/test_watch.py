@@ -202,10 +202,10 @@ def test_a_pool_believes_a_miss_only_if_every_storage_is_in_its_place(tmp_path: 
     async def scenario() -> None:
         pool = pool_of(storages[:2], storages[2:], events=None, watch=watch)
         for _ in range(3):
-            glimpse = pool.find_now(NOWHERE)
-            assert glimpse is not None
-            assert glimpse.replica is None
-            assert glimpse.attempts == 4
+            result = pool.find_now(NOWHERE)
+            assert result is not None
+            assert result.replica is None
+            assert result.attempts == 4
 
         move_root(tmp_path / f"{displaced}")
         os.access(storages[displaced].locate(NOWHERE), os.F_OK)
@@ -225,9 +225,9 @@ def test_a_replica_is_not_missing_where_the_storage_is(tmp_path: Path) -> None:
     async def scenario() -> None:
         pool = pool_of(pair, events=None, watch=watch)
         for _ in range(20):
-            glimpse = pool.find_now(Digest.of(b"a blob"))
-            if glimpse is not None and glimpse.replica is not None:
-                glimpse.replica.close()
+            result = pool.find_now(Digest.of(b"a blob"))
+            if result is not None and result.replica is not None:
+                result.replica.close()
         assert not pool.repairs._asked
 
     run(scenario())

@@ -107,10 +107,10 @@ class Hot:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
             return None  # rare: the long way says what is wrong
-        glimpse = self._tiers.find_now(digest)
-        if glimpse is None:
+        result = self._tiers.find_now(digest)
+        if result is None:
             return None
-        replica, hinted, attempts = glimpse
+        replica, hinted, attempts = result
         if replica is None:
             response, root, tier = _missing(path[1:]), None, None
         else:

@@ -140,7 +140,7 @@ class Bucket:
         """Promise nothing without the network."""
         return False
 
-    def glance(self, path: bytes) -> Literal[False]:  # noqa: ARG002  that of the protocol
+    def open_cached_path(self, path: bytes) -> Literal[False]:  # noqa: ARG002  that of the protocol
         """Promise nothing either."""
         return False
 

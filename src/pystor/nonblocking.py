@@ -1,4 +1,4 @@
-"""A glance at all storages of a pool: what of a blob the kernel's caches tell, without a disk that is waited for."""
+"""A look-up in all storages of a pool that does not block: what the kernel's caches tell of a blob, and no disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     """Those of them that have none, if another has."""
 
 
-class Glances:
+class NonBlockingLookup:
     """Looks for blobs in the storages of all sets at once. To be used in the event loop."""
 
     def __init__(self, sets: Sequence[ReplicaSet], watch: Watch | None) -> None:
@@ -57,7 +57,7 @@ class Glances:
                 is_sure = self._is_all_in_place() and self._settled is not None
                 return Seen(None, len(self._storages)) if is_sure else None
             for member in members:
-                found = member.storage.glance(path)
+                found = member.storage.open_cached_path(path)
                 if found is False:
                     return None
                 if found is not None:
