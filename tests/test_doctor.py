@@ -137,7 +137,7 @@ def test_a_disk_that_hangs_holds_up_neither_the_doctor_nor_the_other_lines(tmp_p
     hanging.healed = threading.Event()
     lines: list[str] = []
     try:
-        assert asyncio.run(examine([[hanging, good]], {}, lines.append, patience=0.2)) == 1
+        assert asyncio.run(examine([[hanging, good]], {}, lines.append, storage_timeout=0.2)) == 1
     finally:
         hanging.healed.set()
     assert lines[0].startswith(f"ILL  {hanging.root}: ask: no answer within 0.2 s: look at the kernel's log (2")

@@ -15,7 +15,7 @@ READ_SIZE: Final = 1 << 20
 Fingerprint: TypeAlias = tuple[int, int, int, int, int]
 """Device, inode, size, mtime and ctime in nanoseconds, or what stands for them: while these stay, the bytes stay."""
 
-READ_DEADLINE: Final = 2.0
+READ_TIMEOUT: Final = 2.0
 """Seconds within which a disk opens or reads, or is taken to have failed."""
 
 QueueName: TypeAlias = Literal["mirror", "repair"]
@@ -35,10 +35,10 @@ UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
+class Timeouts:
     """How long a storage may take that is well; those of a disk, unless told otherwise."""
 
-    answer: float = READ_DEADLINE
+    answer: float = READ_TIMEOUT
     """Seconds in which it opens a replica, or reads a piece of one."""
     rate: float = 5e6
     """Bytes per second of a replica that is read as a whole."""
@@ -137,7 +137,7 @@ class Staged(Protocol):
     """
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds that each step may take, as things are now."""
         ...
 
@@ -232,7 +232,7 @@ class Storage(Protocol):
         ...
 
     @property
-    def deadlines(self) -> Deadlines:
+    def timeouts(self) -> Timeouts:
         """How long it may take, or is taken to have failed."""
         ...
 

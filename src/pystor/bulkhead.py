@@ -23,7 +23,7 @@ _SLOW: Final = 0.05  # seconds; a disk under load may take a few of its seeks
 _ROOM: Final = 64 << 10
 """Bytes that are read into memory which is there: to make it anew for each piece takes as long as to read it."""
 
-WRITE_DEADLINE: Final = 20.0
+WRITE_TIMEOUT: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
 
 
@@ -67,7 +67,7 @@ class Bulkhead:
         self,
         operation: Callable[..., _T],
         *arguments: object,
-        deadline: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  how the storage is judged, not how long the caller waits
         certain: bool = False,
         probing: bool = False,
         writing: bool = False,
@@ -76,7 +76,7 @@ class Bulkhead:
     ) -> _T:
         """Run a synchronous operation in a thread of this storage.
 
-        Raises what the operation raises, and `StorageError` when there is no answer within `deadline` seconds (None:
+        Raises what the operation raises, and `StorageError` when there is no answer within `timeout` seconds (None:
         that of the storage for an answer), or no thread for it. What comes after that, or after a cancellation, is
         closed if it can be. An operation that has not begun by then does not, unless it is `certain`. While the storage
         is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
@@ -86,7 +86,7 @@ class Bulkhead:
         step = self.begin(
             operation,
             *arguments,
-            deadline=deadline,
+            timeout=timeout,
             certain=certain,
             probing=probing,
             writing=writing,
@@ -99,7 +99,7 @@ class Bulkhead:
         self,
         operation: Callable[..., _T],
         *arguments: object,
-        deadline: float | None = None,
+        timeout: float | None = None,
         certain: bool = False,
         probing: bool = False,
         writing: bool = False,
@@ -115,15 +115,15 @@ class Bulkhead:
             return Refusal(self._is_out(_name(operation)))
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
-        patience = self.storage.deadlines.answer if deadline is None else deadline
-        step = Running(self, executor, job, _name(operation), patience)
+        seconds = self.storage.timeouts.answer if timeout is None else timeout
+        step = Running(self, executor, job, _name(operation), seconds)
         if not (probing or certain):
             self.remember(step)
         return step
 
     async def enqueue(self, queue: QueueName, digest: Digest) -> None:
         """Put a blob on a queue of the storage, durably. Raises `StorageError`."""
-        await self.run(self.storage.enqueue, queue, digest, deadline=WRITE_DEADLINE, waits=True)
+        await self.run(self.storage.enqueue, queue, digest, timeout=WRITE_TIMEOUT, waits=True)
         self.noted.add(queue)
 
     def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
@@ -132,7 +132,7 @@ class Bulkhead:
         So many of the `uploads` that are under way wait for it. A failure is not tried again: the kernel marks clean
         what it lost.
         """
-        step = Syncing(self, self._committers.join(filesystem, self._expects), uploads, WRITE_DEADLINE)
+        step = Syncing(self, self._committers.join(filesystem, self._expects), uploads, WRITE_TIMEOUT)
         self.remember(step)
         return step
 
@@ -157,10 +157,10 @@ class Bulkhead:
             step.give_up(self._is_out(step.name))
 
     def let_go(self, since: float) -> None:
-        """Let nobody wait any longer who had no thread before `since`, but for those who have more patience."""
+        """Let nobody wait any longer who had no thread before `since`, but for those whose timeout is longer."""
         for step in tuple(self._waited_for):
             late = step.began is None or step.began >= since
-            if late and step.deadline <= self.storage.deadlines.answer and self.out:
+            if late and step.timeout <= self.storage.timeouts.answer and self.out:
                 step.give_up(self._is_out(step.name))
 
     def quicken(self, seconds: float) -> None:
@@ -246,7 +246,7 @@ class Bulkhead:
         """
         storage = self.storage
         if storage.local and storage.writable and not self.unwritable and self._switch.is_turn(period):
-            await self.run(storage.probe, deadline=WRITE_DEADLINE, waits=True)
+            await self.run(storage.probe, timeout=WRITE_TIMEOUT, waits=True)
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""

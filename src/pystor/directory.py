@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 from pystor import commit, marker, posix, temporary, tree
-from pystor.blob import Deadlines, Filesystem, QueueName, Space, Turn
+from pystor.blob import Filesystem, QueueName, Space, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
@@ -55,7 +55,7 @@ class Directory:
         """
         self.root: Final = root
         self.writable: Final = writable
-        self.deadlines: Final = Deadlines()
+        self.timeouts: Final = Timeouts()
         self.local = False
         self._is_local: Final = local
         self._durable: Final = durable

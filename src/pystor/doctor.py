@@ -35,11 +35,11 @@ async def examine(
     neighbours: Mapping[str, Neighbour],
     tell: Callable[[str], None],
     *,
-    patience: float = _PATIENCE,
+    storage_timeout: float = _PATIENCE,
 ) -> int:
     """Ask the storages of each replica set, then the neighbours; `tell` gets a line for each.
 
-    A storage has `patience` seconds to answer. Returns how many are not well.
+    A storage has `storage_timeout` seconds to answer. Returns how many are not well.
     """
     ill = 0
     verdicts = census.take([[storage for storage in each if isinstance(storage, Directory)] for each in sets])
@@ -47,7 +47,7 @@ async def examine(
         for storage in storages:
             began = time.perf_counter()
             verdict = verdicts[storage] if isinstance(storage, Directory) else None
-            well, line = await _ask_storage(storage, verdict, patience)
+            well, line = await _ask_storage(storage, verdict, storage_timeout)
             tell(_line(storage.root, line, began, well=well))
             ill += not well
     for name, neighbour in neighbours.items():
@@ -58,10 +58,10 @@ async def examine(
     return ill
 
 
-async def _ask_storage(storage: Storage, verdict: Verdict | None, patience: float) -> tuple[bool, str]:
+async def _ask_storage(storage: Storage, verdict: Verdict | None, storage_timeout: float) -> tuple[bool, str]:
     member = Bulkhead(storage)
     try:
-        return True, await member.run(_ask, storage, verdict, deadline=patience)
+        return True, await member.run(_ask, storage, verdict, timeout=storage_timeout)
     except StorageError as error:
         return False, f"{error.operation}: {_with_advice(error, local=isinstance(storage, Directory))}"
     finally:

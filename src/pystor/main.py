@@ -16,7 +16,7 @@ from pystor.adapters import logs
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
 from pystor.blob import UNKNOWN_ROOM
 from pystor.breaker import SharedSwitches
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.config import Settings
 from pystor.copying import copy
 from pystor.digest import Digest
@@ -58,7 +58,7 @@ def prepare(settings: Settings) -> Prepared:
     new: dict[Directory, str] = {}
     for group in sets:
         new |= dict.fromkeys((storage for storage in group if verdicts[storage].new), new_id())
-    failures = dict.fromkeys(new, "no answer") | ask_all(lambda one: _adopt(one, new[one]), new, WRITE_DEADLINE)
+    failures = dict.fromkeys(new, "no answer") | ask_all(lambda one: _adopt(one, new[one]), new, WRITE_TIMEOUT)
     refusals = {storage: failures.get(storage, verdict.refusal) for storage, verdict in verdicts.items()}
     return Prepared(
         [storage.root for storage in new if refusals[storage] is None],

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
@@ -37,7 +37,7 @@ async def _names(member: Bulkhead, pool: Pool, left: set[Bulkhead]) -> AsyncIter
     names = member.storage.scan(faults.append)
     while member in left:
         try:
-            some = await member.run(_take, names, deadline=WRITE_DEADLINE)
+            some = await member.run(_take, names, timeout=WRITE_TIMEOUT)
             if faults:
                 await member.check()  # it is one directory that fails
         except StorageError as error:

@@ -57,10 +57,10 @@ class Round:
         self._members: Final = members
         self._seconds: Final[list[float]] = []  # for one of the things on each storage
 
-    def begin(self, executor: Executor, work: Work[_T], things: Sequence[_T], deadline: float) -> Step[Done]:
-        """Have it done; the result is `done`. All of it may take `deadline` seconds."""
+    def begin(self, executor: Executor, work: Work[_T], things: Sequence[_T], timeout: float) -> Step[Done]:
+        """Have it done; the result is `done`. All of it may take `timeout` seconds."""
         job = executor.give(self._go, (work, things), count=_how_many)
-        step = Running(self, executor, job, work.__name__.strip("_"), deadline)
+        step = Running(self, executor, job, work.__name__.strip("_"), timeout)
         for member in self._members:
             member.remember(step)
         return step

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from pystor.batches import Batches
 from pystor.blob import Filesystem, OpenStorage, Staged
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor
@@ -168,8 +168,8 @@ class SmallUploads:
     ) -> list[_Part]:
         """Do a work with a batch on one storage after the other; returns what is left to be done."""
         going = Round(self.members)
-        deadline = max(_patience(member, batch) for member in self.members)
-        outcome = await going.begin(executor, work, batch, deadline).outcome()
+        timeout = max(_timeout(member, batch) for member in self.members)
+        outcome = await going.begin(executor, work, batch, timeout).outcome()
         done = going.done
         if isinstance(outcome, Exception):
             done = done[: len(self.members) - 1]  # of the last one nobody wants to know any more
@@ -264,13 +264,13 @@ def _note(member: Bulkhead, part: Sequence[SmallUpload], done: Done) -> list[_Pa
 
 def _begin(member: Bulkhead, work: Work[SmallUpload], part: Sequence[SmallUpload]) -> Step[Done]:
     waits = not member.storage.prompt or part[0].alone
-    deadline = _patience(member, part)
-    return member.begin(work, member, part, deadline=deadline, writing=work is _write, waits=waits, count=len)
+    timeout = _timeout(member, part)
+    return member.begin(work, member, part, timeout=timeout, writing=work is _write, waits=waits, count=len)
 
 
-def _patience(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
+def _timeout(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
     """Seconds that a work with uploads on a storage may take."""
-    return max((upload.staged[member].patience for upload in part if member in upload.staged), default=WRITE_DEADLINE)
+    return max((upload.staged[member].timeout for upload in part if member in upload.staged), default=WRITE_TIMEOUT)
 
 
 def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:

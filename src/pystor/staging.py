@@ -117,7 +117,7 @@ class StagedFile:
         return -1 if self._temporary is None else self._temporary.fd
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds that each step may take: an fsync has to write what the kernel still has in memory."""
         return _A_STEP + self._written / _SLOWEST_DISK
 
@@ -155,7 +155,7 @@ class StagedFile:
     def _write_gently(self, view: memoryview, piece: int) -> memoryview:
         """Write piece by piece, for as long as that may take; returns what is left.
 
-        On a slow disk with many uploads a step would else outlast its deadline, and a healthy disk be taken for dead.
+        On a slow disk with many uploads a step would else outlast its timeout, and a healthy disk be taken for dead.
         """
         until = time.monotonic() + _GENTLE
         while view and time.monotonic() < until:

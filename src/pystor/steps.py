@@ -104,16 +104,16 @@ class Known(Step[_T]):
 
 
 class Awaited(Step[_T]):
-    """A step that takes time: until there is a result, the deadline is over, or the storage is out."""
+    """A step that takes time: until there is a result, the timeout is over, or the storage is out."""
 
-    def __init__(self, member: Member, future: asyncio.Future[_T], name: str, deadline: float) -> None:
+    def __init__(self, member: Member, future: asyncio.Future[_T], name: str, timeout: float) -> None:
         self.name: Final = name
-        self.deadline: Final = deadline
+        self.timeout: Final = timeout
         """Seconds within which an answer is to come."""
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._bell = asyncio.get_running_loop().call_later(deadline, self._expire)
+        self._bell = asyncio.get_running_loop().call_later(timeout, self._expire)
 
     @property
     def syncing(self) -> int:
@@ -130,7 +130,7 @@ class Awaited(Step[_T]):
 
     def _fail(self, what: str, *, dead: bool) -> None:
         if not self._future.done():
-            reason = f"{what} within {self.deadline:g} s"
+            reason = f"{what} within {self.timeout:g} s"
             self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=dead))
 
     def give_up(self, error: StorageError) -> None:
@@ -149,14 +149,14 @@ class Awaited(Step[_T]):
 
 
 class Running(Awaited[_T]):
-    """An operation in a thread. The deadline is for the storage: it counts from when a thread begins.
+    """An operation in a thread. The timeout is for the storage: it counts from when a thread begins.
 
-    That none begins within the deadline may be for want of threads, while each of those that there are comes back in
+    That none begins within the timeout may be for want of threads, while each of those that there are comes back in
     time: then it is too much at once, which is no fault of the storage. Nor is it if the system has no thread to give.
     """
 
-    def __init__(self, member: Member, executor: Executor, job: Job[_T], name: str, deadline: float) -> None:
-        super().__init__(member, job.future, name, deadline)
+    def __init__(self, member: Member, executor: Executor, job: Job[_T], name: str, timeout: float) -> None:
+        super().__init__(member, job.future, name, timeout)
         self._executor: Final = executor
         self._job: Final = job
         self._asked: Final = time.monotonic()
@@ -174,7 +174,7 @@ class Running(Awaited[_T]):
             else:
                 self._fail("no thread could be started", dead=False)
             return
-        left = began + self.deadline - time.monotonic()
+        left = began + self.timeout - time.monotonic()
         if left > 0:
             self._bell = asyncio.get_running_loop().call_later(left, self._expire)
         else:
@@ -210,8 +210,8 @@ class Running(Awaited[_T]):
 class Syncing(Awaited[None]):
     """The wait for a sync that is shared."""
 
-    def __init__(self, member: Member, future: asyncio.Future[None], uploads: int, deadline: float) -> None:
-        super().__init__(member, future, "syncfs", deadline)
+    def __init__(self, member: Member, future: asyncio.Future[None], uploads: int, timeout: float) -> None:
+        super().__init__(member, future, "syncfs", timeout)
         self._uploads: Final = uploads
 
     @property

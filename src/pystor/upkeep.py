@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pystor.background import tolerated
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.errors import StorageError
 from pystor.events import LeftoversSwept, Observer, StorageFailed
 from pystor.places import Places
@@ -110,7 +110,7 @@ class Upkeep:
 
     async def _sweep_one(self, member: Bulkhead) -> None:
         with suppress(StorageError):  # reported by whatever needs the storage
-            count = await member.run(member.storage.sweep, deadline=WRITE_DEADLINE)
+            count = await member.run(member.storage.sweep, timeout=WRITE_TIMEOUT)
             self._observe(LeftoversSwept(member.storage.root, count))
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from pystor.blob import QueueName, Staged
-from pystor.bulkhead import WRITE_DEADLINE, Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.small_uploads import SmallUpload, SmallUploads, discard
@@ -53,7 +53,7 @@ class Upload:
         try:
             for member in members:
                 staged[member] = await member.run(
-                    member.storage.stage, size, deadline=WRITE_DEADLINE, writing=True, waits=True
+                    member.storage.stage, size, timeout=WRITE_TIMEOUT, writing=True, waits=True
                 )
         except BaseException:
             await asyncio.shield(discard(staged))
@@ -103,7 +103,7 @@ class Upload:
                 raise outcome
 
     def _begin(self, member: Bulkhead, step: Callable[..., None], *arguments: object) -> Step[None]:
-        return member.begin(step, *arguments, deadline=self._staged[member].patience, waits=True)
+        return member.begin(step, *arguments, timeout=self._staged[member].timeout, waits=True)
 
     async def __aenter__(self) -> Upload:
         return self

@@ -71,7 +71,7 @@ class Verifier:
             return False
         if replica.size <= _QUICK:
             return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
-        good = await member.run(replica.digest, deadline=member.storage.deadlines.whole(replica.size)) == digest
+        good = await member.run(replica.digest, timeout=member.storage.timeouts.whole(replica.size)) == digest
         if good:
             self.remember(replica, digest)
         return good

@@ -17,7 +17,7 @@ from tests.support.server import Server
 HouseFactory: TypeAlias = Callable[..., House]
 FaultyFactory: TypeAlias = Callable[[], FaultyStorage]
 
-_ALONE: Final = pytest.mark.alone(reason="deadlines pass, and the load that a fault needs is made by the test itself")
+_ALONE: Final = pytest.mark.alone(reason="timeouts pass, and the load that a fault needs is made by the test itself")
 _PATIENT: Final = frozenset({"test_power_cuts.py"})
 
 

@@ -19,7 +19,7 @@ from tests.faults.reads import CLIENTS, page, reads
 from tests.support.fuse import EVERYTHING_HANGS, Fault, FaultyStorage
 from tests.support.mounts import Mounts
 
-READ_DEADLINE: Final = 2.0
+READ_TIMEOUT: Final = 2.0
 _HEALTHY, _FIRST, _THEN = 1.5, 10.0, 3.0  # seconds
 _ALLOWANCE: Final = 0.02  # seconds; eight clients share two cores with the servers
 SLOW: Final = Fault(delay=0.5)
@@ -59,8 +59,8 @@ def test_reads_of_all_blobs_go_on_while_one_storage_of_four_hangs_or_is_slow(
             time.sleep(_THEN)
 
     assert healthy.outcomes() | first.outcomes() | then.outcomes() == {"ok"}
-    assert first.p99() < READ_DEADLINE + 0.5
-    assert first.worst() < READ_DEADLINE + 1.0  # half a second is for the machine, which is shared with the readers
+    assert first.p99() < READ_TIMEOUT + 0.5
+    assert first.worst() < READ_TIMEOUT + 1.0  # half a second is for the machine, which is shared with the readers
     assert then.p99(since) < 3 * healthy.p99() + _ALLOWANCE
     assert live.outcomes() == {"200"}
     assert status.outcomes() <= {"200", "503"}
@@ -75,7 +75,7 @@ def test_uploads_go_to_the_other_pair_or_are_refused_while_one_storage_hangs(
         load = stack.enter_context(Load(stor))
         time.sleep(1.0)
         with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live, page(stor, "/status") as status:
-            time.sleep(READ_DEADLINE + 1)
+            time.sleep(READ_TIMEOUT + 1)
             late = {stor.store(fresh()).status for _ in range(CLIENTS)}
             stack.close()
 
@@ -90,7 +90,7 @@ def test_uploads_go_to_the_other_pair_or_are_refused_while_one_storage_hangs(
 
 def test_uploads_go_on_while_one_storage_is_slow(stor: House, faulty: FaultyStorage) -> None:
     with Load(stor) as load, page(stor, "/live") as live, page(stor, "/status") as status, faulty.failing(SLOW):
-        time.sleep(READ_DEADLINE + 1)
+        time.sleep(READ_TIMEOUT + 1)
         late = {stor.store(fresh()).status for _ in range(CLIENTS)}
 
     assert load.hung == []
@@ -107,7 +107,7 @@ def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(
 ) -> None:
     fault = Fault(("read", "flush"), hang=True)
     with faulty.failing(fault), page(stor, "/live") as live, reads(stor, stored) as asked:
-        time.sleep(READ_DEADLINE + 2)
+        time.sleep(READ_TIMEOUT + 2)
         faulty.heal()
 
     assert live.outcomes() == {"200"}

@@ -22,7 +22,7 @@ from tests.neighbours.servers.seaweed import Seaweed
 from tests.neighbours.servers.statsd import Statsd
 from tests.support.server import Server
 
-pytestmark = pytest.mark.alone(reason="six clients without a pause, none of which may meet the deadline of a storage")
+pytestmark = pytest.mark.alone(reason="six clients without a pause, none of which may meet the timeout of a storage")
 
 SECONDS: Final = 30.0
 CLIENTS: Final = 6

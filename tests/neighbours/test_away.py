@@ -17,7 +17,7 @@ from tests.neighbours.traffic import Asked, Kind, Traffic, slowest
 pytestmark = pytest.mark.alone(reason="compares the 99th percentile of reads with and without a neighbour")
 
 AWAY: Final = {"s3": 2.3, "memcached": 1.0, "rabbitmq": 1.0, "statsite": 1.0}
-"""Seconds; for the archive more than the deadline of a storage."""
+"""Seconds; for the archive more than the timeout of a storage."""
 CALM: Final = 0.4
 BACK_WITHIN: Final = 10.0
 GROWTH: Final = 0.050
@@ -148,7 +148,7 @@ def endure(traffic: Traffic, neighbour: Neighbour, away: Away) -> Ordeal:
 
 
 def _is_well(traffic: Traffic) -> bool:
-    """Whether requests of all kinds are answered; those that still wait for an old deadline are not among them."""
+    """Whether requests of all kinds are answered; those that still wait for an old timeout are not among them."""
     wanted = {(kind, "ok") for kind in ("read", "store", "miss", "archived")}
     return {(asked.kind, asked.outcome) for asked in traffic.during(0.5)} == wanted
 

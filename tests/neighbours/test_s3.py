@@ -551,10 +551,10 @@ def test_an_object_that_is_late_is_no_failure_of_the_bucket_if_others_come_meanw
 
 
 def test_a_bucket_has_the_time_that_each_request_to_it_has(seaweed: Seaweed) -> None:
-    patient = bucket_of(seaweed, connect_timeout=1, read_timeout=10, retries=2).deadlines
+    patient = bucket_of(seaweed, connect_timeout=1, read_timeout=10, retries=2).timeouts
     assert 30 < patient.answer < 60
     assert patient.whole(1 << 20) == patient.answer + 16 * 10
-    assert bucket_of(seaweed, connect_timeout=1, read_timeout=0.5, retries=0).deadlines.answer < 3
+    assert bucket_of(seaweed, connect_timeout=1, read_timeout=0.5, retries=0).timeouts.answer < 3
 
 
 def test_what_has_come_is_read_without_a_thread(
@@ -682,7 +682,7 @@ def test_an_upload_that_is_given_up_is_taken_back(impatient: Bucket, proxy: Prox
     content = os.urandom(40 << 20)
     staged = impatient.stage(len(content))
     staged.write(content)
-    assert staged.patience > 60 + 40
+    assert staged.timeout > 60 + 40
     proxy.delay = 0.1
     with ThreadPoolExecutor(1) as pool:
         published = pool.submit(staged.publish, Digest.of(content))

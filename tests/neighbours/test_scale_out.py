@@ -29,7 +29,7 @@ SECONDS: Final = 3.0
 AFTER_THE_LOSS: Final = 5.0
 
 pytestmark = [
-    pytest.mark.alone(reason="six clients without a pause, none of which may meet the deadline of a storage"),
+    pytest.mark.alone(reason="six clients without a pause, none of which may meet the timeout of a storage"),
     pytest.mark.timeout(180),
 ]
 

@@ -17,7 +17,7 @@ import pytest
 
 from pystor import breaker, probing
 from pystor import bulkhead as bulkhead_
-from pystor.blob import Deadlines
+from pystor.blob import Timeouts
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -104,14 +104,14 @@ def test_a_failure_of_the_storage_is_remembered_for_operators(storage: Directory
     run(scenario())
 
 
-def test_an_operation_that_hangs_is_a_failure_after_the_deadline(storage: Directory) -> None:
+def test_an_operation_that_hangs_is_a_failure_after_the_timeout(storage: Directory) -> None:
     hang = Hang()
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         began = time.monotonic()
         with pytest.raises(StorageError) as failure:
-            await bulkhead.run(hang, deadline=0.05)
+            await bulkhead.run(hang, timeout=0.05)
         assert 0.04 < time.monotonic() - began < 2
         assert failure.value.reason == "no answer within 0.05 s"
         assert bulkhead.last_error == failure.value.describe()
@@ -129,7 +129,7 @@ def test_a_hanging_operation_holds_up_nobody_as_long_as_there_are_threads(storag
         hanging = [asyncio.create_task(bulkhead.run(hang)) for _ in range(2)]
         await hang.until(2)
         for _ in range(5):
-            assert await bulkhead.run(int, "5", deadline=1) == 5
+            assert await bulkhead.run(int, "5", timeout=1) == 5
         hang.over.set()
         await asyncio.gather(*hanging)
         bulkhead.stop()
@@ -150,7 +150,7 @@ def test_no_more_threads_than_allowed_and_the_rest_waits_in_turn(storage: Direct
         await asyncio.sleep(0.02)
         assert (hang.begun, threading.active_count() - before) == (3, 3)
         with pytest.raises(StorageError):
-            await bulkhead.run(int, deadline=0.02)
+            await bulkhead.run(int, timeout=0.02)
         hang.over.set()
         await asyncio.gather(*working)
         assert threading.active_count() - before == 3
@@ -180,7 +180,7 @@ def test_one_after_another_needs_one_thread(storage: Directory) -> None:
 def test_the_time_in_which_a_storage_is_to_answer_begins_when_a_thread_does(storage: Directory) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=1)
-        await asyncio.gather(*(bulkhead.run(time.sleep, 0.6, deadline=1) for _ in range(2)))
+        await asyncio.gather(*(bulkhead.run(time.sleep, 0.6, timeout=1) for _ in range(2)))
         bulkhead.stop()
 
     run(scenario())
@@ -191,7 +191,7 @@ def test_what_finds_no_thread_in_time_is_refused_and_the_storage_stays_in_as_lon
 ) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=2)
-        asked = (bulkhead.run(time.sleep, 0.5, deadline=1.2) for _ in range(20))
+        asked = (bulkhead.run(time.sleep, 0.5, timeout=1.2) for _ in range(20))
         results = await asyncio.gather(*asked, return_exceptions=True)
         refused = [result for result in results if isinstance(result, StorageError)]
         assert results[:2] == [None, None]
@@ -210,10 +210,10 @@ def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=1)
-        writing = asyncio.create_task(bulkhead.run(hang, deadline=20, writing=True))
+        writing = asyncio.create_task(bulkhead.run(hang, timeout=20, writing=True))
         await hang.until(1)
         with pytest.raises(StorageError):
-            await bulkhead.run(int, deadline=0.05)
+            await bulkhead.run(int, timeout=0.05)
         assert bulkhead.out
         hang.over.set()
         await writing
@@ -226,7 +226,7 @@ def test_a_process_that_gets_no_thread_says_nothing_of_the_storage(storage: Dire
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=2)
         with no_thread_to_give(), pytest.raises(StorageError) as failure:
-            await bulkhead.run(int, deadline=0.05)
+            await bulkhead.run(int, timeout=0.05)
         assert failure.value.reason == "no thread could be started within 0.05 s"
         assert not bulkhead.out
         assert await bulkhead.run(int, "5") == 5
@@ -242,10 +242,10 @@ def test_who_waits_for_a_thread_behind_what_hangs_waits_no_longer_when_that_is_f
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=1)
-        hanging = asyncio.create_task(bulkhead.run(hang, deadline=0.1))
+        hanging = asyncio.create_task(bulkhead.run(hang, timeout=0.1))
         await hang.until(1)
         reading = [asyncio.create_task(bulkhead.run(int, "5")) for _ in range(3)]
-        writing = asyncio.create_task(bulkhead.run(int, "5", deadline=20, writing=True))
+        writing = asyncio.create_task(bulkhead.run(int, "5", timeout=20, writing=True))
         async with asyncio.timeout(1):
             results = await asyncio.gather(hanging, *reading, return_exceptions=True)
         reasons = [result.reason for result in results if isinstance(result, StorageError)]
@@ -313,7 +313,7 @@ def test_what_is_late_is_no_fault_of_a_storage_that_answers_what_was_asked_later
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         with pytest.raises(StorageError) as failure:
-            await bulkhead.run(hang, deadline=0.05)
+            await bulkhead.run(hang, timeout=0.05)
         assert failure.value.reason == "no answer within 0.05 s"
         assert not bulkhead.out
         hang.over.set()
@@ -325,13 +325,13 @@ def test_what_is_late_is_no_fault_of_a_storage_that_answers_what_was_asked_later
 # What comes too late
 
 
-def test_what_comes_after_the_deadline_is_closed(storage: Directory, tmp_path: Path) -> None:
+def test_what_comes_after_the_timeout_is_closed(storage: Directory, tmp_path: Path) -> None:
     hang = Hang()
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         with pytest.raises(StorageError):
-            await bulkhead.run(hang, lambda: storage.open(BLOB), deadline=0.02)
+            await bulkhead.run(hang, lambda: storage.open(BLOB), timeout=0.02)
         hang.over.set()
         await bulkhead.run(int, probing=True)
         await eventually(lambda: not open_below(tmp_path))
@@ -425,12 +425,12 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
+    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "timeout": 0.05})
     monkeypatch.setattr(storage, "probe", hang)
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        writing = asyncio.create_task(bulkhead.run(hang, deadline=20, writing=True))
+        writing = asyncio.create_task(bulkhead.run(hang, timeout=20, writing=True))
         with pytest.raises(StorageError, match="A storage failed"):
             await bulkhead.run(hang)
         assert not writing.done()
@@ -452,9 +452,9 @@ def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(stor
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
-        writing = asyncio.create_task(bulkhead.run(hang, lambda: "written", deadline=20, writing=True))
+        writing = asyncio.create_task(bulkhead.run(hang, lambda: "written", timeout=20, writing=True))
         with pytest.raises(StorageError):
-            await bulkhead.run(hang, deadline=0.02)
+            await bulkhead.run(hang, timeout=0.02)
         await bulkhead.recover()
         assert not writing.done()
         hang.over.set()
@@ -472,13 +472,13 @@ def test_a_storage_whose_threads_all_hang_in_what_was_there_is_used_again_by_all
     async def scenario() -> None:
         members = [Bulkhead(storage, threads=2, switch=switch) for _ in range(2)]
         for member in members:
-            hanging = [member.begin(hang, deadline=0.1, certain=True) for _ in range(2)]
+            hanging = [member.begin(hang, timeout=0.1, certain=True) for _ in range(2)]
             await outcomes(hanging)
         await hang.until(4)
         assert is_out(members[0])
         for member in reversed(members):
             await member.recover()
-            assert await member.run(int, "5", deadline=1) == 5
+            assert await member.run(int, "5", timeout=1) == 5
         hang.over.set()
         for member in members:
             member.stop()
@@ -492,7 +492,7 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
 ) -> None:
     hang = Hang()
     now, mounts = clock(monkeypatch, probing), ["one"]
-    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "deadline": 0.05})
+    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "timeout": 0.05})
     monkeypatch.setattr(storage, "probe", hang)
     monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
 
@@ -542,7 +542,7 @@ def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> Non
         hanging = asyncio.create_task(bulkhead.run(hang))
         await hang.until(1)
         with pytest.raises(StorageError):
-            await bulkhead.run(begun.append, 1, deadline=0.02)
+            await bulkhead.run(begun.append, 1, timeout=0.02)
         hang.over.set()
         await hanging
         await bulkhead.run(int, probing=True)
@@ -560,7 +560,7 @@ def test_a_failure_that_comes_too_late_bothers_nobody(storage: Directory) -> Non
         complaints: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         with pytest.raises(StorageError):
-            await bulkhead.run(hang, lambda: 1 / 0, deadline=0.02)
+            await bulkhead.run(hang, lambda: 1 / 0, timeout=0.02)
         hang.over.set()
         await bulkhead.run(int, probing=True)
         assert not complaints
@@ -636,7 +636,7 @@ def test_a_storage_that_hangs_is_out_for_all_who_share_its_switch_until_a_probe_
         one, other = (Bulkhead(storage, switch=shared.switch(1)) for shared in switches)
         unconcerned = Bulkhead(storage, switch=switches[1].switch(0))
         with pytest.raises(StorageError, match="A storage failed"):
-            await one.run(hang, int, deadline=0.02)
+            await one.run(hang, int, timeout=0.02)
         assert (is_out(one), is_out(other), is_out(unconcerned)) == (True, True, False)
         for bulkhead in (one, other):
             with pytest.raises(StorageError) as failure:
@@ -818,7 +818,7 @@ def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_wr
                 bulkhead.note(StorageError("/a", "open", "hangs", dead=True))
                 await bulkhead.recover()
             case "enqueue":
-                monkeypatch.setattr(storage, "deadlines", Deadlines(answer=0.2))
+                monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
                 await bulkhead.enqueue("repair", BLOB)
         assert not is_slow(bulkhead)
         bulkhead.stop()
@@ -831,7 +831,7 @@ def test_a_disk_that_hangs_is_out_though_nobody_asks_it_for_anything(
 ) -> None:
     hang = Hang()
     monkeypatch.setattr(storage, "probe", hang)
-    monkeypatch.setattr(bulkhead_, "WRITE_DEADLINE", 0.05)
+    monkeypatch.setattr(bulkhead_, "WRITE_TIMEOUT", 0.05)
     now = clock(monkeypatch, breaker)
     switches = [SharedSwitches(str(tmp_path / "switches"), 1).switch(0) for _ in range(2)]
 

@@ -452,7 +452,7 @@ def test_a_sync_that_does_not_come_back_puts_the_storage_out(tmp_path: Path, mon
     go_on = threading.Event()
     hangs: Callable[[int], object] = lambda _: go_on.wait(10)  # noqa: E731
     monkeypatch.setattr(posix, "syncfs", hangs)
-    monkeypatch.setattr("pystor.bulkhead.WRITE_DEADLINE", 0.05)
+    monkeypatch.setattr("pystor.bulkhead.WRITE_TIMEOUT", 0.05)
     member = Bulkhead(adopted(tmp_path))
 
     async def scenario() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pystor import breaker, ingest, places, posix, staging
-from pystor.blob import Deadlines, Space
+from pystor.blob import Space, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -444,7 +444,7 @@ def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_
     async def scenario() -> None:
         member = Bulkhead(storage, threads=1)
         upload = await Upload.stage([member], 6, SMALL)
-        hanging = asyncio.create_task(member.run(busy.wait, 10, deadline=20))
+        hanging = asyncio.create_task(member.run(busy.wait, 10, timeout=20))
         await asyncio.sleep(0.02)
         async with upload:
             pass
@@ -580,7 +580,7 @@ def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
             place(pair[1], LARGE)
             monkeypatch.setattr(kind, step, take_long)
             for storage in pair:
-                monkeypatch.setattr(storage, "deadlines", Deadlines(answer=0.5))
+                monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.5))
             assert (await put(pool, LARGE)).created is False
             assert [member.slow for member in pool.sets[0].members] == [False, False]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from pystor import batches, rounds
-from pystor.blob import Deadlines
+from pystor.blob import Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -114,7 +114,7 @@ def test_a_failure_is_that_of_one_and_an_absent_storage_that_of_all(storage: Col
 
 def test_who_asks_a_storage_that_hangs_is_refused_in_time(storage: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_PATIENCE", 0.02)
-    monkeypatch.setattr(storage, "deadlines", Deadlines(answer=0.2))
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
     storage.hangs = {DIGESTS[0]}
 
     async def scenario() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pystor import upkeep
-from pystor.blob import Deadlines
+from pystor.blob import Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -67,7 +67,7 @@ def test_a_storage_is_taken_in_again_while_the_probe_of_another_hangs(
     monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.05)
     hanging, well = adopted(tmp_path / "a"), adopted(tmp_path / "b")
     begun, over = threading.Event(), threading.Event()
-    hanging.deadlines = Deadlines(answer=20)  # type: ignore[misc]
+    hanging.timeouts = Timeouts(answer=20)  # type: ignore[misc]
 
     def probe() -> None:
         begun.set()

@@ -213,7 +213,7 @@ def test_a_storage_that_hangs_is_left_for_the_other(
             pair[0].local = False
             monkeypatch.setattr(pair[0], "open", lambda _: over.wait(10))
             real = Bulkhead.run
-            monkeypatch.setattr(Bulkhead, "run", lambda *args, **named: real(*args, **{**named, "deadline": 0.05}))
+            monkeypatch.setattr(Bulkhead, "run", lambda *args, **named: real(*args, **{**named, "timeout": 0.05}))
             for _ in range(50):
                 with await pool.find(Digest.of(SMALL)) as replica:
                     assert replica.storage == pair[1].root

@@ -336,7 +336,7 @@ def one_hangs(memory: Path) -> tuple[Directory, Hanging]:
 def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_else_waits(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.3)
+    monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.3)
     monkeypatch.setattr(batches, "_PATIENCE", 0.02)
     for name in "abcd":
         adopted(memory / name, local=True)
@@ -368,7 +368,7 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
 def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
     memory: Path, monkeypatch: pytest.MonkeyPatch, hangs: int
 ) -> None:
-    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.3)
+    monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.3)
     well, hanging = one_hangs(memory)
     pair = [well, hanging] if hangs else [hanging, well]
 
@@ -388,7 +388,7 @@ def test_the_storage_that_hangs_is_to_blame_and_the_other_is_rid_of_what_it_has(
 def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_uploads, "WRITE_DEADLINE", 0.5)
+    monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.5)
     monkeypatch.setattr(batches, "_PATIENCE", 0.001)
     well, hanging = one_hangs(memory)
 
@@ -420,7 +420,7 @@ def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(
         member = mine.members[1]
         member.note(StorageError(hanging.root, "open", "no answer", dead=True))
         monkeypatch.setattr(hanging, "probe", lambda: _fail(hanging))
-        async with asyncio.timeout(5):  # of the twenty seconds of the deadline
+        async with asyncio.timeout(5):  # of the twenty seconds of the timeout
             await member.recover()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} == {StorageError}
@@ -471,7 +471,7 @@ def test_a_name_that_is_not_answered_is_that_of_one_and_the_good_replicas_are_no
         name_one(upload, staged)
 
     monkeypatch.setattr(small_uploads, "_name_one", name_late)
-    monkeypatch.setattr(StagedFile, "patience", 0.3)
+    monkeypatch.setattr(StagedFile, "timeout", 0.3)
 
     async def scenario() -> None:
         mine = uploads_to(pair)

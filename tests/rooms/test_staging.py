@@ -403,7 +403,7 @@ def test_a_large_blob_that_others_wait_for_is_never_further_ahead_of_the_disk_th
     assert sent == [(0, piece, True), (piece, piece, True), (2 * piece, batch - 2 * piece, True)]
 
 
-def test_a_slow_disk_is_not_made_way_for_until_the_upload_s_deadline(
+def test_a_slow_disk_is_not_made_way_for_until_the_upload_s_timeout(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[int, int, bool]] = []

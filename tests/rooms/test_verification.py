@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor.blob import Deadlines
+from pystor.blob import Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -111,10 +111,10 @@ def test_a_replica_is_hashed_for_as_long_as_its_storage_may_take(
         return hash_now(replica)
 
     monkeypatch.setattr(FileReplica, "digest", slowly)
-    storage.deadlines = Deadlines(answer=0.2, rate=1e9)  # type: ignore[misc]
+    storage.timeouts = Timeouts(answer=0.2, rate=1e9)  # type: ignore[misc]
     with pytest.raises(StorageError):
         verify(Verifier(), storage, Digest.of(LARGE))
-    storage.deadlines = Deadlines(answer=0.2, rate=1e5)  # type: ignore[misc]
+    storage.timeouts = Timeouts(answer=0.2, rate=1e5)  # type: ignore[misc]
     assert verify(Verifier(), storage, Digest.of(LARGE))
 
 

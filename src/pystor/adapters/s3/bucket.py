@@ -12,7 +12,7 @@ from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
 from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
 from pystor.address import DEFAULT_REGION, BucketAddress
-from pystor.blob import UNKNOWN_ROOM, Deadlines, QueueName, Space
+from pystor.blob import UNKNOWN_ROOM, QueueName, Space, Timeouts
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest, StorageError, StorageFull
 
@@ -30,7 +30,7 @@ class Bucket:
         *,
         spool: str | None = None,
         writable: bool = True,
-        deadlines: Deadlines | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Make a storage of what a client reaches; `connect` makes the client too. Nothing is asked yet.
 
@@ -39,7 +39,7 @@ class Bucket:
         """
         self.root: Final = client.name
         self.writable: Final = writable
-        self.deadlines: Final = Patience().deadlines if deadlines is None else deadlines
+        self.timeouts: Final = Patience().timeouts if timeouts is None else timeouts
         self.local: Final = False
         self.watched: Final = False
         self._client: Final = client
@@ -76,7 +76,7 @@ class Bucket:
         keys = Keys(access_key, secret_key) if access_key and secret_key else None
         patience = Patience(connect_timeout, read_timeout, write_timeout, retries)
         client = Client.connect(name, address, keys, patience)
-        return cls(client, prefix, spool=spool, writable=writable, deadlines=patience.deadlines)
+        return cls(client, prefix, spool=spool, writable=writable, timeouts=patience.timeouts)
 
     def answers_since(self, began: float) -> bool:
         """Tell whether there was an answer to what was asked after `began`: each object is one for itself."""

@@ -17,7 +17,7 @@ from obstore.store import S3Store
 
 from pystor.adapters.s3.failures import is_missing, status_of, translate
 from pystor.address import BucketAddress
-from pystor.blob import Deadlines
+from pystor.blob import Timeouts
 from pystor.errors import StorageError
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ class Patience:
     retries: int = 2
 
     @property
-    def deadlines(self) -> Deadlines:
+    def timeouts(self) -> Timeouts:
         """How long one who asks waits for all of that: for each time, and for a first piece of what is answered.
 
         That pieces come in time is seen to for each of them; all together take as long as they do.
         """
-        return Deadlines(self.connect + self.read * (self.retries + 2), PIECE / self.read)
+        return Timeouts(self.connect + self.read * (self.retries + 2), PIECE / self.read)
 
 
 class Client:

@@ -39,7 +39,7 @@ class StagedObject:
             self._file: Final[IO[bytes]] = tempfile.TemporaryFile(buffering=0, dir=place)  # noqa: SIM115  discard closes
 
     @property
-    def patience(self) -> float:
+    def timeout(self) -> float:
         """Seconds that `publish` may take: it sends everything."""
         return _A_STEP + self._size / _SLOWEST
 
