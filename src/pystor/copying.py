@@ -9,7 +9,7 @@ from pystor.errors import NotFound, Unavailable
 from pystor.ingest import Body, already_stored, store
 from pystor.pool import Pool
 from pystor.reading import Reading
-from pystor.replicas import State
+from pystor.replicas import ReplicaState
 from pystor.tiers import Tiers
 
 
@@ -25,7 +25,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     if not any(survey.mendable and not survey.complete for survey in surveys):
         if already_stored(digest, surveys):
             return 0
-        if any(State.UNKNOWN in survey.states.values() for survey in surveys):
+        if any(ReplicaState.UNKNOWN in survey.states.values() for survey in surveys):
             raise Unavailable("A storage does not answer; it is tried again when it does")
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()

@@ -14,7 +14,7 @@ from pystor.digest import Digest
 from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
-from pystor.replicas import State, Survey
+from pystor.replicas import ReplicaState, Survey
 from pystor.small_uploads import AlreadyThere
 from pystor.uploads import Upload
 
@@ -213,4 +213,4 @@ async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Su
 
 def _tell_repaired(pool: Pool, digest: Digest, gap: Survey) -> None:
     for member in gap.lacking():
-        pool.observe(ReplicaRepaired(digest, member.storage.root, quarantined=gap.states[member] is State.BAD))
+        pool.observe(ReplicaRepaired(digest, member.storage.root, quarantined=gap.states[member] is ReplicaState.BAD))

@@ -27,7 +27,7 @@ _FRESH: Final = 900.0  # seconds; what is older was written out since, by whom i
 _is_slow: Final = operator.attrgetter("slow")
 
 
-class State(enum.Enum):
+class ReplicaState(enum.Enum):
     """What a storage has of a blob."""
 
     GOOD = enum.auto()
@@ -99,21 +99,21 @@ class ReplicaSet:
     async def survey(self, digest: Digest, verifier: Verifier, observe: Observer) -> Survey:
         """See what each member has of a blob. Never raises for a storage that fails: that member's is unknown."""
 
-        async def look(member: Bulkhead, opened: Replica | Exception | None) -> State:
+        async def look(member: Bulkhead, opened: Replica | Exception | None) -> ReplicaState:
             if opened is None:
-                return State.MISSING
+                return ReplicaState.MISSING
             try:
                 good = await _is_good(member, opened, digest, verifier)
             except StorageError as error:
                 observe(StorageFailed(error, digest))
-                return State.BAD if error.unreadable and await _answers(member) else State.UNKNOWN
+                return ReplicaState.BAD if error.unreadable and await _answers(member) else ReplicaState.UNKNOWN
             if not (good or isinstance(opened, Exception)) and verifier.suspect(opened):
                 observe(ReplicaBad(digest, member.storage.root))
-            return State.GOOD if good else State.BAD
+            return ReplicaState.GOOD if good else ReplicaState.BAD
 
         opened = await outcomes([looks.begin(digest) for looks in self._looks])
         if opened.count(None) == len(opened):
-            return Survey(self, dict.fromkeys(self.members, State.MISSING))
+            return Survey(self, dict.fromkeys(self.members, ReplicaState.MISSING))
         try:
             states = await asyncio.gather(*map(look, self.members, opened))
         finally:
@@ -146,18 +146,18 @@ class Survey:
     """What each member of a replica set has of one blob."""
 
     replica_set: ReplicaSet
-    states: dict[Bulkhead, State]
+    states: dict[Bulkhead, ReplicaState]
 
     @property
     def complete(self) -> bool:
         """Whether every member has it."""
-        return all(state is State.GOOD for state in self.states.values())
+        return all(state is ReplicaState.GOOD for state in self.states.values())
 
     @property
     def mendable(self) -> bool:
         """Whether some member has it, or had, and the others can be given it."""
-        found = any(state in (State.GOOD, State.BAD) for state in self.states.values())
-        return found and self.replica_set.writable and State.UNKNOWN not in self.states.values()
+        found = any(state in (ReplicaState.GOOD, ReplicaState.BAD) for state in self.states.values())
+        return found and self.replica_set.writable and ReplicaState.UNKNOWN not in self.states.values()
 
     def mendable_by(self, members: Sequence[Bulkhead]) -> bool:
         """Whether an upload that is on its way to these storages goes to this set, and mends it."""
@@ -165,12 +165,12 @@ class Survey:
 
     def lacking(self) -> list[Bulkhead]:
         """The members without a good replica."""
-        return [member for member, state in self.states.items() if state is not State.GOOD]
+        return [member for member, state in self.states.items() if state is not ReplicaState.GOOD]
 
     def having(self) -> list[Bulkhead]:
         """The members with a good replica."""
-        return [member for member, state in self.states.items() if state is State.GOOD]
+        return [member for member, state in self.states.items() if state is ReplicaState.GOOD]
 
     def having_bad(self) -> list[Bulkhead]:
         """The members with a replica that is not the blob."""
-        return [member for member, state in self.states.items() if state is State.BAD]
+        return [member for member, state in self.states.items() if state is ReplicaState.BAD]

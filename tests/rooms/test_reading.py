@@ -27,7 +27,7 @@ from pystor.files import FileReplica
 from pystor.http.messages import Stream
 from pystor.pool import FindResult, Pool
 from pystor.reading import PIECE, Reading
-from pystor.replicas import State
+from pystor.replicas import ReplicaState
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     adopted,
@@ -570,7 +570,7 @@ def test_a_survey_tells_what_every_storage_has(
     place(storages[1], b"rotten", digest)
     place(storages[3], SMALL)
 
-    async def scenario() -> list[State]:
+    async def scenario() -> list[ReplicaState]:
         async with running(storages, events=events) as pool:
             break_disk(monkeypatch, "preadv", storages[3].root)
             break_disk(monkeypatch, "pread", storages[3].root, errno.ETIMEDOUT)
@@ -581,7 +581,7 @@ def test_a_survey_tells_what_every_storage_has(
             assert [member.storage for member in survey.lacking()] == storages[1:]
             return list(survey.states.values())
 
-    assert run(scenario()) == [State.GOOD, State.BAD, State.MISSING, State.UNKNOWN]
+    assert run(scenario()) == [ReplicaState.GOOD, ReplicaState.BAD, ReplicaState.MISSING, ReplicaState.UNKNOWN]
     assert bad(events) == [storages[1].root]
     assert failed(events) == [storages[3].root]
     assert not descriptors(tmp_path)
@@ -598,7 +598,7 @@ def test_a_link_to_the_other_replica_is_read_and_is_none(tmp_path: Path, *, loca
         async with running(storages) as pool:
             await find_on(pool, digest, storages[1])
             (survey,) = await pool.survey(digest)
-            assert list(survey.states.values()) == [State.GOOD, State.BAD]
+            assert list(survey.states.values()) == [ReplicaState.GOOD, ReplicaState.BAD]
 
     run(scenario())
 
@@ -617,11 +617,11 @@ def test_what_lies_in_a_bare_mount_point_is_no_replica(
     async def scenario() -> None:
         async with running(storages) as pool:
             (before,) = await pool.survey(digest)
-            assert list(before.states.values()) == [State.GOOD, State.MISSING]
+            assert list(before.states.values()) == [ReplicaState.GOOD, ReplicaState.MISSING]
             mounts.unmount(tmp_path / "b")
             for _ in range(3):
                 (survey,) = await pool.survey(digest)
-                assert list(survey.states.values()) == [State.GOOD, State.UNKNOWN]
+                assert list(survey.states.values()) == [ReplicaState.GOOD, ReplicaState.UNKNOWN]
 
     run(scenario())
     assert not descriptors(tmp_path)

@@ -32,7 +32,7 @@ LINGER: Final = 5.0
 """Seconds without a byte from the client after which the end of a connection is no longer delayed for it."""
 
 
-class State(ServerState):
+class SharedState(ServerState):
     """What the connections of a server share."""
 
     outbox: Outbox
@@ -45,7 +45,7 @@ class State(ServerState):
 class Connection(HttpToolsProtocol):
     """A connection's life, whatever is asked on it."""
 
-    server_state: State
+    server_state: SharedState
 
     def __init__(
         self,

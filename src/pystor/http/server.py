@@ -27,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from pystor import processors
 from pystor.hosts import join_address
-from pystor.http.connection import State
+from pystor.http.connection import SharedState
 from pystor.http.doors import Application
 from pystor.http.protocol import StorProtocol
 from pystor.http.supervisor import PARTED, READY, STOPPING, Line, Supervisor, tell
@@ -171,7 +171,7 @@ class Server(uvicorn.Server):
         `processor` is the number of the one that it keeps to as soon as it serves, or None.
         """
         super().__init__(config)
-        self.server_state: State = State()
+        self.server_state: SharedState = SharedState()
         self._processor = processor
         self._say = say
         self._loop: asyncio.AbstractEventLoop | None = None
