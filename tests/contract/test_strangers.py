@@ -13,7 +13,7 @@ from tests.contract.wire import Wire, chunked, request
 from tests.support.server import Server
 
 SMALL = fresh(200)
-LARGE = fresh(3 << 20)  # which the fast door leaves to the long way
+LARGE = fresh(3 << 20)  # which the fast path leaves to the long way
 
 
 @pytest.fixture(scope="module")

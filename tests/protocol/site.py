@@ -44,7 +44,7 @@ def chunked(path: str, *parts: bytes) -> bytes:
 
 
 class Application:
-    """Answers by path; `/fast…` at the fast door, and everything at the long one."""
+    """Answers by path; `/fast…` on the fast path, and everything on the long way."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -62,7 +62,7 @@ class Application:
         return self.respond(target.decode()) if target.startswith(b"/fast") else None
 
     def respond(self, path: str) -> Response:
-        """What both doors answer: `/fast/304`, `/slow/204`, `/fast/bytes/4096`, else the path itself.
+        """What both ways answer: `/fast/304`, `/slow/204`, `/fast/bytes/4096`, else the path itself.
 
         `/fast/room/7` is 60,000 times the byte 7, in memory that each answer overwrites.
         """
@@ -86,7 +86,7 @@ class Application:
         return text(200, path)
 
     async def take(self, sent: Sent, _client: str) -> Response:
-        """Answer as `do_echo` does, by the short door; `/shortlate…` and `/shortlong…` late, `/shortstall…` never."""
+        """Answer as `do_echo` does, by the short way; `/shortlate…` and `/shortlong…` late, `/shortstall…` never."""
         self.events.append("short")
         name = sent.target.decode().removeprefix("/short")
         if name.startswith("error"):
@@ -352,15 +352,15 @@ def taking(least: float, most: float) -> Iterator[None]:
 
 
 def introduce(client: Client, field: bytes) -> None:
-    """Let the head of a request become known, so that the next one like it takes the short door."""
+    """Let the head of a request become known, so that the next one like it takes the short way."""
     for _ in range(2):
         client.send(sent("short", b"a body", field))
         client.answer()
 
 
-def named(door: str, number: int) -> str:
+def named(way: str, number: int) -> str:
     """A path that is as long as that of a blob."""
-    return "/" + f"{door}{number}".ljust(64, "x")
+    return "/" + f"{way}{number}".ljust(64, "x")
 
 
 def sent(name: str, body: bytes = b"a body", *fields: bytes, method: bytes = b"POST") -> bytes:

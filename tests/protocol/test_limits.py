@@ -49,10 +49,10 @@ def test_a_silent_connection_is_told_408_and_closed(brisk: Site) -> None:
         assert status(client.rest()) == 408
 
 
-@pytest.mark.parametrize("door", ["fast", "long"])
-def test_an_idle_connection_is_closed_without_a_word(brisk: Site, door: str) -> None:
+@pytest.mark.parametrize("way", ["fast", "long"])
+def test_an_idle_connection_is_closed_without_a_word(brisk: Site, way: str) -> None:
     with brisk.connect() as client:
-        client.send(get(f"/{door}/x"))
+        client.send(get(f"/{way}/x"))
         client.answer()
         with taking(0.6, 5.0):
             assert client.rest() == b""

@@ -32,7 +32,7 @@ def test_shutting_down_waits_for_answers_for_a_while(request_: bytes, expected: 
 
 
 @pytest.mark.parametrize(("name", "expected"), [("shortlate", 200), ("shortstall", 503)])
-def test_shutting_down_waits_for_the_short_door_for_a_while(name: str, expected: int) -> None:
+def test_shutting_down_waits_for_the_short_way_for_a_while(name: str, expected: int) -> None:
     with Site() as running, running.connect() as client:
         introduce(client, b"x-known: end")
         running.app.events.clear()

@@ -1,4 +1,4 @@
-"""The application: a request comes in by ASGI or a shorter way, a response value goes out. One logic, three doors."""
+"""The application: a request comes in by ASGI or a shorter way, a response value goes out. One logic, three ways."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class App:
     def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
         """Answer a GET or HEAD of a blob without waiting.
 
-        None if that cannot be done: the request is then to come by the other door.
+        None if that cannot be done: the request is then to come by the other way.
         """
         if len(target) != _BLOB_TARGET_LENGTH or not target[1:].isalnum():
             return None
-        return self._blobs.hot.answer(method.decode("ascii"), target.decode("ascii"), headers, client)
+        return self._blobs.fast_path.answer(method.decode("ascii"), target.decode("ascii"), headers, client)
 
     async def take(self, sent: Sent, client: str) -> Response:
         """Answer a POST or PUT of a blob whose body is here in full."""

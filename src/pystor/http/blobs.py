@@ -21,7 +21,7 @@ from pystor.events import (
 )
 from pystor.http import statuses
 from pystor.http.auth import Guard
-from pystor.http.hot import Hot
+from pystor.http.fast_path import FastPath
 from pystor.http.messages import Field, Origin, Request, Response, typed
 from pystor.http.representation import headers_of, past_the_end, select_of
 from pystor.ingest import Body, Stored, already_stored, store, store_at_once
@@ -55,7 +55,7 @@ class Blobs:
         self._redirect: Final = redirect
         self._guard: Final = guard
         self._max_blob_size: Final = max_blob_size
-        self.hot: Final = Hot(tiers, observe)
+        self.fast_path: Final = FastPath(tiers, observe)
 
     async def get(self, request: Request) -> Response:
         """Answer GET and HEAD; raises `StorError`."""

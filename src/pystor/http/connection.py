@@ -1,6 +1,6 @@
 """How a connection lives and ends: its phases, what bounds each of them, and answers of last resort.
 
-A connection is between two requests, in the head of one, or in its body. One `Alarm` bounds each of these.
+A connection is between two requests, in the head of one, or in its body. One `Timer` bounds each of these.
 It ends without a reset where the client may still be sending: closing a socket with unread bytes throws away what the
 client has not read yet, so our half ends first and what still comes is read past, within bounds ("lingering").
 """
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pystor.http.messages import Field, Source, bytes_of, text
-from pystor.http.wire import Alarm, Cycle, Door, Errand, Flow, Limits, encode_head, unsent_bytes
+from pystor.http.wire import Cycle, Flow, Limits, ResponseTransport, ShortRequest, Timer, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
 
 BETWEEN: Final = 0
@@ -56,9 +56,9 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits: Limits = config.loaded_app.limits
-        self._alarm = Alarm(self.loop, self._ring)
+        self._timer = Timer(self.loop, self._on_timeout)
         self._phase = BETWEEN
-        self._running: Cycle | Errand | None = None  # whose answer is being made
+        self._running: Cycle | ShortRequest | None = None  # whose answer is being made
         self._reading: Cycle | None = None  # whose body is being read
         self._unparsed = b""  # what came while a request was waiting for another's answer
         self._refusal = b""  # what is said last, after the answers that are still to be made
@@ -81,16 +81,16 @@ class Connection(HttpToolsProtocol):
         # What a slow reader has not taken yet is held once; the next piece is read when it is gone.
         transport.set_write_buffer_limits(high=UNSENT)
         self.flow = self._flow = Flow(transport)
-        self._door = Door(transport, self._write_piece, self._send_directly, self._leave)
+        self._response_transport = ResponseTransport(transport, self._write_piece, self._send_directly, self._leave)
         self._peer = self.client[0] if self.client else ""
         self._socket = transport.get_extra_info("socket").fileno()
-        self._alarm.ring_in(self._limits.header_timeout)
+        self._timer.start(self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: everyone who waits for this client hears of it."""
         self._send_posted()
         self._socket = -1
-        self._alarm.cancel()
+        self._timer.cancel()
         waiting = [self._running, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
         for cycle in waiting:
@@ -122,7 +122,7 @@ class Connection(HttpToolsProtocol):
             return
         self._end(expecting=self._phase == BODY or self._surplus)
         if self._lingering:
-            self._alarm.ring_in(1.0)
+            self._timer.start(1.0)
 
     # Bytes to the socket
 
@@ -174,13 +174,13 @@ class Connection(HttpToolsProtocol):
             self._say_last()
         elif self._phase == BODY:
             self._dropped = 0
-            self._alarm.ring_in(self._limits.drain_timeout)
+            self._timer.start(self._limits.drain_timeout)
         elif self._phase == HEAD:
-            self._alarm.ring_in(self._limits.header_timeout)
+            self._timer.start(self._limits.header_timeout)
         else:
-            self._alarm.ring_in(self._limits.keep_alive_timeout)
+            self._timer.start(self._limits.keep_alive_timeout)
 
-    def _ring(self) -> None:
+    def _on_timeout(self) -> None:
         if self._is_ending():
             self._give_up()
         elif self._phase == HEAD or self.headers is None:
@@ -193,7 +193,7 @@ class Connection(HttpToolsProtocol):
         unsent = unsent_bytes(self.transport)
         if 0 < unsent < self._unsent:
             self._unsent = unsent
-            self._alarm.ring_in(min(LINGER, self._limits.drain_timeout))
+            self._timer.start(min(LINGER, self._limits.drain_timeout))
         else:
             self.transport.abort()
 
@@ -206,7 +206,7 @@ class Connection(HttpToolsProtocol):
         if self._dropped > self._limits.drain_bytes:
             self._close()
         elif self._lingering:
-            self._alarm.ring_in(min(LINGER, self._linger_until - self.loop.time()))
+            self._timer.start(min(LINGER, self._linger_until - self.loop.time()))
 
     # The end
 
@@ -265,7 +265,7 @@ class Connection(HttpToolsProtocol):
         self._linger_until = self.loop.time() + self._limits.drain_timeout
         self.transport.write_eof()
         self._flow.release()
-        self._alarm.ring_in(min(LINGER, self._limits.drain_timeout))
+        self._timer.start(min(LINGER, self._limits.drain_timeout))
 
     def _close(self) -> None:
         """End the connection after what was written, which the client may take its time to read, but not forever."""
@@ -273,4 +273,4 @@ class Connection(HttpToolsProtocol):
         self._send_posted()
         self.transport.close()
         self._unsent = unsent_bytes(self.transport)
-        self._alarm.ring_in(self._limits.drain_timeout)
+        self._timer.start(self._limits.drain_timeout)

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
-from pystor.http.doors import Doors
+from pystor.http.dispatch import Dispatch
 from pystor.http.heads import Head, Heads
 from pystor.http.messages import METHODS
 from pystor.http.wire import Refused, collect, content_length, without_upgrade
@@ -33,7 +33,7 @@ It is looked for where a read begins: behind a request that came with it, such a
 _heads: Final = Heads()
 
 
-class StorProtocol(Doors):
+class StorProtocol(Dispatch):
     """What is asked on a connection."""
 
     def __init__(
@@ -50,7 +50,7 @@ class StorProtocol(Doors):
         self._carried = 0  # bytes since then
         self._plain: Head | None = None  # a request that was answered at once, and the connection goes on
         self._sent: Head | None = None  # a request with a body of known length, and the connection goes on
-        self._declined = False  # what is parsed has been offered to the fast door already
+        self._declined = False  # what is parsed has been offered to the fast path already
         self._noted = False  # a field of this head makes a difference here:
         self._long_way = False
         self._connection_named = False
@@ -161,7 +161,7 @@ class StorProtocol(Doors):
     def _await_head(self) -> None:
         """A head has begun. The first one has been awaited since the client connected."""
         if self._running is None and self._greeted:
-            self._alarm.ring_in(self._limits.header_timeout)
+            self._timer.start(self._limits.header_timeout)
 
     def _reject(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
         cause = error.__context__
@@ -283,7 +283,7 @@ class StorProtocol(Doors):
         if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":
             self._retell = without_upgrade(method, self.url, self.headers)
             return
-        self._alarm.silence()
+        self._timer.stop()
         self._moved = True
         self._phase = BODY
         self._left = self._length

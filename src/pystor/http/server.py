@@ -28,7 +28,7 @@ from uvicorn.config import STARTUP_FAILURE
 from pystor import processors
 from pystor.hosts import join_address
 from pystor.http.connection import SharedState
-from pystor.http.doors import Application
+from pystor.http.dispatch import Application
 from pystor.http.protocol import StorProtocol
 from pystor.http.supervisor import PARTED, READY, STOPPING, Line, Supervisor, tell
 from pystor.http.wire import Limits

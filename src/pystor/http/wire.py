@@ -48,29 +48,29 @@ class Refused(Exception):
         self.line = line
 
 
-class Alarm:
-    """One timer that can be put off for the price of an assignment."""
+class Timer:
+    """A timer that can be put off for the price of an assignment."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
         self._loop = loop
-        self._ring = ring
+        self._call = call
         self._due = math.inf
         self._armed = math.inf
         self._handle: asyncio.TimerHandle | None = None
 
-    def ring_in(self, seconds: float) -> None:
-        """Ring once after `seconds`, instead of whenever it was to ring before."""
+    def start(self, seconds: float) -> None:
+        """Call once after `seconds`, instead of whenever it was to call before."""
         self._due = due = self._loop.time() + seconds
         if due < self._armed:
             self._arm()
 
-    def silence(self) -> None:
-        """Do not ring."""
+    def stop(self) -> None:
+        """Do not call."""
         self._due = math.inf
 
     def cancel(self) -> None:
-        """Do not ring, and let go of the timer."""
-        self.silence()
+        """Do not call, and let go of the timer."""
+        self.stop()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -90,10 +90,10 @@ class Alarm:
             self._arm()
             return
         self._due = math.inf
-        self._ring()
+        self._call()
 
 
-class Stamp:
+class DefaultFields:
     """The header fields every response has (the date), encoded once for as long as uvicorn keeps them."""
 
     def __init__(self) -> None:
@@ -108,14 +108,14 @@ class Stamp:
         return self._encoded
 
 
-_stamp: Final = Stamp()
+_default_fields: Final = DefaultFields()
 
 
 def encode_head(response: Response, default_headers: list[Field], *, keep_alive: bool) -> bytes:
-    """Status line and header fields, byte for byte as uvicorn's ASGI door writes them."""
+    """Status line and header fields, byte for byte as uvicorn writes them for ASGI."""
     end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
     fields = encode_fields(response.headers) if response.encoded is None else response.encoded
-    return b"".join((STATUS_LINE[response.status], _stamp.encoded(default_headers), fields, end))
+    return b"".join((STATUS_LINE[response.status], _default_fields.encoded(default_headers), fields, end))
 
 
 class Flow(FlowControl):
@@ -141,7 +141,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Door:
+class ResponseTransport:
     """The transport as a response sees it: closing it goes through the connection, which may have to linger."""
 
     def __init__(
@@ -177,7 +177,7 @@ class Cycle(RequestResponseCycle):
     """One request on the long way."""
 
     body: bytes | bytearray  # type: ignore[assignment]  # uvicorn hands on bytes(body), which copies no bytes
-    transport: Door  # type: ignore[assignment]  # the part of a transport that a cycle uses
+    transport: ResponseTransport  # type: ignore[assignment]  # the part of a transport that a cycle uses
 
     def disconnect(self) -> None:
         """Let the application know that the client is gone."""
@@ -228,7 +228,7 @@ class Cycle(RequestResponseCycle):
         return sent
 
 
-class Errand:
+class ShortRequest:
     """A request that came in one piece, on the short way."""
 
     __slots__ = ("disconnected", "keep_alive")

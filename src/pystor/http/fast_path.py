@@ -1,4 +1,4 @@
-"""The fast door: a GET or HEAD of a blob that is answered at once, because nothing has to be waited for.
+"""The fast path: a GET or HEAD of a blob that is answered at once, because nothing has to be waited for.
 
 Such is what lies, known to be good, in the page cache of a local storage, and what no storage has. Everything else goes
 the long way, and every answer is the same there.
@@ -68,7 +68,7 @@ class _Known(NamedTuple):
     """With the header fields of the whole, as they are written, for each replica."""
 
 
-class Hot:
+class FastPath:
     """Answers what is hot; remembers how."""
 
     def __init__(self, tiers: Tiers, observe: Observer, dice: Callable[[], float] = random.random) -> None:

@@ -1,4 +1,4 @@
-"""The protocol on real sockets. The short door: bodies that come in one piece, with a head that is known."""
+"""The protocol on real sockets. The short way: bodies that come in one piece, with a head that is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.processes import eventually
 
 
 def occupy(site: Site, client: Client, name: str) -> None:
-    """Have something that takes long asked for at the short door."""
+    """Have something that takes long asked for on the short way."""
     introduce(client, b"x-known: busy")
     site.app.events.clear()
     client.send(sent(name, b"a body", b"x-known: busy"))
@@ -27,7 +27,7 @@ def echoed(body: bytes = b"a body") -> bytes:
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT"])
 @pytest.mark.parametrize("size", [0, 1, 7000])
-def test_a_body_that_comes_with_a_known_head_takes_the_short_door(site: Site, method: bytes, size: int) -> None:
+def test_a_body_that_comes_with_a_known_head_takes_the_short_way(site: Site, method: bytes, size: int) -> None:
     fields = (b"x-known: %b %d" % (method, size),)
     with site.connect() as client:
         for number in range(3):
@@ -47,7 +47,7 @@ def test_a_body_that_comes_with_a_known_head_takes_the_short_door(site: Site, me
     [b"expect: 100-continue", b"connection: close", b"x: " + b"y" * 2000],
     ids=["asks before it sends", "closes", "is long"],
 )
-def test_what_says_something_of_the_connection_takes_the_long_door_each_time(site: Site, field: bytes) -> None:
+def test_what_says_something_of_the_connection_takes_the_long_way_each_time(site: Site, field: bytes) -> None:
     for _ in range(3):
         site.app.events.clear()
         answer = site.ask(sent("short", b"a body", field), end=True)
@@ -55,7 +55,7 @@ def test_what_says_something_of_the_connection_takes_the_long_door_each_time(sit
         assert site.app.events == [named("short", 0)[1:]]
 
 
-def test_an_offer_to_upgrade_is_ignored_at_the_short_door_too(site: Site) -> None:
+def test_an_offer_to_upgrade_is_ignored_on_the_short_way_too(site: Site) -> None:
     with site.connect() as client:
         for _ in range(3):
             client.send(sent("short", b"a body", b"upgrade: h2c\r\nconnection: upgrade"))
@@ -123,7 +123,7 @@ def test_the_head_of_a_body_in_chunks_is_not_taken_for_one_without_a_body_though
             assert line(client.answer()) == echoed()
 
 
-def test_the_head_after_a_first_request_by_the_short_door_has_its_time_from_its_first_byte() -> None:
+def test_the_head_after_a_first_request_by_the_short_way_has_its_time_from_its_first_byte() -> None:
     with Site(header_timeout=0.3, keep_alive_timeout=30.0) as quick:
         assert status(quick.ask(sent("short", b"a body"), end=True)) == 200
         with quick.connect() as client:
@@ -149,7 +149,7 @@ def test_a_body_that_is_not_sent_to_the_name_of_a_blob_is_left_to_the_parser(sit
             assert "short" not in site.app.events
 
 
-def test_what_comes_while_the_short_door_is_busy_waits_and_is_answered_in_its_turn(site: Site) -> None:
+def test_what_comes_while_the_short_way_is_busy_waits_and_is_answered_in_its_turn(site: Site) -> None:
     with site.connect() as client:
         occupy(site, client, "shortlate")
         connection = site.connection_of(client)
@@ -165,7 +165,7 @@ def test_what_comes_while_the_short_door_is_busy_waits_and_is_answered_in_its_tu
         assert line(client.answer()) == b"/fast/3"
 
 
-def test_no_more_is_read_while_the_short_door_is_busy_than_one_read_brings(site: Site) -> None:
+def test_no_more_is_read_while_the_short_way_is_busy_than_one_read_brings(site: Site) -> None:
     with site.connect() as client:
         occupy(site, client, "shortstall")
         client.socket.settimeout(0.5)
@@ -173,7 +173,7 @@ def test_no_more_is_read_while_the_short_door_is_busy_than_one_read_brings(site:
             client.pour(b"x" * MIB, 200 * MIB)
 
 
-def test_who_has_ended_his_half_is_answered_by_the_short_door_and_that_is_all(site: Site) -> None:
+def test_who_has_ended_his_half_is_answered_by_the_short_way_and_that_is_all(site: Site) -> None:
     with site.connect() as client:
         introduce(client, b"x-known: half")
         client.send(sent("shortlate", b"a body", b"x-known: half"))
@@ -183,7 +183,7 @@ def test_who_has_ended_his_half_is_answered_by_the_short_door_and_that_is_all(si
         assert b"\r\nconnection: close\r\n" in answer
 
 
-def test_a_client_that_goes_while_the_short_door_is_busy_harms_nobody(
+def test_a_client_that_goes_while_the_short_way_is_busy_harms_nobody(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("short", "short", "shortlate"):
@@ -199,7 +199,7 @@ def test_a_client_that_goes_while_the_short_door_is_busy_harms_nobody(
     assert not caplog.records
 
 
-def test_an_error_at_the_short_door_is_one_line_that_tells_nothing_of_the_inside(
+def test_an_error_on_the_short_way_is_one_line_that_tells_nothing_of_the_inside(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     with site.connect() as client:
@@ -210,7 +210,7 @@ def test_an_error_at_the_short_door_is_one_line_that_tells_nothing_of_the_inside
     assert "a secret of the inside" in caplog.text
 
 
-def test_an_upload_by_the_short_door_has_as_long_as_it_takes_and_then_the_connection_as_long_as_any(
+def test_an_upload_by_the_short_way_has_as_long_as_it_takes_and_then_the_connection_as_long_as_any(
     brisk: Site,
 ) -> None:
     assert status(brisk.ask(sent("short", b"a body", b"x-known: time"), end=True)) == 200

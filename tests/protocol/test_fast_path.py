@@ -1,4 +1,4 @@
-"""The protocol on real sockets. The fast door, and that the long one says the same; answers in their order."""
+"""The protocol on real sockets. The fast path, and that the long one says the same; answers in their order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def without_date(answer: bytes) -> bytes:
         (b"HEAD", b"1.0", b""),
     ],
 )
-def test_both_doors_answer_alike_byte_for_byte(
+def test_both_ways_answer_alike_byte_for_byte(
     site: Site, kind: str, method: bytes, version: bytes, fields: bytes
 ) -> None:
     rest = kind.encode() + b" HTTP/" + version + b"\r\n" + fields + b"\r\n"
@@ -49,24 +49,24 @@ def test_both_doors_answer_alike_byte_for_byte(
         assert b"connection: close\r\n" in fast
 
 
-@pytest.mark.parametrize("door", ["fast", "long"])
-def test_a_connection_serves_until_it_is_asked_to_close(site: Site, door: str) -> None:
+@pytest.mark.parametrize("way", ["fast", "long"])
+def test_a_connection_serves_until_it_is_asked_to_close(site: Site, way: str) -> None:
     with site.connect() as client:
         for number in range(3):
-            client.send(get(f"/{door}/{number}"))
-            assert line(client.answer()) == f"/{door}/{number}".encode()
-        client.send(get(f"/{door}/last", b"connection: close") + get(f"/{door}/never"))
-        assert line(client.rest()) == f"/{door}/last".encode()
+            client.send(get(f"/{way}/{number}"))
+            assert line(client.answer()) == f"/{way}/{number}".encode()
+        client.send(get(f"/{way}/last", b"connection: close") + get(f"/{way}/never"))
+        assert line(client.rest()) == f"/{way}/last".encode()
 
 
-@pytest.mark.parametrize("door", ["fast", "long", "late"])
+@pytest.mark.parametrize("way", ["fast", "long", "late"])
 @pytest.mark.parametrize("last", [b"1.1\r\nconnection: close", b"1.0\r\nconnection: keep-alive"])
 @pytest.mark.parametrize("more", [b"garbage\r\n\r\n", post("/x", b"x", length=1 << 63), b"GET /x HTT"])
 def test_what_follows_the_last_request_is_ignored_whatever_it_is(
-    site: Site, door: str, last: bytes, more: bytes
+    site: Site, way: str, last: bytes, more: bytes
 ) -> None:
-    request = b"GET /" + door.encode() + b"/x HTTP/" + last + b"\r\n\r\n"
-    assert line(site.ask(request + more)) == f"/{door}/x".encode()
+    request = b"GET /" + way.encode() + b"/x HTTP/" + last + b"\r\n\r\n"
+    assert line(site.ask(request + more)) == f"/{way}/x".encode()
 
 
 def test_what_follows_the_last_request_is_not_even_read_while_that_is_answered(site: Site) -> None:
@@ -76,7 +76,7 @@ def test_what_follows_the_last_request_is_not_even_read_while_that_is_answered(s
             client.send(b"GET /watch HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + post("/x", bytes(64 * MIB)))
 
 
-def test_only_a_plain_get_or_head_is_offered_to_the_fast_door(site: Site) -> None:
+def test_only_a_plain_get_or_head_is_offered_to_the_fast_path(site: Site) -> None:
     site.app.targets.clear()
     for request in (
         get("/fast/a", method=b"DELETE"),
@@ -91,7 +91,7 @@ def test_only_a_plain_get_or_head_is_offered_to_the_fast_door(site: Site) -> Non
     assert site.app.targets == [b"/fast/f?q#x"]
 
 
-def test_an_error_at_the_fast_door_is_the_long_doors_affair(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_on_the_fast_path_is_the_long_ways_affair(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     answer = site.ask(get("/fast-error/x"), end=True)
     assert status(answer) == 200
     assert line(answer) == b"/fast/x"
@@ -103,7 +103,7 @@ def test_an_answer_that_cannot_be_sent_at_once_is_an_error(site: Site) -> None:
     assert (status(answer), line(answer)) == (500, b"Internal Server Error")
 
 
-def test_an_error_at_the_long_door_is_one_line_that_tells_nothing_of_the_inside(site: Site) -> None:
+def test_an_error_on_the_long_way_is_one_line_that_tells_nothing_of_the_inside(site: Site) -> None:
     answer = site.ask(get("/error"), end=True)
     assert (status(answer), line(answer)) == (500, b"Internal Server Error")
 
@@ -113,7 +113,7 @@ def test_an_error_in_the_middle_of_an_answer_cuts_it(site: Site) -> None:
     assert answer.endswith(b"content-length: 9\r\n\r\nbegun")
 
 
-def test_pipelined_requests_are_answered_in_order_whichever_door_they_take(site: Site) -> None:
+def test_pipelined_requests_are_answered_in_order_whichever_way_they_take(site: Site) -> None:
     paths = ["/fast/1", "/late/2", "/fast/3", "/fast/4", "/long/5", "/late/6", "/fast/7"]
     with site.connect() as client:
         client.send(b"".join(map(get, paths)))
@@ -218,7 +218,7 @@ def test_requests_with_the_fields_of_earlier_ones_are_answered_each_for_itself(
     assert site.app.targets == [named("fast", number).encode() for number in range(6)]
 
 
-def test_a_remembered_head_that_the_fast_door_declines_goes_the_long_way_once(site: Site) -> None:
+def test_a_remembered_head_that_the_fast_path_declines_goes_the_long_way_once(site: Site) -> None:
     with site.connect() as client:
         client.send(get(named("fast", 0)))
         client.answer()
@@ -229,7 +229,7 @@ def test_a_remembered_head_that_the_fast_door_declines_goes_the_long_way_once(si
             assert line(client.answer()).decode() == named("long", number)
             client.send(get(named("fast", number)))
             assert line(client.answer()).decode() == named("fast", number)
-    assert site.app.targets == [named(door, n).encode() for n in range(3) for door in ("long", "fast")]
+    assert site.app.targets == [named(way, n).encode() for n in range(3) for way in ("long", "fast")]
     assert site.app.events == [named("long", number)[1:] for number in range(3)]
 
 

@@ -1,10 +1,10 @@
-"""Three doors lead from a connection into the application.
+"""Three ways lead from a connection into the application.
 
 - the fast one, `Application.answer`, is synchronous; what it returns is written at once, without a task or a timer;
 - the short one, `Application.take`, takes a body that came in one piece together with its head;
 - the long one is ASGI, as in uvicorn, with uvicorn's back-pressure both ways.
 
-Answers leave in the order of the requests whichever door those take.
+Answers leave in the order of the requests whichever way those take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from pystor.http.connection import BETWEEN, WHOLE, Connection
 from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Field, Response, bytes_of
-from pystor.http.wire import Cycle, Errand, Limits, encode_head, path_and_query
+from pystor.http.wire import Cycle, Limits, ShortRequest, encode_head, path_and_query
 
 _BODILESS: Final = frozenset({204, 304})
 _EXTENSIONS: Final[dict[str, dict[object, object]]] = {DIRECT: {}}
@@ -47,7 +47,7 @@ class Application(Protocol):
         ...
 
 
-class Doors(Connection):
+class Dispatch(Connection):
     """A connection whose requests are answered."""
 
     app: Application
@@ -72,7 +72,7 @@ class Doors(Connection):
         self._write(head, b"" if silent else bytes_of(response))
         self.server_state.total_requests += 1
         if keep_alive:
-            self._alarm.ring_in(self._limits.keep_alive_timeout)
+            self._timer.start(self._limits.keep_alive_timeout)
         else:
             self._last = True
             self._leave()
@@ -80,21 +80,21 @@ class Doors(Connection):
 
     def _go_short_way(self, sent: Sent) -> None:
         """Begin to answer what came in one piece; what comes after it waits unparsed."""
-        self._alarm.silence()
+        self._timer.stop()
         self._phase = WHOLE
-        self.cycle = self._running = errand = Errand()  # type: ignore[assignment]  # the part of it that is used
-        task = self.loop.create_task(self._run_errand(errand, sent))
+        self.cycle = self._running = request = ShortRequest()  # type: ignore[assignment]  # the part of it that is used
+        task = self.loop.create_task(self._run_short(request, sent))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    async def _run_errand(self, errand: Errand, sent: Sent) -> None:
-        response = await errand.run(self.app.take(sent, self._peer))
-        if errand.disconnected:
+    async def _run_short(self, request: ShortRequest, sent: Sent) -> None:
+        response = await request.run(self.app.take(sent, self._peer))
+        if request.disconnected:
             return
         self._phase = BETWEEN
-        head = encode_head(response, self.server_state.default_headers, keep_alive=errand.keep_alive)
+        head = encode_head(response, self.server_state.default_headers, keep_alive=request.keep_alive)
         self._write(head, bytes_of(response))
-        if not errand.keep_alive:
+        if not request.keep_alive:
             self._leave()
         self.on_response_complete()
 
@@ -118,7 +118,7 @@ class Doors(Connection):
                 "state": self.app_state.copy(),
                 "extensions": _EXTENSIONS,
             },
-            transport=self._door,  # type: ignore[arg-type]  # the part of a transport that a cycle uses
+            transport=self._response_transport,  # type: ignore[arg-type]  # the part of a transport that a cycle uses
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,

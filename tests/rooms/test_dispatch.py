@@ -1,4 +1,4 @@
-"""One logic, three doors: the fast one, the short one and ASGI say the same."""
+"""One logic, three ways: the fast one, the short one and ASGI say the same."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Living:
 
 
 def at_once(app: App, method: str, path: str, headers: tuple[Field, ...] = ()) -> Answer | None:
-    """Ask by the fast door; whoever asks again, which may be a shorter way, is answered the same."""
+    """Ask by the fast path; whoever asks again, which may be a shorter way, is answered the same."""
     answers: list[Answer] = []
     for _ in range(3):
         response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
@@ -147,7 +147,7 @@ def fill(*storages: Directory) -> None:
         os.utime(path, (MODIFIED, MODIFIED))
 
 
-# The fast door and ASGI
+# The fast path and ASGI
 
 RANGES = (
     b"",
@@ -182,7 +182,7 @@ def requests(size: int) -> list[tuple[str, tuple[Field, ...]]]:
 
 @pytest.mark.parametrize("size", CONTENTS)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
-def test_both_doors_say_the_same_of_a_blob(pair: list[Directory], size: int, *, known: bool) -> None:
+def test_both_ways_say_the_same_of_a_blob(pair: list[Directory], size: int, *, known: bool) -> None:
     fill(*pair)
     path = "/" + Digest.of(CONTENTS[size]).hex
     quick = 0
@@ -239,7 +239,7 @@ def test_a_small_part_of_a_large_blob_that_is_known_is_answered_at_once(
             assert (fast is not None) is quick
             assert fast in (None, await ask(app, method, path, fields))
             if quick:
-                monkeypatch.setattr(app._blobs.hot, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
+                monkeypatch.setattr(app._blobs.fast_path, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
                 assert at_once(app, method, path, fields) == fast
 
     run(scenario())
@@ -268,7 +268,7 @@ def test_replicas_with_different_times_are_each_answered_and_compared_with_their
         async with Living(app_over(*pair)) as app:
             for _ in range(100):
                 app.answer(b"GET", path, [], "")
-            monkeypatch.setattr(app._blobs.hot, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
+            monkeypatch.setattr(app._blobs.fast_path, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
             found = set()
             for _ in range(100):
                 response = app.answer(b"GET", path, list(fields), "")
@@ -313,7 +313,7 @@ def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) 
             known = []
             for _ in range(2):
                 assert app.answer(b"GET", path, [], "") is not None
-                known.append(len(app._blobs.hot._known))
+                known.append(len(app._blobs.fast_path._known))
             assert known == [0, 1]
 
     run(scenario())
@@ -322,23 +322,23 @@ def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) 
 def test_a_wide_circle_of_blobs_does_not_push_out_what_is_remembered_in_turn(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pystor.http.hot._KNOWN", 10)
+    monkeypatch.setattr("pystor.http.fast_path._KNOWN", 10)
     contents = [b"%d" % number for number in range(30)]
     for content in contents:
         place(pair[0], content)
 
     async def scenario() -> None:
         async with Living(app_over(pair[0])) as app:
-            hot = app._blobs.hot
+            fast_path = app._blobs.fast_path
             for dice in (1.0, 0.0):
-                monkeypatch.setattr(hot, "_dice", lambda dice=dice: dice)
+                monkeypatch.setattr(fast_path, "_dice", lambda dice=dice: dice)
                 for _ in range(3):
                     for content in contents:
                         answer = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), [], "")
                         assert answer is not None
                         assert answer.body == content
-                assert len(hot._known) == 10
-                known = {known.digest for known in hot._known.values()}
+                assert len(fast_path._known) == 10
+                known = {known.digest for known in fast_path._known.values()}
                 assert known == {Digest.of(content) for content in (contents[:10] if dice else contents[20:])}
 
     run(scenario())
@@ -359,7 +359,7 @@ def told(events: list[Event]) -> list[Event]:
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("content", [CONTENTS[4 * KIB], b"none"], ids=["a blob", "a miss"])
-def test_both_doors_tell_observers_the_same(
+def test_both_ways_tell_observers_the_same(
     pair: list[Directory], content: bytes, method: str, fields: tuple[Field, ...]
 ) -> None:
     fill(*pair)
@@ -381,7 +381,7 @@ def test_both_doors_tell_observers_the_same(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_both_doors_say_the_same_of_names(pair: list[Directory], method: str) -> None:
+def test_both_ways_say_the_same_of_names(pair: list[Directory], method: str) -> None:
     fill(*pair)
     names = {
         "in upper case": Digest.of(CONTENTS[1]).hex.upper(),
@@ -409,11 +409,11 @@ def test_both_doors_say_the_same_of_names(pair: list[Directory], method: str) ->
     run(scenario())
 
 
-# The short door and ASGI
+# The short way and ASGI
 
 
 async def take(app: App, method: str, path: str, headers: tuple[Field, ...], body: bytes) -> Answer:
-    """Ask by the short door."""
+    """Ask by the short way."""
     response = await app.take(Sent(method.encode(), path.encode(), gather_fields(headers), body), "")
     assert isinstance(response.body, bytes)
     return Answer(response.status, sorted(fields_of(response)), response.body)
@@ -436,7 +436,7 @@ UPLOADS: dict[str, tuple[str, tuple[Field, ...], bytes]] = {
 
 @pytest.mark.parametrize("found", ["nothing", "everything", "half", "half, and bad", "no room"])
 @pytest.mark.parametrize("what", UPLOADS)
-def test_the_short_door_and_asgi_do_and_tell_the_same(
+def test_the_short_way_and_asgi_do_and_tell_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, found: str
 ) -> None:
     name, headers, body = UPLOADS[what]
@@ -485,7 +485,7 @@ def test_what_is_no_path_of_a_blob_goes_the_long_way(pair: list[Directory], targ
 
 
 @pytest.mark.parametrize("value", RANGES)
-def test_both_doors_say_the_same_of_a_blob_with_a_bad_replica(pair: list[Directory], value: bytes) -> None:
+def test_both_ways_say_the_same_of_a_blob_with_a_bad_replica(pair: list[Directory], value: bytes) -> None:
     content = CONTENTS[4 * KIB]
     digest = Digest.of(content)
     headers = ((b"range", value),) if value else ()
@@ -516,7 +516,7 @@ def test_a_large_blob_that_is_known_has_a_quick_head(pair: list[Directory]) -> N
     run(scenario())
 
 
-def test_a_storage_that_is_not_local_has_no_fast_door(pair: list[Directory]) -> None:
+def test_a_storage_that_is_not_local_has_no_fast_path(pair: list[Directory]) -> None:
     fill(*pair)
 
     async def scenario() -> None:
