@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from pystor.client import AsyncClient, BadContent, Client, Digest, Retry, Unavailable
-from pystor.client.away import Away
-from pystor.client.express import USUAL
+from pystor.client.plain_http import USUAL
 from pystor.client.retry import Tries
 from pystor.client.servers import Server as Address
 from pystor.client.servers import ranked
+from pystor.client.unreachable import Unreachable
 from tests.client.conftest import sha
 from tests.client.scripted import Asked, Scripted, answer, busy
 from tests.client.test_commands import Shell
@@ -179,7 +179,7 @@ def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answer
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    servers, away = [Address(f"http://host{number}") for number in range(3)], Away(30)
+    servers, away = [Address(f"http://host{number}") for number in range(3)], Unreachable(30)
     first, second, third = servers
     assert away.last(servers) == servers
     away.note(f"{first.url}/name")
@@ -195,7 +195,7 @@ def test_a_server_that_is_away_is_asked_last_for_some_seconds_or_until_it_answer
 def test_when_a_server_was_away_for_a_while_one_finds_out_whether_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    servers, away = [Address(f"http://host{number}") for number in range(2)], Away(30)
+    servers, away = [Address(f"http://host{number}") for number in range(2)], Unreachable(30)
     first, second = servers
     away.note(first.url)
     now += 11
@@ -218,7 +218,7 @@ def preferring(url: str, other: str) -> Iterator[bytes]:
 
 
 def test_a_server_that_hangs_keeps_one_at_a_time_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pystor.client.away._SECONDS", 0.2)
+    monkeypatch.setattr("pystor.client.unreachable._SECONDS", 0.2)
 
     async def timed(client: AsyncClient, content: bytes) -> bool:
         began = time.monotonic()

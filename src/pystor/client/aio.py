@@ -10,16 +10,16 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
-from pystor.client.away import Away
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, Late, NotFound, Refused, garbled
-from pystor.client.express import Express
+from pystor.client.plain_http import PlainHttp
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
 from pystor.client.saving import SYNCED, Draft, Memory, given, save
 from pystor.client.servers import Server, ranked
 from pystor.client.small import PROMPT, SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
+from pystor.client.unreachable import Unreachable
 from pystor.client.upload import Content, Parcel, Upload, parcel, small
 from pystor.client.values import Blob, Status, Stored
 from pystor.digest import Digest
@@ -70,15 +70,15 @@ class AsyncClient:
         self._bucket = bucket
         self._timeout = timeout
         self._connected: Transport | None = None
-        self._bare = Express(timeout)
-        self._away = Away(timeout)
+        self._plain = PlainHttp(timeout)
+        self._unreachable = Unreachable(timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     @property
-    def _express(self) -> Express:
+    def _plain_http(self) -> PlainHttp:
         self._check_loop()
-        return self._bare
+        return self._plain
 
     @property
     def _transport(self) -> Transport:
@@ -86,7 +86,7 @@ class AsyncClient:
         if self._connected is None:
             others = len(self.servers) > 1 or self._bucket is not None
             prompt = min(self._timeout, PROMPT) if others else self._timeout
-            self._connected = Transport(self._timeout, prompt, self._away)
+            self._connected = Transport(self._timeout, prompt, self._unreachable)
         return self._connected
 
     def _check_loop(self) -> None:
@@ -103,7 +103,7 @@ class AsyncClient:
             return
         self._check_loop()
         self._closed = True
-        self._bare.close()
+        self._plain.close()
         if self._connected is not None:
             await self._connected.close()
             self._connected = None
@@ -194,7 +194,7 @@ class AsyncClient:
             self._note(sources[0].url, failed)
             await asyncio.sleep(tries.after(failed))
         blob = await Download(self._transport, digest, tries, observe).into(sink)
-        self._express.note(blob.size)
+        self._plain_http.note(blob.size)
         return blob
 
     async def _quickly(
@@ -204,12 +204,12 @@ class AsyncClient:
 
         An error is what a first try has ended with; None was no try.
         """
-        if server is None or not self._express.serves(server):
+        if server is None or not self._plain_http.serves(server):
             return None
-        small = await self._express.get(server, digest)
+        small = await self._plain_http.get(server, digest)
         if not isinstance(small, Small):
             return small
-        self._away.back(server.url)
+        self._unreachable.back(server.url)
         if (real := sha256(small.content).hexdigest()) != digest.hex:
             return garbled(server.url, digest.hex, real)
         size = len(small.content)
@@ -221,16 +221,16 @@ class AsyncClient:
         sources = [Source(f"{server.url}/{digest.hex}", server) for server in ranked(self.servers, digest)]
         if self._bucket is not None:
             sources.insert(0, Source(self._bucket.locate(digest)))
-        return sources if failed is not None else self._away.last(sources)
+        return sources if failed is not None else self._unreachable.last(sources)
 
     def _order(self, digest: Digest) -> Sequence[Server]:
         """Tell who is asked for anything else of a blob, the best first."""
-        return self._away.last(ranked(self.servers, digest))
+        return self._unreachable.last(ranked(self.servers, digest))
 
     def _note(self, url: str, failed: ClientError) -> None:
         """Note what a first try has found out, which was not made by the transport."""
         if isinstance(failed, Late):
-            self._away.note(url)
+            self._unreachable.note(url)
 
     async def stream(self, name: Name) -> AsyncGenerator[bytes, None]:
         """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised.
@@ -286,19 +286,19 @@ class AsyncClient:
             self._note(order[0].url, quick)
             await asyncio.sleep(tries.after(quick))
         stored = await Upload(self._transport, ready, tries, observe).send()
-        self._express.note(ready.size)
+        self._plain_http.note(ready.size)
         return stored
 
     async def _quickly_sent(
         self, ready: Parcel, server: Server, observe: Callable[[int], None]
     ) -> Stored | ClientError | None:
         """Send a small blob as those before it were sent; else, as in `_quickly`, it has to go the long way."""
-        if ready.content is None or ready.size > SMALL or not self._express.serves(server):
+        if ready.content is None or ready.size > SMALL or not self._plain_http.serves(server):
             return None
-        answer = await self._express.post(server, ready.digest, ready.content)
+        answer = await self._plain_http.post(server, ready.digest, ready.content)
         if not isinstance(answer, Small):
             return answer
-        self._away.back(server.url)
+        self._unreachable.back(server.url)
         try:
             stored = ready.stored(server, answer.status, answer.content)
         except Refused as error:

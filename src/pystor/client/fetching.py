@@ -7,9 +7,9 @@ from typing import Final
 
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Meter
+from pystor.client.downloads import Downloads, Input
 from pystor.client.pipes import readable
 from pystor.client.saving import Nowhere
-from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
 from pystor.errors import StorError
 
@@ -23,27 +23,27 @@ async def asked(first: Sequence[Digest], rest: Input) -> AsyncGenerator[Sequence
 
 
 class Fetching:
-    """Downloads what is wished for."""
+    """Downloads what is asked for."""
 
-    def __init__(self, client: AsyncClient, wishes: Wishes) -> None:
+    def __init__(self, client: AsyncClient, downloads: Downloads) -> None:
         self._client: Final = client
-        self._wishes: Final = wishes
+        self._downloads: Final = downloads
 
     async def fetch(self, digests: Iterator[Digest]) -> None:
         """Download them, one after the other; every outcome is an event, and none is raised but a cancellation."""
-        while (digest := self._wishes.begin(digests)) is not None:
+        while (digest := self._downloads.begin(digests)) is not None:
             await self._fetch(digest)
 
     async def _fetch(self, digest: Digest) -> None:
-        path = self._wishes.path_of(digest)
-        meter = Meter(self._wishes.observe, sized=False)
-        failed = self._wishes.take_failure(digest)
+        path = self._downloads.path_of(digest)
+        meter = Meter(self._downloads.observe, sized=False)
+        failed = self._downloads.take_failure(digest)
         try:
             if path is None:
                 blob = await self._client.drop(digest, Nowhere(), observe=meter, failed=failed)
             else:
                 blob = await self._client.save(digest, path, observe=meter, failed=failed)
         except (StorError, OSError) as error:
-            self._wishes.fail(digest, error)
+            self._downloads.fail(digest, error)
         else:
-            self._wishes.end(digest, blob.size)
+            self._downloads.end(digest, blob.size)

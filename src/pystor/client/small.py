@@ -37,7 +37,7 @@ _BEGIN: Final = b"http/1.1 "
 _FIELD: Final = re.compile(
     rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
 )
-_WISH: Final = re.compile(rb"\r\nretry-after:[ \t]*([^\r\n]*)")
+_RETRY_AFTER: Final = re.compile(rb"\r\nretry-after:[ \t]*([^\r\n]*)")
 _DATE: Final = re.compile(rb"[a-z]{3}, (\d\d) ([a-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) gmt")
 _MONTHS: Final = b"jan feb mar apr may jun jul aug sep oct nov dec".split()
 
@@ -67,16 +67,16 @@ class Unusual(Exception):
         status = self._head[len(_BEGIN) : len(_BEGIN) + 3]
         if not (self._head.startswith(_BEGIN) and status.isdigit()):
             return None
-        wish = _WISH.search(self._head)
-        failure = of_answer(origin, int(status), self._body, _until(wish[1]) if wish else 0.0)
+        asked = _RETRY_AFTER.search(self._head)
+        failure = of_answer(origin, int(status), self._body, _until(asked[1]) if asked else 0.0)
         return failure if isinstance(failure, Unavailable) else None
 
 
-def _until(wish: bytes) -> float:
+def _until(asked: bytes) -> float:
     """Read a Retry-After, which is a number of seconds or a date; returns seconds."""
-    if wish.isdigit():
-        return float(wish)
-    date = _seconds(wish)
+    if asked.isdigit():
+        return float(asked)
+    date = _seconds(asked)
     return 0.0 if date is None else max(0.0, date - time.time())
 
 

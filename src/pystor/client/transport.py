@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple, Self
 import pycurl
 
 from pystor import __version__
-from pystor.client.away import Away
 from pystor.client.errors import ClientError, Refused, Unavailable, of_answer
 from pystor.client.incoming import Incoming
 from pystor.client.outgoing import Outgoing
 from pystor.client.servers import Server
+from pystor.client.unreachable import Unreachable
 
 _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
 _TICK: Final = 0.25  # seconds after which whoever reads is woken for little
@@ -214,11 +214,11 @@ def _kind(ask: Ask) -> object:
 class Transport:
     """The connections of one client, kept from request to request. `patience`: seconds in which a byte has to move."""
 
-    def __init__(self, patience: float, prompt: float, away: Away) -> None:
+    def __init__(self, patience: float, prompt: float, unreachable: Unreachable) -> None:
         """Take the seconds in which a connection is made, or not at all, and where those are noted who are away."""
         self._patience = patience
         self._prompt = prompt
-        self._away = away
+        self._unreachable = unreachable
         self._period = min(_TICK, patience / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
@@ -249,9 +249,9 @@ class Transport:
         if future is None:
             return
         if exchange.status:
-            self._away.back(exchange.ask.url)
+            self._unreachable.back(exchange.ask.url)
         elif exchange.failed:
-            self._away.note(exchange.ask.url)
+            self._unreachable.note(exchange.ask.url)
         if not future.done():
             self._multi.remove_handle(exchange.curl)
         elif not exchange.ask.offset:  # the next one may want the beginning

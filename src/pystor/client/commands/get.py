@@ -13,8 +13,8 @@ from typing import Final
 from pystor.client import config
 from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
-from pystor.client.sprint import Sprint
-from pystor.client.wishes import Input, Naming, Wishes
+from pystor.client.downloads import Downloads, Input, Naming
+from pystor.client.small_downloads import SmallDownloads
 from pystor.digest import Digest
 from pystor.errors import ConfigError
 
@@ -50,11 +50,13 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
     lines = not sys.stdout.isatty() or given.verbose
     screen = Screen("downloaded", lines=lines, verbose=given.verbose, as_json=given.json)
     wanted = Input(screen, digests, None if digests else sys.stdin.fileno())
-    wishes = Wishes(Naming(directory, given.suffix, given.upper), screen, keep=not given.devnull)
+    downloads = Downloads(Naming(directory, given.suffix, given.upper), screen, keep=not given.devnull)
     with screen.summed_up():
-        if bucket is None and Sprint.suits(settings.servers):
-            sprint = Sprint(settings.servers, wishes, at_once=given.max, patience=config.patience(given))
-            left = sprint.run(wanted, screen.refresh)
+        if bucket is None and SmallDownloads.suits(settings.servers):
+            small_downloads = SmallDownloads(
+                settings.servers, downloads, at_once=given.max, patience=config.patience(given)
+            )
+            left = small_downloads.run(wanted, screen.refresh)
         else:
             left = wanted.take()
         if left or wanted.descriptor is not None:
@@ -62,5 +64,5 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
 
             at_once = running.at_once(given, len(settings.servers) + (bucket is not None))
             client = running.client_of(given, settings, bucket)
-            return running.run(patient.download(client, left, wanted, wishes, screen, at_once))
+            return running.run(patient.download(client, left, wanted, downloads, screen, at_once))
     return screen.status

@@ -10,10 +10,10 @@ from pystor.client.bulk import Failed
 from pystor.client.commands import running
 from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
-from pystor.client.crowd import each
 from pystor.client.errors import Unauthorized
 from pystor.client.manifest import Manifest
 from pystor.client.sending import STDIN, Sending, files
+from pystor.client.workers import each
 from pystor.errors import ConfigError
 
 

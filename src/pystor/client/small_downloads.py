@@ -17,11 +17,11 @@ from hashlib import sha256
 from typing import Any, Final
 
 from pystor.client.bulk import AHEAD, PERIOD, taken
+from pystor.client.downloads import Downloads, Input
 from pystor.client.errors import ClientError, garbled, late
 from pystor.client.limits import fitting
 from pystor.client.servers import Server, ranked
 from pystor.client.small import Line, Small, Unusual, is_for_us, receive
-from pystor.client.wishes import Input, Wishes
 from pystor.digest import Digest
 
 _LEAST: Final = 4  # are lost before a server is given up, however few are asked for at once
@@ -72,14 +72,14 @@ class _Endpoint:
         return end
 
 
-class Sprint:
-    """Downloads of what is wished for. For one run."""
+class SmallDownloads:
+    """Downloads of what is asked for. For one run."""
 
-    def __init__(self, servers: Sequence[Server], wishes: Wishes, *, at_once: int, patience: float) -> None:
+    def __init__(self, servers: Sequence[Server], downloads: Downloads, *, at_once: int, patience: float) -> None:
         """Ask for so many `at_once`; none is waited for longer than `patience` seconds without a byte."""
         self._servers: Final = servers
         self._endpoints: Final = {server.url: _Endpoint(server) for server in servers}
-        self._wishes: Final = wishes
+        self._downloads: Final = downloads
         self._at_once: Final = fitting(at_once, len(servers))
         self._patience: Final = patience
         self._poll: Final = select.poll()
@@ -100,7 +100,7 @@ class Sprint:
         """Download what is asked for, and return what was left, which is to be asked for the long way.
 
         Not all of the input may have been read then: nobody who was left waits for what is not there yet. Raises what
-        the wishes and `meanwhile` do, which is called every now and then.
+        the downloads and `meanwhile` do, which is called every now and then.
         """
         self._ahead.extend(given.take())
         try:
@@ -138,7 +138,7 @@ class Sprint:
 
     def _next(self) -> bool:
         """Begin the next one; where too many were lost it would be, too."""
-        if self._is_full() or (digest := self._wishes.begin(taken(self._ahead))) is None:
+        if self._is_full() or (digest := self._downloads.begin(taken(self._ahead))) is None:
             return False
         self._busy += 1
         endpoint = self._first(digest)
@@ -212,7 +212,7 @@ class Sprint:
         if endpoint.lost:
             endpoint.lost = max(0.0, endpoint.lost - 1 / _MAKE_UP)
         self._busy -= 1
-        self._wishes.save(digest, content, small.modified)
+        self._downloads.save(digest, content, small.modified)
         self._next()
 
     def _drop(self, lane: _Lane, failure: ClientError | None = None) -> None:
@@ -229,7 +229,7 @@ class Sprint:
     def _lose(self, endpoint: _Endpoint, digest: Digest, failure: ClientError | None = None) -> None:
         self._busy -= 1
         endpoint.lost += 1
-        self._wishes.put_back(digest, failure)
+        self._downloads.put_back(digest, failure)
         self._left_since = self._left_since if self._left else self._now
         self._left.append(digest)
 

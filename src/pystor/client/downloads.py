@@ -129,7 +129,7 @@ _Begun: TypeAlias = tuple[str, float]
 """The path of a download that is under way, and since when that is."""
 
 
-class Wishes:
+class Downloads:
     """Downloads into a directory, or nowhere. What is there already, or on its way already, is skipped."""
 
     def __init__(self, naming: Naming, observe: Observer, *, keep: bool = True) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pystor.client import wishes
+from pystor.client import downloads
 from pystor.client.bulk import Event, Skipped
-from pystor.client.wishes import Naming, Paths, Wishes
+from pystor.client.downloads import Downloads, Naming, Paths
 from pystor.digest import Digest
 
 THERE, COMING, LATE = (Digest.of(content) for content in (b"there", b"coming", b"late"))
@@ -23,7 +23,7 @@ def has(there: Paths, calls: Naming, digest: Digest) -> bool:
 def test_what_is_in_the_directory_is_there_however_much_that_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, naming: tuple[str, bool]
 ) -> None:
-    monkeypatch.setattr(wishes, "_MOST_LISTED", most)
+    monkeypatch.setattr(downloads, "_MOST_LISTED", most)
     calls = Naming(str(tmp_path), *naming)
 
     def make(digest: Digest) -> None:
@@ -75,7 +75,7 @@ def test_an_empty_file_that_should_not_be_empty_is_downloaded_again(
     """A power cut leaves such, and whoever resumes wants the blob."""
     events, calls, digest = list[Event](), Naming(str(tmp_path)), Digest.of(content)
     Path(calls.path(digest)).write_bytes(left)
-    all_of_it = Wishes(calls, events.append)
+    all_of_it = Downloads(calls, events.append)
     assert (all_of_it.begin(iter([digest])) is not None) == wanted
     assert [type(event) for event in events] == ([] if wanted else [Skipped])
     if wanted:

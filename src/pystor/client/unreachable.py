@@ -21,7 +21,7 @@ class Asked(Protocol):
 T = TypeVar("T", bound=Asked)
 
 
-class Away:
+class Unreachable:
     """The hosts that gave no answer. URLs are of whatever is asked for at them.
 
     When one was away for a while, a single one of those who ask is let through to it, and the others wait for what that

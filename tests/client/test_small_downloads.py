@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from pystor.client.bulk import AHEAD, Done, Event, Failed, Skipped
+from pystor.client.downloads import Downloads, Input, Naming
 from pystor.client.servers import Server as Address
 from pystor.client.servers import ranked
 from pystor.client.small import SMALL
-from pystor.client.sprint import Sprint
-from pystor.client.wishes import Input, Naming, Wishes
+from pystor.client.small_downloads import SmallDownloads
 from pystor.digest import Digest
 from tests.client.conftest import lay, sha
 from tests.client.test_library import left_in, noise
@@ -37,7 +37,7 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n"
 
 @dataclass
 class Run:
-    """A sprint into a directory."""
+    """Small downloads into a directory."""
 
     directory: Path
     patience: float = 5.0
@@ -50,11 +50,11 @@ class Run:
         return self.go(endpoints, given)
 
     def go(self, endpoints: Sequence[str], given: Input, meanwhile: Callable[[], None] = lambda: None) -> list[str]:
-        wishes = Wishes(Naming(str(self.directory)), self.events.append)
+        downloads = Downloads(Naming(str(self.directory)), self.events.append)
         servers = [Address.parse(each) for each in endpoints]
-        sprint = Sprint(servers, wishes, at_once=self.at_once, patience=self.patience)
-        left = sprint.run(given, meanwhile)
-        assert wishes._begun == {}  # whoever comes next may begin all that is left
+        small_downloads = SmallDownloads(servers, downloads, at_once=self.at_once, patience=self.patience)
+        left = small_downloads.run(given, meanwhile)
+        assert downloads._begun == {}  # whoever comes next may begin all that is left
         return [digest.hex for digest in left]
 
     def of(self, kind: type[Event]) -> list[Any]:
@@ -251,8 +251,8 @@ def test_a_connection_that_is_lost_before_its_turn_to_be_looked_at_is_left_alone
 def test_whoever_is_left_does_not_wait_for_all_others(
     server: Server, proxy: Proxy, out: Run, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr("pystor.client.sprint._MOST_LEFT", 5 if bound == "number" else 10**9)
-    monkeypatch.setattr("pystor.client.sprint._LONGEST", 60.0 if bound == "number" else 0.3)
+    monkeypatch.setattr("pystor.client.small_downloads._MOST_LEFT", 5 if bound == "number" else 10**9)
+    monkeypatch.setattr("pystor.client.small_downloads._LONGEST", 60.0 if bound == "number" else 0.3)
     names = lay(server, *(noise(20 + n) for n in range(500)))
     mixed = [name for pair in zip(names, (sha(b"missing %d" % n) for n in range(500)), strict=True) for name in pair]
     proxy.delay = 0.0 if bound == "number" else 0.02
@@ -372,17 +372,17 @@ def test_whoever_is_left_does_not_wait_for_the_rest_of_the_input(server: Server,
 def test_the_input_is_read_no_further_than_is_of_use(
     server: Server, proxy: Proxy, out: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("pystor.client.sprint.AHEAD", 50)
+    monkeypatch.setattr("pystor.client.small_downloads.AHEAD", 50)
     contents = [noise(20 + n) for n in range(2500)]
     names = lay(server, *contents)
     (tmp_path / "list").write_text("\n".join(names))
-    most, sprint = [0], Sprint._listen
+    most, listen = [0], SmallDownloads._listen
 
-    def measured(self: Sprint, descriptor: int | None) -> None:
+    def measured(self: SmallDownloads, descriptor: int | None) -> None:
         most.append(len(self._ahead))
-        sprint(self, descriptor)
+        listen(self, descriptor)
 
-    monkeypatch.setattr(Sprint, "_listen", measured)
+    monkeypatch.setattr(SmallDownloads, "_listen", measured)
     with (
         subprocess.Popen(["cat", tmp_path / "list"], stdout=subprocess.PIPE) as cat,
         (tmp_path / "list").open() as file,
@@ -410,7 +410,7 @@ def test_what_libcurl_knows_better_is_left_to_it(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert Sprint.suits([Address.parse(url) for url in urls]) == suits
+    assert SmallDownloads.suits([Address.parse(url) for url in urls]) == suits
 
 
 def test_nothing_is_loaded_that_small_ones_do_not_need(server: Server, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pystor.client import AsyncClient, Client, Digest, NotFound, Refused, Unauthorized
-from pystor.client.express import USUAL, Express
+from pystor.client.plain_http import USUAL, PlainHttp
 from pystor.client.servers import Server as Address
 from pystor.client.small import SMALL, Small, Unusual, read
 from tests.client.conftest import QUICK, lay, sha
@@ -91,22 +91,22 @@ def test_an_answer_of_another_kind_is_left_to_the_long_way(answer: bytes) -> Non
 
 
 def test_only_many_small_ones_in_a_row_make_the_next_be_expected_small() -> None:
-    express, server = Express(1.0), Address("http://host")
+    plain_http, server = PlainHttp(1.0), Address("http://host")
     for size in [*[1] * (USUAL - 1), SMALL + 1, *[1] * (USUAL - 1)]:
-        express.note(size)
-        assert not express.serves(server)
-    express.note(1)
-    assert express.serves(server)
-    assert not express.serves(Address("https://host"))
+        plain_http.note(size)
+        assert not plain_http.serves(server)
+    plain_http.note(1)
+    assert plain_http.serves(server)
+    assert not plain_http.serves(Address("https://host"))
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "ALL_PROXY"])
 def test_a_proxy_of_the_environment_is_libcurl_s_business(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
-    express = Express(1.0)
+    plain_http = PlainHttp(1.0)
     for _ in range(USUAL):
-        express.note(1)
-    assert not express.serves(Address("http://host"))
+        plain_http.note(1)
+    assert not plain_http.serves(Address("http://host"))
 
 
 # On the way
@@ -260,9 +260,9 @@ def test_whoever_comes_after_one_that_was_cancelled_gets_its_own_blob(server: Se
 
 def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_nobody_s() -> None:
     async def run() -> None:
-        express = Express(1.0)
+        plain_http = PlainHttp(1.0)
         for _ in range(USUAL):
-            express.note(1)
+            plain_http.note(1)
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
@@ -273,9 +273,9 @@ def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_nobody_s() ->
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
             address = Address(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-            asking = asyncio.create_task(express.get(address, Digest.of(b"blob")))
+            asking = asyncio.create_task(plain_http.get(address, Digest.of(b"blob")))
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            express.close()
+            plain_http.close()
 
     asyncio.run(run())

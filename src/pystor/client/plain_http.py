@@ -114,7 +114,7 @@ class _Endpoint:
         return None
 
 
-class Express:
+class PlainHttp:
     """The connections, and whether they are worth asking. No answer is waited for longer than `patience` seconds."""
 
     def __init__(self, patience: float) -> None:
