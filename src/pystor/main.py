@@ -35,7 +35,7 @@ from pystor.missing import missing_in
 from pystor.patience import ask_all
 from pystor.pool import Pool
 from pystor.promotion import Promotion
-from pystor.wiring import Crowd
+from pystor.wiring import Observers
 
 _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""
@@ -97,13 +97,13 @@ def build(settings: Settings, shared: str) -> App:
     """Put a worker's application together; `shared` is a directory in memory that all workers have."""
     log = log_of(settings)
     prometheus = Prometheus(Path(shared), version=__version__)
-    crowd = Crowd(log, prometheus)
-    neighbours = wiring.neighbours_of(settings, crowd)
+    observers = Observers(log, prometheus)
+    neighbours = wiring.neighbours_of(settings, observers)
     switches = SharedSwitches(f"{shared}/switches", sum(map(len, settings.storage_pairs)))
     replica_sets = _replica_sets(census.take(_directories(settings)).values())
-    pool = wiring.pool_of(settings, crowd, switches.switch, neighbours.cache, replica_sets)
-    archive = wiring.archive_of(settings, crowd)
-    tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, crowd)
+    pool = wiring.pool_of(settings, observers, switches.switch, neighbours.cache, replica_sets)
+    archive = wiring.archive_of(settings, observers)
+    tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, observers)
     queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
     services: list[Service] = [log, prometheus, *neighbours.services.values(), pool]
     if archive is not None:
@@ -113,7 +113,7 @@ def build(settings: Settings, shared: str) -> App:
             queues.append(wiring.queue_of(settings, "repair", tiers, archive.pool, archive.pool))
         if settings.s3_promote and not settings.s3_redirect:
             promotion = Promotion(tiers, pool)
-            crowd.join(promotion)
+            observers.join(promotion)
             services.append(promotion)
     services += queues
     prometheus.observe_storages(partial(_storage_rows, [pool] if archive is None else [pool, archive.pool]))
@@ -124,13 +124,13 @@ def build(settings: Settings, shared: str) -> App:
         pool,
         Guard(None if credentials is None else f"{credentials.user}:{credentials.password}"),
         max_blob_size=settings.max_blob_size,
-        observe=crowd,
+        observe=observers,
         redirect=partial(archive.bucket.presign, seconds=_REDIRECTED_FOR) if archive and settings.s3_redirect else None,
     )
     return App(
         pool,
         blobs,
-        observe=crowd,
+        observe=observers,
         limits=limits(settings),
         upload_idle_timeout=settings.upload_idle_timeout,
         services=services,
@@ -280,7 +280,7 @@ async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
     sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
     if archive is not None:
         sets.append([archive.bucket])
-    neighbours = wiring.neighbours_of(settings, Crowd()).services
+    neighbours = wiring.neighbours_of(settings, Observers()).services
     if settings.log:
         neighbours["log"] = log_of(settings)
     return await doctor.examine(sets, neighbours, tell)

@@ -55,7 +55,7 @@ class Neighbour(Protocol):
         ...
 
 
-class Crowd:
+class Observers:
     """Everybody who wants to know what happens."""
 
     def __init__(self, *observers: Observer) -> None:
@@ -114,36 +114,36 @@ class Neighbours:
     cache: SharedCache = field(default_factory=NoSharedCache)
 
 
-def neighbours_of(settings: Settings, crowd: Crowd) -> Neighbours:
-    """Make those that are configured; those that observe join the crowd.
+def neighbours_of(settings: Settings, observers: Observers) -> Neighbours:
+    """Make those that are configured; those that observe join the observers.
 
     What speaks to a neighbour is imported where there is one: a worker without neighbours stays small.
     """
     found = Neighbours()
     if settings.statsite is not None:
-        _join_statsite(settings.statsite, found, crowd)
+        _join_statsite(settings.statsite, found, observers)
     if settings.rabbitmq_uri is not None:
-        _join_broker(settings.rabbitmq_uri, found, crowd, publish_stored=settings.rabbitmq_stored)
+        _join_broker(settings.rabbitmq_uri, found, observers, publish_stored=settings.rabbitmq_stored)
     if settings.memcached_servers:
-        _join_memcached(settings.memcached_servers, found, crowd)
+        _join_memcached(settings.memcached_servers, found, observers)
     return found
 
 
-def _join_statsite(place: config.Statsite, found: Neighbours, crowd: Crowd) -> None:
+def _join_statsite(place: config.Statsite, found: Neighbours, observers: Observers) -> None:
     from pystor.adapters.statsite import Statsite
 
-    statsite = Statsite(place.host, place.port, place.prefix, place.sample_rate, observe=crowd)
-    crowd.join(statsite)
+    statsite = Statsite(place.host, place.port, place.prefix, place.sample_rate, observe=observers)
+    observers.join(statsite)
     found.services["statsite"] = statsite
 
 
-def _join_broker(place: config.Amqp, found: Neighbours, crowd: Crowd, *, publish_stored: bool) -> None:
+def _join_broker(place: config.Amqp, found: Neighbours, observers: Observers, *, publish_stored: bool) -> None:
     from pystor.adapters.amqp import Amqp
 
     broker = Amqp(
         place.host,
         place.port,
-        observe=crowd,
+        observe=observers,
         user=place.user,
         password=place.password,
         vhost=place.vhost,
@@ -153,14 +153,14 @@ def _join_broker(place: config.Amqp, found: Neighbours, crowd: Crowd, *, publish
         heartbeat=place.heartbeat,
         publish_stored=publish_stored,
     )
-    crowd.join(broker)
+    observers.join(broker)
     found.services["rabbitmq"] = broker
 
 
-def _join_memcached(servers: Sequence[config.Server], found: Neighbours, crowd: Crowd) -> None:
+def _join_memcached(servers: Sequence[config.Server], found: Neighbours, observers: Observers) -> None:
     from pystor.adapters.memcached import Memcached
 
-    memcached = Memcached([(server.host, server.port) for server in servers], observe=crowd)
+    memcached = Memcached([(server.host, server.port) for server in servers], observe=observers)
     found.services["memcached"] = found.cache = memcached
 
 

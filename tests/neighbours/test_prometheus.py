@@ -49,7 +49,7 @@ from pystor.events import (
     UploadEnded,
     UploadRefused,
 )
-from pystor.wiring import Crowd
+from pystor.wiring import Observers
 from tests.support import needs, processes
 from tests.support.mounts import Mounts
 from tests.support.server import Server, ServerFactory
@@ -147,10 +147,10 @@ def test_what_was_answered_at_once_is_counted_as_its_parts_are(event: AnsweredAt
 def test_who_does_not_listen_to_what_is_answered_at_once_is_told_its_parts() -> None:
     told: list[Event] = []
     metrics = Prometheus(None, version="1")
-    crowd = Crowd(told.append, metrics)
+    observers = Observers(told.append, metrics)
 
     for event in AT_ONCE.values():
-        crowd(event)
+        observers(event)
 
     assert told == [part for event in AT_ONCE.values() for part in event.parts()]
     assert samples(metrics)["stor_lookups_total"] == len(AT_ONCE)
