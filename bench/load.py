@@ -14,7 +14,7 @@ from bench.samples import Sample
 
 _SCRIPT = Path(__file__).with_name("load.lua")
 _RESULT = re.compile(r"^LOAD (.*)$", re.MULTILINE)
-_PATIENCE = 20
+_TIMEOUT = 20
 """Seconds that an answer may take."""
 
 _LARGE = 50_000_000
@@ -53,7 +53,7 @@ def run(url: str, requests: Requests, *, connections: int, seconds: int, directo
     """Have wrk ask for so many seconds; raises `LoadFailed` if any answer was not as it should be."""
     plan = directory / "plan.lua"
     plan.write_text(_plan(requests, directory))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={_PATIENCE}s", "-s", str(_SCRIPT)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={_TIMEOUT}s", "-s", str(_SCRIPT)]
     done = subprocess.run([*command, url, "--", str(plan)], check=False, capture_output=True, text=True)
     return parse(done.stdout + done.stderr, missing=requests.missing)
 

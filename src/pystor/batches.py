@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 _MOST: Final = 64
 """How many go together."""
 
-_PATIENCE: Final = 0.02
+_TIMEOUT: Final = 0.02
 """Seconds after which the next batch goes though the one before is not through: it may hang."""
 
 
@@ -48,7 +48,7 @@ class Batches(Generic[_T]):
         if gate is None:
             return
         loop = asyncio.get_running_loop()
-        bell = loop.call_later(_PATIENCE, self._open, gate)
+        bell = loop.call_later(_TIMEOUT, self._open, gate)
 
         def through() -> None:
             bell.cancel()

@@ -9,18 +9,18 @@ from typing import Final
 from pystor import marker
 from pystor.directory import Directory
 from pystor.errors import StorageError
+from pystor.fan_out import ask_all
 from pystor.identity import Seen, Verdict, judge
-from pystor.patience import ask_all
 
-PATIENCE: Final = 2.0
+TIMEOUT: Final = 2.0
 """Seconds within which a storage has to show what it is."""
 
 
-def take(sets: Sequence[Sequence[Directory]], patience: float = PATIENCE) -> dict[Directory, Verdict]:
-    """Look at the storages of all replica sets; one that is silent for `patience` seconds could not be seen."""
+def take(sets: Sequence[Sequence[Directory]], timeout: float = TIMEOUT) -> dict[Directory, Verdict]:
+    """Look at the storages of all replica sets; one that is silent for `timeout` seconds could not be seen."""
     storages = [storage for group in sets for storage in group]
-    seen = ask_all(_look, storages, patience)
-    silence = f"no answer within {patience:g} s"
+    seen = ask_all(_look, storages, timeout)
+    silence = f"no answer within {timeout:g} s"
     looks = [[seen.get(storage) or Seen(storage.root, fault=silence) for storage in group] for group in sets]
     return dict(zip(storages, judge(looks), strict=True))
 

@@ -16,7 +16,7 @@ from pystor.errors import NeighbourError, StorageError
 from pystor.identity import Verdict
 from pystor.wiring import Neighbour
 
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 
 _ADVICE: Final = {
     os.strerror(errno.EACCES): "let Stor's user read and write there",
@@ -35,7 +35,7 @@ async def examine(
     neighbours: Mapping[str, Neighbour],
     tell: Callable[[str], None],
     *,
-    storage_timeout: float = _PATIENCE,
+    storage_timeout: float = _TIMEOUT,
 ) -> int:
     """Ask the storages of each replica set, then the neighbours; `tell` gets a line for each.
 

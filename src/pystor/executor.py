@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 _QUICK: Final = 0.002  # seconds for each thing that a job does; what takes longer is waited for by a thread of its own
 _WEIGHT: Final = 0.2  # of the newest time in the running average
-_PATIENCE: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
+_DELAY: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
 
 
 def one(_: object) -> int:
@@ -216,7 +216,7 @@ class Executor:
         if self._watched:
             return
         self._watched = True
-        asyncio.get_running_loop().call_later(_PATIENCE, self._look, self._jobs[0] if self._jobs else None)
+        asyncio.get_running_loop().call_later(_DELAY, self._look, self._jobs[0] if self._jobs else None)
 
     def _look(self, first: Job[Any] | None) -> None:
         """Send another thread if those who work do not come on."""

@@ -23,6 +23,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import ConfigError, StorageError, StorError
 from pystor.events import Event, StorageFailed
+from pystor.fan_out import ask_all
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -32,7 +33,6 @@ from pystor.identity import Seen, Verdict, refuse_adoption
 from pystor.jobs import DONE, Queue
 from pystor.marker import new_id
 from pystor.missing import missing_in
-from pystor.patience import ask_all
 from pystor.pool import Pool
 from pystor.promotion import Promotion
 from pystor.wiring import Observers

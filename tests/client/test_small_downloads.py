@@ -40,7 +40,7 @@ class Run:
     """Small downloads into a directory."""
 
     directory: Path
-    patience: float = 5.0
+    timeout: float = 5.0
     events: list[Event] = field(default_factory=list)
     at_once: int = AT_ONCE
 
@@ -52,7 +52,7 @@ class Run:
     def go(self, endpoints: Sequence[str], given: Input, meanwhile: Callable[[], None] = lambda: None) -> list[str]:
         downloads = Downloads(Naming(str(self.directory)), self.events.append)
         servers = [Address.parse(each) for each in endpoints]
-        small_downloads = SmallDownloads(servers, downloads, at_once=self.at_once, patience=self.patience)
+        small_downloads = SmallDownloads(servers, downloads, at_once=self.at_once, timeout=self.timeout)
         left = small_downloads.run(given, meanwhile)
         assert downloads._begun == {}  # whoever comes next may begin all that is left
         return [digest.hex for digest in left]
@@ -105,7 +105,7 @@ def test_one_that_is_not_as_usual_is_left_and_the_others_come(
         for storage in server.pairs[0]:
             Path(storage, Digest(names[9]).path).unlink()
     if kind not in {"large", "missing"}:
-        out.patience = 0.3
+        out.timeout = 0.3
         proxy.trigger, proxy.garbage = (
             names[9].encode(),
             {
@@ -165,7 +165,7 @@ def test_a_server_that_is_away_is_tried_once(proxy: Proxy, out: Run) -> None:
 
 def test_one_that_hangs_is_left_when_patience_is_over(server: Server, proxy: Proxy, out: Run) -> None:
     (name,) = lay(server, noise(10))
-    proxy.hang, out.patience = True, 0.3
+    proxy.hang, out.timeout = True, 0.3
     began = time.monotonic()
     assert out.get([proxy.endpoint], [name]) == [name]
     assert 0.3 <= time.monotonic() - began < 3
@@ -265,7 +265,7 @@ def test_whoever_is_left_does_not_wait_for_all_others(
 def test_what_came_while_nobody_looked_is_not_late(server: Server, proxy: Proxy, out: Run) -> None:
     contents = [noise(100 + n) for n in range(60)]
     names, slept = lay(server, *contents), list[float]()
-    out.patience, proxy.delay = 0.4, 0.05
+    out.timeout, proxy.delay = 0.4, 0.05
 
     def sleep() -> None:
         if not slept:

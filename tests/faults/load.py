@@ -20,7 +20,7 @@ from tests.support.clients import Clients
 CLIENTS: Final = 16
 _LARGE_CLIENTS: Final = 2
 _SMALL, _LARGE = (100, 20_000), 3_000_000
-PATIENCE: Final = 15.0
+TIMEOUT: Final = 15.0
 """Seconds after which an upload hangs. A look takes up to 2, the next probe 3; then nobody waits for the storage."""
 
 
@@ -86,7 +86,7 @@ class Load(Clients):
     def _upload_one(self, content: bytes) -> int:
         digest = sha(content)
         try:
-            answer = self._stor.server.request("POST", digest, content, self._stor.login, timeout=PATIENCE)
+            answer = self._stor.server.request("POST", digest, content, self._stor.login, timeout=TIMEOUT)
         except TimeoutError:
             self.hung.append(digest)
             return 0

@@ -270,7 +270,7 @@ def test_of_a_host_with_several_addresses_one_that_answers_is_used(
             await until(lambda: adapter.published == 1)
         assert seen == []
 
-    monkeypatch.setattr(amqp, "_PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(amqp, "_TIMEOUT_SECONDS", 1.5)
     named(monkeypatch, {"broker.test": ["127.0.0.2", "127.0.0.1"]})
     with hung("127.0.0.2", rabbitmq.port):
         run(scenario())
@@ -319,7 +319,7 @@ def test_a_broker_that_is_killed_and_restarted_is_published_to_again(rabbitmq: R
 
 
 def test_a_broker_is_found_within_ten_seconds_however_long_it_was_away() -> None:
-    assert amqp._PATIENCE_SECONDS + amqp._LONGEST_PAUSE_SECONDS < 10
+    assert amqp._TIMEOUT_SECONDS + amqp._LONGEST_PAUSE_SECONDS < 10
 
 
 def test_a_connection_that_was_good_for_a_while_is_made_again_at_once(rabbitmq: RabbitMQ, exchange: str) -> None:

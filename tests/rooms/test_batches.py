@@ -45,7 +45,7 @@ async def breathe() -> None:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is."""
-    monkeypatch.setattr(batches, "_PATIENCE", 30.0)
+    monkeypatch.setattr(batches, "_TIMEOUT", 30.0)
 
 
 def test_what_comes_at_once_goes_together_in_its_order() -> None:
@@ -138,7 +138,7 @@ def test_no_more_go_together_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_batch_that_hangs_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_PATIENCE", 0.02)
+    monkeypatch.setattr(batches, "_TIMEOUT", 0.02)
 
     async def scenario() -> None:
         ferry = Ferry()

@@ -166,7 +166,7 @@ def test_a_storage_that_hangs_is_not_waited_for_and_the_others_are_seen(tmp_path
     hanging = Hanging(str(tmp_path / "b"))
     hanging.healed = threading.Event()
     try:
-        verdicts = census.take([[good, hanging], [Directory(str(new_one))]], patience=1)
+        verdicts = census.take([[good, hanging], [Directory(str(new_one))]], timeout=1)
     finally:
         hanging.healed.set()
     assert [verdict.refusal for verdict in verdicts.values()] == [None, "no answer within 1 s", None]

@@ -21,7 +21,7 @@ async def results(jobs: list[Job[Any]]) -> list[Any]:
 def test_quick_jobs_are_all_done_by_one_thread_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     # However busy the machine is.
     monkeypatch.setattr(executor, "_QUICK", 30.0)
-    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
     done: list[tuple[int, int]] = []
 
     async def scenario() -> None:
@@ -37,7 +37,7 @@ def test_quick_jobs_are_all_done_by_one_thread_in_their_order(monkeypatch: pytes
 
 
 def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
 
     async def scenario() -> None:
         mine = Executor("slow", 4)
@@ -53,7 +53,7 @@ def test_slow_jobs_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("things", "threads"), [(1, 2), (100, 1)])
 def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, things: int, threads: int) -> None:
     """A batch takes its time; more threads than one would only wait for the interpreter's lock."""
-    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
     monkeypatch.setattr(executor, "_QUICK", 0.005)
     seen: set[int] = set()
 
@@ -74,7 +74,7 @@ def test_a_job_of_many_quick_things_is_quick(monkeypatch: pytest.MonkeyPatch, th
 
 def test_a_job_that_is_known_to_wait_for_the_disk_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_QUICK", 30.0)
-    monkeypatch.setattr(executor, "_PATIENCE", 30.0)
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
     go_on = threading.Event()
 
     async def scenario() -> None:

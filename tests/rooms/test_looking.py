@@ -46,7 +46,7 @@ class Cold(Directory):
 
 @pytest.fixture
 def storage(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Cold:
-    monkeypatch.setattr(batches, "_PATIENCE", 30.0)  # however busy the machine is
+    monkeypatch.setattr(batches, "_TIMEOUT", 30.0)  # however busy the machine is
     monkeypatch.setattr(rounds, "_LONG", 30.0)
     adopted(memory / "a")
     cold = Cold(str(memory / "a"), local=True, reserve=0)
@@ -113,7 +113,7 @@ def test_a_failure_is_that_of_one_and_an_absent_storage_that_of_all(storage: Col
 
 
 def test_who_asks_a_storage_that_hangs_is_refused_in_time(storage: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_PATIENCE", 0.02)
+    monkeypatch.setattr(batches, "_TIMEOUT", 0.02)
     monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
     storage.hangs = {DIGESTS[0]}
 

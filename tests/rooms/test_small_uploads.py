@@ -36,7 +36,7 @@ def pair(memory: Path) -> list[Directory]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is."""
-    monkeypatch.setattr(batches, "_PATIENCE", 30.0)
+    monkeypatch.setattr(batches, "_TIMEOUT", 30.0)
     monkeypatch.setattr(rounds, "_LONG", 30.0)
 
 
@@ -337,7 +337,7 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.3)
-    monkeypatch.setattr(batches, "_PATIENCE", 0.02)
+    monkeypatch.setattr(batches, "_TIMEOUT", 0.02)
     for name in "abcd":
         adopted(memory / name, local=True)
     hanging = Hanging(str(memory / "b"), reserve=0)
@@ -389,7 +389,7 @@ def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.5)
-    monkeypatch.setattr(batches, "_PATIENCE", 0.001)
+    monkeypatch.setattr(batches, "_TIMEOUT", 0.001)
     well, hanging = one_hangs(memory)
 
     async def scenario() -> None:

@@ -40,11 +40,9 @@ _Told: TypeAlias = Digest | BlobStored
 _STORED: Final = "stored"
 _BATCH: Final = 500  # messages, 80 kB, and a heartbeat may go in between
 _LINGER_SECONDS: Final = 0.05  # what arrives within it is sent at once
-_PATIENCE_SECONDS: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = (
-    4.0  # with the patience it makes up the ten seconds within which a broker is found again
-)
+_LONGEST_PAUSE_SECONDS: Final = 4.0  # with the timeout it makes up the ten seconds within which a broker is found again
 _STOP_SECONDS: Final = 0.9
 _REPORT_SECONDS: Final = 60.0
 
@@ -168,7 +166,7 @@ class Amqp:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Transport, AbstractChannel]]:
         """Connect, open a channel and declare the exchange, at one of the host's addresses."""
-        connection, channel = await self._host.reach(self._open, _PATIENCE_SECONDS)
+        connection, channel = await self._host.reach(self._open, _TIMEOUT_SECONDS)
         try:
             assert connection.transport is not None  # it was, a moment ago
             yield connection.transport.connection, await channel.get_underlay_channel()
@@ -283,7 +281,7 @@ def _frames(channel: int, exchange: str, routing_key: str, body: bytes) -> bytes
 def _why(error: BaseException) -> str:
     """Say in one line what went wrong; the library hides what the system said in the cause."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {_PATIENCE_SECONDS:.0f} s"
+        return f"no answer within {_TIMEOUT_SECONDS:.0f} s"
     cause = error if isinstance(error, socket.gaierror) else error.__cause__
     if isinstance(cause, OSError):
         return cause.strerror or " ".join(str(cause).split())

@@ -40,7 +40,7 @@ def flags(given: argparse.Namespace) -> Flags:
     return Flags(given.servers, given.user, given.password_file)
 
 
-def patience(given: argparse.Namespace) -> float:
+def timeout(given: argparse.Namespace) -> float:
     """Tell the seconds that a command line waits for a byte; 0 means as long as it takes."""
     return float(given.timeout or 1e9)
 

@@ -88,9 +88,9 @@ def of_answer(origin: str, status: int, body: bytes, retry_after: float = 0.0) -
     return Refused(text, status)
 
 
-def late(origin: str, patience: float) -> Late:
+def late(origin: str, timeout: float) -> Late:
     """Tell that no byte came for so many seconds."""
-    return Late(f"{origin}: no answer within {patience:g} s")
+    return Late(f"{origin}: no answer within {timeout:g} s")
 
 
 def garbled(origin: str, wanted: str, real: str) -> BadContent:

@@ -25,20 +25,20 @@ class Incoming:
         "_idle",
         "_longest",
         "_origin",
-        "_patience",
         "_paused",
         "_pieces",
         "_ready",
         "_stalled",
+        "_timeout",
         "_waiter",
         "_waiting",
     )
 
-    def __init__(self, origin: str, patience: float, tick: float, go_on: Callable[[], object]) -> None:
+    def __init__(self, origin: str, timeout: float, tick: float, go_on: Callable[[], object]) -> None:
         """Take the seconds in which something has to move, those between two ticks, and what has more come again."""
         self._origin = origin
-        self._patience = patience
-        self._longest = patience / tick
+        self._timeout = timeout
+        self._longest = timeout / tick
         self._go_on = go_on
         self._pieces: list[bytes] = []
         self._waiting = 0
@@ -140,7 +140,7 @@ class Incoming:
         if not self._ready:
             await self._waken()
         if self._stalled:
-            raise late(self._origin, self._patience)
+            raise late(self._origin, self._timeout)
 
     async def _waken(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

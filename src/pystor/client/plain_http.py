@@ -75,9 +75,9 @@ class _Connection:
         if answer is not None and not answer.done():
             answer.set_result(small)
 
-    def give_up(self, patience: float) -> None:
+    def give_up(self, timeout: float) -> None:
         """Break off since no answer has come for so long."""
-        self.close(late(self._origin, patience))
+        self.close(late(self._origin, timeout))
 
     def close(self, failure: Unavailable | None = None) -> None:
         """Break off; a failure is told to who waits for an answer."""
@@ -115,10 +115,10 @@ class _Endpoint:
 
 
 class PlainHttp:
-    """The connections, and whether they are worth asking. No answer is waited for longer than `patience` seconds."""
+    """The connections, and whether they are worth asking. No answer is waited for longer than `timeout` seconds."""
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._servers: dict[str, _Endpoint] = {}
         self._all: set[_Connection] = set()
         self._in_a_row = 0
@@ -169,7 +169,7 @@ class PlainHttp:
 
     async def _connect(self, line: Line) -> _Connection | None:
         try:
-            end = await asyncio.to_thread(line.connect, self._patience)
+            end = await asyncio.to_thread(line.connect, self._timeout)
         except OSError:
             return None
         end.setblocking(False)
@@ -181,15 +181,15 @@ class PlainHttp:
 
     def _wind(self) -> None:
         if self._clock is None:
-            self._clock = asyncio.get_running_loop().call_later(min(self._patience, 60.0) / _LOOKS, self._look)
+            self._clock = asyncio.get_running_loop().call_later(min(self._timeout, 60.0) / _LOOKS, self._look)
 
     def _look(self) -> None:
         """Close what has kept somebody waiting for too long."""
         self._clock = None
-        last = asyncio.get_running_loop().time() - self._patience
+        last = asyncio.get_running_loop().time() - self._timeout
         for connection in list(self._all):
             if connection.busy and connection.asked < last:
-                connection.give_up(self._patience)
+                connection.give_up(self._timeout)
             if connection.closed:
                 self._all.discard(connection)
         if self._all:

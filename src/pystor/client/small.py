@@ -158,10 +158,10 @@ class Line:
         self._before: Final = f"{parts.path}/".encode()
         self._after: Final = "\r\n".join([*lines, ""]).encode()
 
-    def connect(self, patience: float) -> socket.socket:
+    def connect(self, timeout: float) -> socket.socket:
         """Make a connection, and wait for it; raises `OSError`."""
         try:
-            return socket.create_connection(self._address, min(patience, PROMPT))
+            return socket.create_connection(self._address, min(timeout, PROMPT))
         except UnicodeError:
             raise OSError(errno.EINVAL, "this is no name of a host") from None
 

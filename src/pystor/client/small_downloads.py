@@ -56,10 +56,10 @@ class _Endpoint:
         """How many were lost, less those that others made up for."""
         self._place: tuple[socket.AddressFamily, Any] | None = None
 
-    def connect(self, patience: float) -> socket.socket:
+    def connect(self, timeout: float) -> socket.socket:
         """Make a connection; the first one is waited for, the others are to where that led. Raises `OSError`."""
         if self._place is None:
-            end = self.line.connect(patience)
+            end = self.line.connect(timeout)
             self._place = end.family, end.getpeername()
             end.setblocking(False)
         else:
@@ -75,13 +75,13 @@ class _Endpoint:
 class SmallDownloads:
     """Downloads of what is asked for. For one run."""
 
-    def __init__(self, servers: Sequence[Server], downloads: Downloads, *, at_once: int, patience: float) -> None:
-        """Ask for so many `at_once`; none is waited for longer than `patience` seconds without a byte."""
+    def __init__(self, servers: Sequence[Server], downloads: Downloads, *, at_once: int, timeout: float) -> None:
+        """Ask for so many `at_once`; none is waited for longer than `timeout` seconds without a byte."""
         self._servers: Final = servers
         self._endpoints: Final = {server.url: _Endpoint(server) for server in servers}
         self._downloads: Final = downloads
         self._at_once: Final = fitting(at_once, len(servers))
-        self._patience: Final = patience
+        self._timeout: Final = timeout
         self._poll: Final = select.poll()
         self._source: int | None = None  # what is listened to for input
         self._lanes: Final[dict[int, _Lane]] = {}
@@ -160,7 +160,7 @@ class SmallDownloads:
 
     def _connect(self, endpoint: _Endpoint) -> _Lane | None:
         try:
-            end = endpoint.connect(self._patience)
+            end = endpoint.connect(self._timeout)
         except OSError:
             endpoint.lost += self._at_once + _LEAST  # it is not tried again
             return None
@@ -236,7 +236,7 @@ class SmallDownloads:
     def _look(self, meanwhile: Callable[[], None]) -> None:
         """Every now and then, drop what has stood still for too long."""
         now = time.monotonic()
-        passed, last = now - self._now, now - PERIOD - self._patience
+        passed, last = now - self._now, now - PERIOD - self._timeout
         if passed < PERIOD:
             return
         self._now = now
@@ -244,5 +244,5 @@ class SmallDownloads:
             if passed > _ASLEEP:
                 lane.since += passed
             elif lane.since < last:
-                self._drop(lane, late(lane.endpoint.line.server.url, self._patience))
+                self._drop(lane, late(lane.endpoint.line.server.url, self._timeout))
         meanwhile()

@@ -57,11 +57,11 @@ class Ask(NamedTuple):
 class Exchange:
     """One request, and its answer as it comes."""
 
-    def __init__(self, ask: Ask, curl: Any, patience: float, tick: float, release: Callable[[Exchange], None]) -> None:
+    def __init__(self, ask: Ask, curl: Any, timeout: float, tick: float, release: Callable[[Exchange], None]) -> None:
         self.ask = ask
         self.curl = curl
         self._release = release
-        longest = patience + (round(ask.body.size / _HASHED, 1) if ask.body else 0)
+        longest = timeout + (round(ask.body.size / _HASHED, 1) if ask.body else 0)
         self._incoming = Incoming(self.origin, longest, tick, partial(curl.pause, pycurl.PAUSE_CONT))
         self._lines: list[bytes] = []
 
@@ -212,14 +212,14 @@ def _kind(ask: Ask) -> object:
 
 
 class Transport:
-    """The connections of one client, kept from request to request. `patience`: seconds in which a byte has to move."""
+    """The connections of one client, kept from request to request. `timeout`: seconds in which a byte has to move."""
 
-    def __init__(self, patience: float, prompt: float, unreachable: Unreachable) -> None:
+    def __init__(self, timeout: float, prompt: float, unreachable: Unreachable) -> None:
         """Take the seconds in which a connection is made, or not at all, and where those are noted who are away."""
-        self._patience = patience
+        self._timeout = timeout
         self._prompt = prompt
         self._unreachable = unreachable
-        self._period = min(_TICK, patience / _TICKS)
+        self._period = min(_TICK, timeout / _TICKS)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._spare: dict[object, list[Any]] = {}
         self._running: dict[Exchange, asyncio.Future[Any]] = {}
@@ -235,7 +235,7 @@ class Transport:
             raise ValueError("the client was closed meanwhile")
         spare = self._spare.get(_kind(ask))
         curl = spare.pop() if spare else self._handle(ask)
-        exchange = Exchange(ask, curl, self._patience, self._period, self._release)
+        exchange = Exchange(ask, curl, self._timeout, self._period, self._release)
         exchange.prepare()
         future = self._multi.add_handle(curl)
         future.add_done_callback(exchange.finish)

@@ -28,9 +28,9 @@ class Unreachable:
     finds out.
     """
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, timeout: float) -> None:
         """Take the seconds after which an answer is known not to come."""
-        self._patience: Final = patience
+        self._timeout: Final = timeout
         self._until: Final[dict[str, float]] = {}
 
     def note(self, url: str) -> None:
@@ -50,7 +50,7 @@ class Unreachable:
         order = sorted(order, key=lambda asked: self._until.get(_host(asked.url), 0.0) > now)
         first = _host(order[0].url)
         if self._until.get(first, now) < now:
-            self._until[first] = now + max(_SECONDS, self._patience)
+            self._until[first] = now + max(_SECONDS, self._timeout)
         return order
 
 

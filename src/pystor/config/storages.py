@@ -16,15 +16,15 @@ from typing import Final, TypeAlias
 from pystor.address import BucketAddress, parse_bucket_url
 from pystor.config.problems import Problems
 from pystor.config.values import Parser, listing
-from pystor.patience import ask_all
+from pystor.fan_out import ask_all
 
 Place: TypeAlias = Path | BucketAddress
 Pairs: TypeAlias = tuple[tuple[Place, ...], ...]
 _Looks: TypeAlias = Mapping[str, os.stat_result | OSError]
 
-_PATIENCE: Final = 2.0
+_TIMEOUT: Final = 2.0
 """Seconds within which all directories have to be seen."""
-_SILENT: Final = OSError(errno.ETIMEDOUT, f"it does not answer within {_PATIENCE:g} s")
+_SILENT: Final = OSError(errno.ETIMEDOUT, f"it does not answer within {_TIMEOUT:g} s")
 _MISTAKES: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 """What no disk that fails says: the configuration is wrong, or a directory was not made yet."""
 
@@ -52,7 +52,7 @@ def pairs(value: object, where: str, problems: Problems) -> Pairs | None:
 
 def _look(values: Iterable[object]) -> _Looks:
     paths = {value for value in values if isinstance(value, str) and value.startswith("/") and _can_be_a_path(value)}
-    return dict.fromkeys(paths, _SILENT) | ask_all(_stat, paths, _PATIENCE)
+    return dict.fromkeys(paths, _SILENT) | ask_all(_stat, paths, _TIMEOUT)
 
 
 def _stat(path: str) -> os.stat_result | OSError:

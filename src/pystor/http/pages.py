@@ -13,7 +13,7 @@ from pystor.events import HealthChecked, Observer
 from pystor.http.messages import Field, Request, Response, as_json, text, typed
 from pystor.pool import Pool
 
-_PATIENCE: Final = 0.8  # seconds; whoever asks how the storages are wants to know soon
+_TIMEOUT: Final = 0.8  # seconds; whoever asks how the storages are wants to know soon
 _VARY: Final[Field] = (b"vary", b"accept")
 
 _FRONT_PAGE: Final = f"""<!doctype html>
@@ -66,13 +66,13 @@ async def status(request: Request, pool: Pool, observe: Observer) -> Response:
 
 async def _check(member: Bulkhead) -> Space | StorageError:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             space = await member.check()
             if member.unwritable:
                 return StorageError(member.storage.root, "write", member.last_error or "it failed")
             return space
     except TimeoutError:
-        return StorageError(member.storage.root, "check", f"no answer within {_PATIENCE:g} s")
+        return StorageError(member.storage.root, "check", f"no answer within {_TIMEOUT:g} s")
     except StorageError as error:
         return error
 

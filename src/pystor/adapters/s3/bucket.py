@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Literal
 
-from pystor.adapters.s3.client import Client, Keys, Patience
+from pystor.adapters.s3.client import Client, Keys, RequestPolicy
 from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
 from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
@@ -39,7 +39,7 @@ class Bucket:
         """
         self.root: Final = client.name
         self.writable: Final = writable
-        self.timeouts: Final = Patience().timeouts if timeouts is None else timeouts
+        self.timeouts: Final = RequestPolicy().timeouts if timeouts is None else timeouts
         self.local: Final = False
         self.watched: Final = False
         self._client: Final = client
@@ -74,9 +74,9 @@ class Bucket:
         """
         address = BucketAddress(bucket, prefix, endpoint, region, virtual_hosted)
         keys = Keys(access_key, secret_key) if access_key and secret_key else None
-        patience = Patience(connect_timeout, read_timeout, write_timeout, retries)
-        client = Client.connect(name, address, keys, patience)
-        return cls(client, prefix, spool=spool, writable=writable, timeouts=patience.timeouts)
+        policy = RequestPolicy(connect_timeout, read_timeout, write_timeout, retries)
+        client = Client.connect(name, address, keys, policy)
+        return cls(client, prefix, spool=spool, writable=writable, timeouts=policy.timeouts)
 
     def answers_since(self, began: float) -> bool:
         """Tell whether there was an answer to what was asked after `began`: each object is one for itself."""

@@ -55,7 +55,7 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RequestPolicy:
     """Seconds, and how often a request is repeated that a server could not answer."""
 
     connect: float = 1.0
@@ -88,13 +88,13 @@ class Client:
         """When that was asked which was asked last of all that has an answer, on the monotonic clock."""
 
     @classmethod
-    def connect(cls, name: str, address: BucketAddress, keys: Keys | None, patience: Patience) -> Client:
+    def connect(cls, name: str, address: BucketAddress, keys: Keys | None, policy: RequestPolicy) -> Client:
         """Describe the way to a bucket; nothing is sent yet. Without keys, those of the environment are taken."""
         # A stream may be read as slowly as a client of ours reads. A request that timed out has had its time.
-        soon: ClientConfig = {"timeout": _FOREVER, "read_timeout": timedelta(seconds=patience.read)}
-        late: ClientConfig = {"timeout": timedelta(seconds=patience.write)}
-        reading = _store(address, keys, patience, soon, patience.read * 0.9)
-        writing = _store(address, keys, patience, late, patience.write * 0.9)
+        soon: ClientConfig = {"timeout": _FOREVER, "read_timeout": timedelta(seconds=policy.read)}
+        late: ClientConfig = {"timeout": timedelta(seconds=policy.write)}
+        reading = _store(address, keys, policy, soon, policy.read * 0.9)
+        writing = _store(address, keys, policy, late, policy.write * 0.9)
         return cls(name, reading, writing, (keys.secret_key,) if keys else ())
 
     def get(self, key: str, offset: int = 0) -> GetResult | None:
@@ -199,10 +199,10 @@ class Client:
 
 
 def _store(
-    address: BucketAddress, keys: Keys | None, patience: Patience, client: ClientConfig, retry_for: float
+    address: BucketAddress, keys: Keys | None, policy: RequestPolicy, client: ClientConfig, retry_for: float
 ) -> S3Store:
     retry: RetryConfig = {
-        "max_retries": patience.retries,
+        "max_retries": policy.retries,
         "retry_timeout": timedelta(seconds=retry_for),
         "backoff": {
             "init_backoff": timedelta(milliseconds=50),
@@ -219,7 +219,7 @@ def _store(
         client_options={
             **client,
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=patience.connect),
+            "connect_timeout": timedelta(seconds=policy.connect),
         },
         retry_config=retry,
         # Under this name the environment cannot override it.

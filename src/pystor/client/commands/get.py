@@ -54,7 +54,7 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
     with screen.summed_up():
         if bucket is None and SmallDownloads.suits(settings.servers):
             small_downloads = SmallDownloads(
-                settings.servers, downloads, at_once=given.max, patience=config.patience(given)
+                settings.servers, downloads, at_once=given.max, timeout=config.timeout(given)
             )
             left = small_downloads.run(wanted, screen.refresh)
         else:

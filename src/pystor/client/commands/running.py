@@ -34,7 +34,7 @@ def client(given: argparse.Namespace, *, writes: bool = False) -> AsyncClient:
 def client_of(given: argparse.Namespace, settings: config.Settings, bucket: Bucket | None) -> AsyncClient:
     """Make the client when that is settled."""
     retry = Retry(given.attempts, given.delay)
-    return AsyncClient(settings.servers, timeout=config.patience(given), retry=retry, bucket=bucket)
+    return AsyncClient(settings.servers, timeout=config.timeout(given), retry=retry, bucket=bucket)
 
 
 def at_once(given: argparse.Namespace, places: int) -> int:

@@ -1,4 +1,4 @@
-"""Patience that ends: many are asked at once, and whoever hangs is not waited for."""
+"""Fan-out with a timeout: many are asked at once, and whoever hangs is not waited for."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pystor.patience import ask_all
+from pystor.fan_out import ask_all
 from tests.rooms.tools import no_thread_to_give
 
 
