@@ -48,10 +48,10 @@ class Batches(Generic[_T]):
         if gate is None:
             return
         loop = asyncio.get_running_loop()
-        bell = loop.call_later(_TIMEOUT, self._open, gate)
+        timer = loop.call_later(_TIMEOUT, self._open, gate)
 
         def through() -> None:
-            bell.cancel()
+            timer.cancel()
             self._open(gate)
 
         task = loop.create_task(self._do(batch, through))

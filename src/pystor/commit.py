@@ -75,7 +75,7 @@ class Committer:
         self._waiting: list[_Waiter] = []
         self._running = False
         self._took = 0.0  # seconds, the last sync
-        self._bell: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._rounds: Final[SimpleQueue[_Round | None]] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -108,14 +108,14 @@ class Committer:
             return
         if not any(waiter.others() for waiter in self._waiting):
             self._begin()
-        elif self._bell is None:
-            self._bell = asyncio.get_running_loop().call_later(min(self._took, _MOMENT), self._begin)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(min(self._took, _MOMENT), self._begin)
 
     def _begin(self) -> None:
         """Let one sync begin for all who wait now, and have not given up."""
-        if self._bell is not None:
-            self._bell.cancel()
-            self._bell = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if waiter.filesystem.failure is not None:

@@ -113,7 +113,7 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._bell = asyncio.get_running_loop().call_later(timeout, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._expire)
 
     @property
     def syncing(self) -> int:
@@ -144,7 +144,7 @@ class Awaited(Step[_T]):
             self._member.note(error)
 
     def _leave(self) -> None:
-        self._bell.cancel()
+        self._timer.cancel()
         self._member.forget(self)
 
 
@@ -176,7 +176,7 @@ class Running(Awaited[_T]):
             return
         left = began + self.timeout - time.monotonic()
         if left > 0:
-            self._bell = asyncio.get_running_loop().call_later(left, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire)
         else:
             self._fail("no answer", dead=not self._member.storage.answers_since(began))
 

@@ -20,7 +20,7 @@ from pystor.client.servers import Server, ranked
 from pystor.client.small import PROMPT, SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.unreachable import Unreachable
-from pystor.client.upload import Content, Parcel, Upload, parcel, small
+from pystor.client.upload import Content, Payload, Upload, payload, small
 from pystor.client.values import Blob, Status, Stored
 from pystor.digest import Digest
 
@@ -273,10 +273,10 @@ class AsyncClient:
         """
         if (ready := await small(content)) is not None:
             return await self._send(ready, observe)
-        async with parcel(content) as ready:
+        async with payload(content) as ready:
             return await self._send(ready, observe)
 
-    async def _send(self, ready: Parcel, observe: Callable[[int], None]) -> Stored:
+    async def _send(self, ready: Payload, observe: Callable[[int], None]) -> Stored:
         order = self._order(ready.digest)
         quick = await self._quickly_sent(ready, order[0], observe)
         if isinstance(quick, Stored):
@@ -290,7 +290,7 @@ class AsyncClient:
         return stored
 
     async def _quickly_sent(
-        self, ready: Parcel, server: Server, observe: Callable[[int], None]
+        self, ready: Payload, server: Server, observe: Callable[[int], None]
     ) -> Stored | ClientError | None:
         """Send a small blob as those before it were sent; else, as in `_quickly`, it has to go the long way."""
         if ready.content is None or ready.size > SMALL or not self._plain_http.serves(server):

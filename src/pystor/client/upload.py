@@ -48,7 +48,7 @@ _SPOOL: Final = 8 << 20  # bytes that are kept in memory, not in a file
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Payload:
     """What is sent: a body that can be read as often as needed, from `start`, and what it should be."""
 
     body: IO[bytes]
@@ -72,8 +72,8 @@ class Parcel:
         return Stored(self.digest, self.size, status == _CREATED, server.url, paths)
 
 
-async def small(content: Content) -> Parcel | None:
-    """Make a parcel of what is in memory, or fits into it; None when it does not. Raises `OSError`."""
+async def small(content: Content) -> Payload | None:
+    """Make a payload of what is in memory, or fits into it; None when it does not. Raises `OSError`."""
     if isinstance(content, (str, os.PathLike)):
         try:
             found = _read_small(content, os.RWF_NOWAIT)
@@ -85,7 +85,7 @@ async def small(content: Content) -> Parcel | None:
         found = bytes(content)
     else:
         found = None
-    return None if found is None else Parcel(io.BytesIO(found), 0, len(found), Digest.of(found), found)
+    return None if found is None else Payload(io.BytesIO(found), 0, len(found), Digest.of(found), found)
 
 
 def _read_small(path: str | os.PathLike[str], flags: int) -> bytes | None:
@@ -105,13 +105,13 @@ def _read_small(path: str | os.PathLike[str], flags: int) -> bytes | None:
 
 
 @contextlib.asynccontextmanager
-async def parcel(content: Content) -> AsyncIterator[Parcel]:
-    """Make a parcel of what is to be uploaded; files that are opened for it are closed at the end."""
+async def payload(content: Content) -> AsyncIterator[Payload]:
+    """Make a payload of what is to be uploaded; files that are opened for it are closed at the end."""
     async with _opened(content) as body:
         start = body.tell()
         size, digest = await asyncio.to_thread(_measure, body)
         body.seek(start)
-        yield Parcel(body, start, size, digest)
+        yield Payload(body, start, size, digest)
 
 
 @contextlib.asynccontextmanager
@@ -182,17 +182,17 @@ def _measure(body: IO[bytes]) -> tuple[int, Digest]:
 
 
 class Upload:
-    """One parcel, on its way to one of the servers, the best first."""
+    """One payload, on its way to one of the servers, the best first."""
 
     def __init__(
         self,
         transport: Transport,
-        parcel: Parcel,
+        payload: Payload,
         tries: Tries[Server],
         observe: Callable[[int], None],
     ) -> None:
         self._transport = transport
-        self._parcel = parcel
+        self._payload = payload
         self._tries = tries
         self._observe = observe
 
@@ -208,33 +208,33 @@ class Upload:
                 await asyncio.sleep(self._tries.after(error))
 
     async def _post(self) -> Stored:
-        parcel = self._parcel
-        parcel.body.seek(parcel.start)
+        payload = self._payload
+        payload.body.seek(payload.start)
         async with self._transport.exchange(self._body()) as answer:
             if answer.status not in _GOOD:
                 raise await answer.error()
-            stored = parcel.stored(self._tries.target, answer.status, await answer.body())
-            self._observe(parcel.sent())
+            stored = payload.stored(self._tries.target, answer.status, await answer.body())
+            self._observe(payload.sent())
             return stored
 
     def _body(self) -> Ask:
-        server, parcel = self._tries.target, self._parcel
-        if parcel.content is not None:
-            return Ask("POST", self._url, server, _AT_ONCE, content=parcel.content)
+        server, payload = self._tries.target, self._payload
+        if payload.content is not None:
+            return Ask("POST", self._url, server, _AT_ONCE, content=payload.content)
         # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
         # tell. For a small one that is not worth a journey of its own.
-        fields = _WHEN_AGREED if parcel.size >= LARGE else _AT_ONCE
-        return Ask("POST", self._url, server, fields, body=Outgoing(parcel.body, parcel.size, self._observe))
+        fields = _WHEN_AGREED if payload.size >= LARGE else _AT_ONCE
+        return Ask("POST", self._url, server, fields, body=Outgoing(payload.body, payload.size, self._observe))
 
     @property
     def _url(self) -> str:
-        return f"{self._tries.target.url}/{self._parcel.digest.hex}"
+        return f"{self._tries.target.url}/{self._payload.digest.hex}"
 
     async def _check_again(self, error: BadContent) -> None:
         """Tell a file that was changed meanwhile, which stays another, from a body that was garbled on its way."""
-        self._parcel.body.seek(self._parcel.start)
-        _, digest = await asyncio.to_thread(_measure, self._parcel.body)
-        if digest != self._parcel.digest:
+        self._payload.body.seek(self._payload.start)
+        _, digest = await asyncio.to_thread(_measure, self._payload.body)
+        if digest != self._payload.digest:
             raise BadContent(f"it was changed while it was sent ({error})")
 
 
