@@ -152,7 +152,7 @@ def test_an_executor_that_gets_no_thread_has_one_as_soon_as_there_is_one() -> No
 
 
 def test_a_thread_that_is_sent_after_the_end_for_what_waits_ends_as_well() -> None:
-    hangs, before = threading.Event(), threading.active_count()
+    hangs = threading.Event()
 
     async def scenario() -> None:
         mine = Executor("ends", 2)
@@ -162,6 +162,6 @@ def test_a_thread_that_is_sent_after_the_end_for_what_waits_ends_as_well() -> No
             assert await waiting.future == 5
         hangs.set()
         await hanging.future
-        await eventually(lambda: threading.active_count() == before)
+        await eventually(lambda: not any(thread.name == "ends" for thread in threading.enumerate()))
 
     run(scenario())
