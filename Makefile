@@ -15,6 +15,9 @@ TESTED ?= $(VENV)/.installed-dev
 # Tests of different files run side by side, unless they have to be alone; those of a file share its servers.
 BESIDE ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Some machines forbid it: each of a thousand processes that the tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
 
