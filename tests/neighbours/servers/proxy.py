@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from tests.neighbours.servers.ports import free_port
+
 _RESET: Final = struct.pack("ii", 1, 0)  # a close that sends RST
 
 
@@ -48,9 +50,9 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def accept(self) -> Self:
-        """Begin to listen, or listen again on the same port."""
+        """Begin to listen, or listen again on the same port: of ours, since the kernel would give its own to others."""
+        self.port = self.port or free_port()
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
-        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
         return self
 
