@@ -20,11 +20,13 @@ from tests.faults.load import Load, Promise, broken, misnamed, read_all
 from tests.faults.reads import reads
 from tests.faults.workers import connect, server_of
 from tests.support.clients import Clients
+from tests.support.processes import eventually
 from tests.support.server import Server
 
 _BACK_WITHIN: Final = 5.0  # seconds
 _CONNECTIONS: Final = 8
-_PAUSE: Final = 0.02  # seconds between two requests of one connection: the new worker has to start on the same machine
+_TIMES: Final = 3  # requests before and after
+_PAUSE: Final = 0.05  # seconds between two requests of one connection: the new worker has to start on the same machine
 _WORKERS: Final = 2
 ROUNDS: Final = int(os.environ.get("STOR_TEST_ROUNDS", "10"))
 _SECONDS: Final = 0.5
@@ -38,13 +40,13 @@ def test_promises_are_kept_and_nothing_is_torn_when_all_processes_are_killed_und
         server = Server(tmp_path / f"server{number}", pairs=pairs, doomed=True)
         stor = House(server.start())
         try:
-            assert settles(lambda house=stor: temporaries(house) == [], within=5)  # type: ignore[misc]
+            assert settles(lambda house=stor: temporaries(house) == [])  # type: ignore[misc]
             with Load(stor) as load:
                 time.sleep(_SECONDS)
+                eventually(lambda: bool(load.promises), what=f"a promise; the answers were {load.statuses}")
                 server.kill()
         finally:
             server.kill()
-        assert load.promises
         promises += load.promises
         left_behind += len(temporaries(stor))
         read = read_all(stor.storages)
@@ -70,20 +72,22 @@ def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_w
         with contextlib.ExitStack() as talks:
             for load in loads.values():
                 talks.enter_context(load)
-            time.sleep(0.5)
+            others = [load for wire, load in loads.items() if served[wire] != victim]
+            assert settles(lambda: all(load.done > _TIMES for load in loads.values()))
             os.kill(victim, signal.SIGKILL)
             killed = time.monotonic()
             assert settles(lambda: victim not in stor.server.processes())  # until then it may take connections
             with reads(stor, contents, clients=1) as strangers:
                 assert settles(lambda: has_another(stor, set(served.values())), within=_BACK_WITHIN)
-                took = time.monotonic() - killed
-                time.sleep(0.5)
+                took, done = time.monotonic() - killed, [load.done for load in others]
+                asked = len(strangers.asked)
+                settles(lambda: all(load.done > before + _TIMES for load, before in zip(others, done, strict=True)))
+                assert settles(lambda: len(strangers.asked) > asked + _TIMES)
 
     assert took < _BACK_WITHIN
     assert strangers.outcomes() == {"ok"}
-    others = [load for wire, load in loads.items() if served[wire] != victim]
     assert [load.failure for load in others] == [""] * len(others)
-    assert all(load.done > 3 for load in others)
+    assert all(load.done > before + _TIMES for load, before in zip(others, done, strict=True))
     assert all(load.failure for wire, load in loads.items() if served[wire] == victim)
 
 

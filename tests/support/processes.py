@@ -13,6 +13,7 @@ from typing import Final
 
 _libc: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
+_THREADS: Final = 17  # where their number stands in /proc/PID/stat, counted from the state
 
 
 def end_with_the_tests() -> None:
@@ -26,7 +27,7 @@ def unmeasured() -> dict[str, str]:
 
 
 def in_session(session: int) -> list[int]:
-    """The living processes of a session, lowest first; zombies are dead."""
+    """The living processes of a session, lowest first; zombies are dead, when all of their threads are."""
     return sorted(
         int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _lives(entry, session)
     )
@@ -62,7 +63,7 @@ def _lives(entry: Path, session: int) -> bool:
         fields = (entry / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return fields[0] not in "ZX" and int(fields[3]) == session
+    return (fields[0] not in "ZX" or int(fields[_THREADS]) > 1) and int(fields[3]) == session
 
 
 def resident_bytes(pid: int, kind: str = "RssAnon") -> int:

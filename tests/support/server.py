@@ -165,7 +165,7 @@ class Server:
         assert "Traceback" not in self.stdout + self.stderr, self.output
 
     def _wait_for_the_last(self) -> list[int]:
-        """Return who is left; multiprocessing's resource tracker ends a moment after its parent."""
+        """Return who is left after a while; multiprocessing's resource tracker ends a moment after its parent."""
         deadline = time.monotonic() + 2
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -180,6 +180,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(_STOP_SECONDS)
+        self._wait_for_the_last()  # whose thread is in an fsync keeps his files, and their locks, until it is over
         self._process = None
         Server.running.remove(self)
 
