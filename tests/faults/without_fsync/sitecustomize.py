@@ -2,12 +2,15 @@
 
 Which one is in STOR_TEST_WITHOUT_FSYNC. Of the uploads that sync for themselves (all do so then): the fsync of
 `files`, of all `directories`, of the `leaves` in which blobs lie, or of the `parents` above them. Of those that are
-synced together: the `first`, before they get their names, or the `second`, after it.
+synced together: the `first`, before they get their names, or the `second`, after it. A sync after which a name stands
+for nothing takes its time, so that there is a time in which the power can fail: whoever syncs a file of his own brings
+the names to the disk meanwhile, and nothing of what is behind them.
 """
 
 import os
 import re
 import stat
+import time
 
 from pystor import commit
 from pystor.blob import Filesystem
@@ -51,8 +54,19 @@ def commit_one(self: Bulkhead, filesystem: Filesystem, uploads: int = 1) -> Step
     return _Pretended() if which == _left_out else _commit(self, filesystem, uploads)
 
 
+_sync = commit._sync
+
+
+def sync_late(fd: int) -> None:
+    """Sync a filesystem as a slow disk does."""
+    time.sleep(0.1)
+    _sync(fd)
+
+
 if _left_out in ("first", "second"):
     Bulkhead.commit = commit_one  # type: ignore[method-assign]
+    if _left_out == "first":
+        commit._sync = sync_late
 else:
     os.fsync = fsync  # type: ignore[assignment]  # whatever else it takes, Stor gives it a number
     commit.is_told = lambda kind, release=None: False  # noqa: ARG005
