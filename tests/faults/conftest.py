@@ -1,14 +1,19 @@
-"""Servers on storages that can be broken. Storages outlive the servers, which would wait for them in vain."""
+"""Servers on storages that can be broken. Storages outlive the servers, which would wait for them in vain.
+
+To start a server takes longer than most of these tests: who needs no one of his own leaves the shared one as it was.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
+from tests.contract.disk import blobs, settles
 from tests.contract.house import House
 from tests.support.fuse import FaultyStorage
 from tests.support.mounts import Mounts
@@ -17,16 +22,48 @@ from tests.support.server import Server
 HouseFactory: TypeAlias = Callable[..., House]
 FaultyFactory: TypeAlias = Callable[[], FaultyStorage]
 
-_ALONE: Final = pytest.mark.alone(reason="timeouts pass, and the load that a fault needs is made by the test itself")
-_PATIENT: Final = frozenset({"test_power_cuts.py"})
+
+@dataclass(frozen=True)
+class Shared:
+    """A server that several tests use, one after the other, and the storages that fail when they are told to."""
+
+    stor: House
+    faulty: Sequence[FaultyStorage]
+    healthy: Sequence[Path]
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Let a test use it; afterwards all storages are well, nothing is left to be done, and there is no blob."""
+        try:
+            yield
+        finally:
+            for storage in self.faulty:
+                storage.heal()
+        sources = [*self.healthy, *(storage.source for storage in self.faulty)]
+        assert settles(lambda: self.stor.ask("GET", "/status").status == 200)
+        assert settles(lambda: not any(map(_unfinished, sources)), within=20)
+        for blob in blobs(sources):
+            blob.unlink()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of this directory run alone, unless they do not go by the clock; `-m` is looked at later."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.path.name not in _PATIENT:
-            item.add_marker(_ALONE)
+def _unfinished(source: Path) -> list[Path]:
+    """What is to be repaired on a storage, and what is on its way."""
+    return [path for name in ("repair", "tmp") for path in (source / ".stor" / name).glob("*")]
+
+
+@contextlib.contextmanager
+def shared(directory: Path, *, faulty: int, healthy: int, others: int = 0) -> Iterator[Shared]:
+    """Start a server with a set of storages, so many of which can fail, and so many other pairs."""
+    with contextlib.ExitStack() as stack:
+        failing = [FaultyStorage(directory / f"faulty{number}") for number in range(faulty)]
+        for storage in failing:
+            stack.callback(storage.close)
+        first = [directory / f"healthy{number}" for number in range(healthy)]
+        pairs = [[directory / f"other{number}{side}" for side in "ab"] for number in range(others)]
+        all_pairs = [[*first, *(storage.point for storage in failing)], *pairs]
+        server = Server(directory / "server", pairs=all_pairs).start()
+        stack.callback(server.stop)
+        yield Shared(House(server), failing, [*first, *(storage for pair in pairs for storage in pair)])
 
 
 @pytest.fixture

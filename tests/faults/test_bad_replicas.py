@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -18,7 +17,7 @@ import pytest
 from tests.contract import disk
 from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, replica, settles, sha
 from tests.contract.house import House
-from tests.faults.conftest import FaultyFactory, HouseFactory
+from tests.faults.conftest import Shared, shared
 from tests.faults.reads import read_once
 from tests.support.fuse import Fault, FaultyStorage
 from tests.support.server import Server
@@ -31,16 +30,31 @@ _CLIENTS: Final = 4
 _WORKERS: Final = 2
 
 
-@pytest.fixture
-def faulty(make_faulty: FaultyFactory) -> FaultyStorage:
-    """The storage that fails, one of two."""
-    return make_faulty()
-
-
-@pytest.fixture
-def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One pair of storages, one of which fails when it is told to."""
-    return make_stor(pairs=[[tmp_path / "healthy", faulty.point]])
+    with shared(tmp_path_factory.mktemp("half"), faulty=1, healthy=1) as mine:
+        yield mine
+
+
+@pytest.fixture
+def faulty(half: Shared) -> FaultyStorage:
+    """The storage that fails."""
+    return half.faulty[0]
+
+
+@pytest.fixture
+def stor(half: Shared) -> Iterator[House]:
+    """The server of that pair, without any blob."""
+    with half.used():
+        yield half.stor
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """One pair of storages, both of which fail when they are told to."""
+    with shared(tmp_path_factory.mktemp("both"), faulty=2, healthy=0) as mine:
+        yield mine
 
 
 @pytest.fixture(scope="module")
@@ -192,22 +206,22 @@ def test_bits_that_flip_on_the_way_from_the_disk_never_reach_a_reader(
     ids=["open", "read", "flip", "everything"],
 )
 def test_without_any_good_replica_a_read_is_503_or_cut_and_never_wrong_and_never_404(
-    make_faulty: FaultyFactory, make_stor: HouseFactory, size: int, fault: Fault
+    both: Shared, size: int, fault: Fault
 ) -> None:
-    pair = [make_faulty(), make_faulty()]
-    stor, content = make_stor(pairs=[[side.point for side in pair]]), fresh(size)
-    assert stor.store(content).status == 201
-    for side in pair:
-        side.fail(Fault(fault.operations, r"\.dat$", error=fault.error, flip=fault.flip))
-    found = read_many(stor, content, 30)
-    assert found <= {"503", "cut"}
-    assert stor.ask("GET", "/live").status == 200
+    stor, content = both.stor, fresh(size)
+    with both.used():
+        assert stor.store(content).status == 201
+        for side in both.faulty:
+            side.fail(Fault(fault.operations, r"\.dat$", error=fault.error, flip=fault.flip))
+        found = read_many(stor, content, 30)
+        assert found <= {"503", "cut"}
+        assert stor.ask("GET", "/live").status == 200
 
-    for side in pair:
-        side.heal()
-    assert settles(lambda: read_once(stor, content) == "ok", within=20)
-    for side in pair:
-        assert kept(side.source, content)
+        for side in both.faulty:
+            side.heal()
+        assert settles(lambda: read_once(stor, content) == "ok", within=20)
+        for side in both.faulty:
+            assert kept(side.source, content)
 
 
 def test_short_writes_are_written_on(stor: House, faulty: FaultyStorage) -> None:

@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House, at_once
 from tests.faults.conftest import HouseFactory
 from tests.support import needs, processes
 from tests.support.mounts import Mounts
+
+pytestmark = pytest.mark.alone(reason="uploads that come at once have to be so quick that they share a sync")
 
 _TOGETHER: Final = 8
 _MEBIBYTE: Final = 1 << 20

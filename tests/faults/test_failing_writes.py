@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ import pytest
 from tests.contract import disk
 from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House
-from tests.faults.conftest import FaultyFactory, HouseFactory
+from tests.faults.conftest import FaultyFactory, HouseFactory, Shared, shared
 from tests.support.fuse import Fault, FaultyStorage
 
 SMALL, LARGE = 5_000, 3_000_000
@@ -22,22 +23,42 @@ NO_DIRECTORY_FSYNC: Final = Fault(("fsyncdir",), error="EIO")
 sizes = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A server with one pair, of which one storage fails."""
+    with shared(tmp_path_factory.mktemp("shared"), faulty=1, healthy=1) as mine:
+        yield mine
+
+
 @pytest.fixture
-def faulty(make_faulty: FaultyFactory) -> FaultyStorage:
-    """The storage that fails."""
+def faulty(pair: Shared) -> FaultyStorage:
+    """The storage of it that fails."""
+    return pair.faulty[0]
+
+
+@pytest.fixture
+def alone(pair: Shared) -> Iterator[House]:
+    """That server, without any blob."""
+    with pair.used():
+        yield pair.stor
+
+
+@pytest.fixture
+def unused(make_faulty: FaultyFactory) -> FaultyStorage:
+    """A storage that fails, and never did before."""
     return make_faulty()
 
 
 @pytest.fixture
-def alone(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
-    """A server with one pair, of which one storage fails."""
-    return make_stor(pairs=[[tmp_path / "a", faulty.point]])
+def new(unused: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+    """A server with one pair, of which that storage is one."""
+    return make_stor(pairs=[[tmp_path / "a", unused.point]])
 
 
 @pytest.fixture
-def stor(faulty: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
-    """A server with two pairs, of which one storage fails."""
-    return make_stor(pairs=[[tmp_path / "a", faulty.point], [tmp_path / "c", tmp_path / "d"]])
+def stor(unused: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+    """A server with two pairs, of which that storage is one."""
+    return make_stor(pairs=[[tmp_path / "a", unused.point], [tmp_path / "c", tmp_path / "d"]])
 
 
 def leaves_nothing(faulty: FaultyStorage, stor: House) -> bool:
@@ -50,19 +71,19 @@ def leaves_nothing(faulty: FaultyStorage, stor: House) -> bool:
 
 @sizes
 def test_a_failed_fsync_is_never_acknowledged_nor_repeated_and_the_other_pair_takes_the_blobs(
-    stor: House, faulty: FaultyStorage, size: int
+    stor: House, unused: FaultyStorage, size: int
 ) -> None:
-    with faulty.failing(FSYNC_FAILS):
+    with unused.failing(FSYNC_FAILS):
         answers = [stor.store(fresh(size)) for _ in range(12)]
         assert {answer.status for answer in answers} <= {201, 503}
         assert [answer.status for answer in answers].count(503) <= 1  # then the storage is out
-        assert not any(str(faulty.point).encode() in answer.body for answer in answers)
-        synced = {path: count for path, count in faulty.calls("fsync").items() if "/tmp/" in path}
+        assert not any(str(unused.point).encode() in answer.body for answer in answers)
+        synced = {path: count for path, count in unused.calls("fsync").items() if "/tmp/" in path}
         assert set(synced.values()) <= {1}
-        assert leaves_nothing(faulty, stor)
+        assert leaves_nothing(unused, stor)
         assert stor.ask("GET", "/status").status == 503 or not synced
 
-    assert settles(lambda: str(faulty.point).encode() in stor.store(fresh()).body)
+    assert settles(lambda: str(unused.point).encode() in stor.store(fresh()).body)
     assert stor.ask("GET", "/status").status == 200
 
 
@@ -119,20 +140,20 @@ def test_a_rename_that_fails_on_one_replica_is_not_acknowledged_and_the_set_is_w
 @pytest.mark.parametrize("operation", ["fsync", "rename"])
 @sizes
 def test_what_failed_is_logged_with_the_digest_counted_and_shown_and_the_writer_reads_no_path(
-    alone: House, faulty: FaultyStorage, size: int, operation: str
+    new: House, unused: FaultyStorage, size: int, operation: str
 ) -> None:
-    content, storage = fresh(size), str(faulty.point)
-    with faulty.failing(Fault((operation,), path=r"/tmp/|\.dat$", error="EIO")):
-        answer = alone.store(content)
-        assert settles(lambda: sha(content) in alone.server.stderr)
-        counted = alone.ask("GET", "/metrics").body.decode()
-        shown = [each["last_error"] for _ in range(8) for each in alone.report() if each["path"] == storage]
+    content, storage = fresh(size), str(unused.point)
+    with unused.failing(Fault((operation,), path=r"/tmp/|\.dat$", error="EIO")):
+        answer = new.store(content)
+        assert settles(lambda: sha(content) in new.server.stderr)
+        counted = new.ask("GET", "/metrics").body.decode()
+        shown = [each["last_error"] for _ in range(8) for each in new.report() if each["path"] == storage]
 
     assert answer.status == 503
     assert storage.encode() not in answer.body
     step = "publish" if operation == "rename" else "fsync"
     line = f"storage failed: {storage}: {step}: Input/output error (blob {sha(content)})"
-    assert 1 <= alone.server.stderr.count(line) <= 2  # once in each worker: repair may have tried, too
+    assert 1 <= new.server.stderr.count(line) <= 2  # once in each worker: repair may have tried, too
     assert f'stor_storage_failures_total{{storage="{storage}"}}' in counted
     assert [storage in (error or "") for error in shown] == [True] * 8  # whichever worker answers
 

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.contract.disk import fresh, settles, sha
 from tests.contract.house import House
 from tests.contract.wire import Cut, Wire, request
@@ -60,6 +62,7 @@ def temporaries(stor: House) -> list[Path]:
     return [path for storage in stor.storages for path in (storage / ".stor/tmp").glob("*")]
 
 
+@pytest.mark.alone(reason="a worker has to start within five seconds, under a load that the test makes")
 def test_a_killed_worker_fails_no_request_on_other_connections_and_is_replaced_within_five_seconds(
     make_stor: HouseFactory,
 ) -> None:

@@ -24,6 +24,8 @@ from tests.faults.workers import connect
 from tests.support.mounts import Mounts
 from tests.support.power import LoopDisk
 
+pytestmark = pytest.mark.alone(reason="under a load that the test makes, no upload may take longer than a deadline")
+
 _BYTES: Final = 2 << 30  # sparse; with less than 1 GB left it is no chance, but room, that a set is chosen by
 _LOADED: Final = 0.7  # seconds before and after the fault
 
