@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
@@ -24,7 +23,9 @@ from tests.support.server import Server
 
 pytestmark = pytest.mark.alone(reason="six clients without a pause, none of which may meet the timeout of a storage")
 
-SECONDS: Final = 30.0
+SECONDS: Final = 10.0
+LEAST: Final = 20
+"""Times that each is done at least, or little was mixed."""
 CLIENTS: Final = 6
 
 
@@ -117,6 +118,7 @@ def test_every_answer_is_right_and_everybody_counts_the_same(
         list(threads.map(lambda client: client.run(until), clients))
     told = sum((client.counted for client in clients), Counter[str]())
     asked = sum((client.asked for client in clients), Counter[str]())
+    assert all(told[each] >= LEAST for each in ("served", "stored", "duplicate", "missed", "archive")), told
 
     assert settles(lambda: listener.heard == asked, within=20)
     expected = {
@@ -135,7 +137,6 @@ def test_every_answer_is_right_and_everybody_counts_the_same(
     assert sum(count for name, count in grown.items() if name.endswith(".count")) == told["served"]
     assert sum(count for name, count in grown.items() if name.endswith(".size")) == told["bytes"]
     assert statsd.bad_lines == 0
-    assert json.dumps(sorted(asked))  # something was asked
     assert memcached.say(f"get {sha(known[0])}\r\n".encode()).count(b".dat") == 1
     page = stor.ask("GET", "/metrics")
     assert page.status == 200
