@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
+import pystor
 from pystor import __version__
 from tests.neighbours.servers.ports import free_port
 from tests.support import needs, processes
@@ -128,6 +129,73 @@ def test_a_command_line_that_means_nothing_is_one_line_and_status_2(stor: Stor, 
     done = stor(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"stor: .*; stor( [a-z-]+)? --help tells how it is used\n", done.stderr)
+
+
+PARSED = """
+import json, sys
+from pystor.cli import _parser
+for line in sys.stdin:
+    given = vars(_parser().parse_args(json.loads(line)))
+    words = {name: given[name] for name in ("paths", "names", "directory", "path") if given.get(name)}
+    print(json.dumps(words, default=str))
+"""
+
+
+def test_words_behind_two_dashes_are_arguments_with_every_python() -> None:
+    """Each has another `argparse`; all that this machine has are asked, since tests run with one."""
+    meant: list[tuple[str, dict[str, Any]]] = [
+        ("put a -v -- b", {"paths": ["a", "b"]}),
+        ("put -- -x -- -v", {"paths": ["-x", "--", "-v"]}),
+        ("put -u http://h -- a", {"paths": ["a"]}),
+        ("put - -v a --", {"paths": ["-", "a"]}),
+        ("get -- here", {"names": ["here"]}),
+        ("get --suffix=-- 11 -v here", {"names": ["11", "here"]}),
+        ("head -- 11", {"names": ["11"]}),
+        ("verify -v -- --", {"directory": "--"}),
+        ("storage adopt --config c -- /x", {"path": "/x"}),
+        ("status --", {}),
+    ]
+    lines = "".join(f"{json.dumps(line.split())}\n" for line, _ in meant)
+    for python in pythons():
+        done = subprocess.run(
+            [python, "-B", "-c", PARSED],
+            input=lines,
+            env=processes.unmeasured() | {"PYTHONPATH": str(Path(pystor.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stderr == "", python
+        assert [json.loads(line) for line in done.stdout.splitlines()] == [words for _, words in meant], python
+
+
+def pythons() -> list[str]:
+    """The one that runs the tests, and all newer ones that can be run by their names."""
+    found = [shutil.which(f"python3.{minor}") for minor in range(sys.version_info.minor + 1, 20)]
+    return [sys.executable, *filter(runs, filter(None, found))]
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("put a --frob -- b", "unrecognized arguments: --frob"),
+        ("verify a -x -- b", "unrecognized arguments: -x b"),
+        ("verify a -- --", "unrecognized arguments: --"),
+        ("status a -- b", "unrecognized arguments: a b"),
+        ("serve --port -- 80", "argument --port: expected one argument"),
+        ("get --s3 x", "ambiguous option: --s3 could match --s3host, --s3template"),
+        ("put --", "the following arguments are required: PATH"),
+    ],
+)
+def test_what_does_not_fit_a_command_is_named(stor: Stor, line: str, wrong: str) -> None:
+    done = stor(*line.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"stor: {re.escape(wrong)}; stor( \w+)? --help tells how it is used\n", done.stderr)
 
 
 def test_help_tells_the_commands_and_their_options(stor: Stor) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -31,28 +31,43 @@ _OVERRIDES: Final = {
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, as everything else here does, and lets options stand between arguments."""
 
-    _mixing = False
-    _plain: Sequence[str] = ()
+    def __init__(self, **details: Any) -> None:
+        self._options: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+        super().__init__(**details)
+
+    def add_argument(self, *names: str, **details: Any) -> argparse.Action:
+        if names[0].startswith("-"):
+            self._options.append((names, details))
+        return super().add_argument(*names, **details)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Take options wherever they stand; argparse does that for a parser without commands, by two calls of this."""
+        """Take options wherever they stand before two dashes, and then all other words, which two dashes keep whole.
+
+        That is `parse_known_intermixed_args`, of which each Python has another that does other things with the dashes.
+        """
         if self._subparsers is not None:
             return super().parse_known_args(args, namespace)
-        if self._mixing:
-            # The first call would take the two dashes away, and the second one the words behind them for options.
-            plain, self._plain = self._plain, ()
-            given, left = super().parse_known_args(args, namespace)
-            return given, [*left, *plain]
         words = list(args)
         end = words.index("--") if "--" in words else len(words)
-        self._mixing, self._plain = True, words[end:]
-        try:
-            return self.parse_known_intermixed_args(words[:end], namespace)
-        finally:
-            self._mixing = False
+        given, left = _Options(self, self._options).parse_known_args(words[:end], namespace)
+        unknown = [word for word in left if word.startswith("-") and word != "-"]
+        plain = [word for word in left if word not in unknown] + words[end + 1 :]
+        given, left = super().parse_known_args(["--", *plain] if plain else [], given)
+        return given, unknown + left[len(left) > len(plain) :]  # the dashes are left, too, where none of them is taken
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"stor: {message}; {self.prog} --help tells how it is used\n")
+
+
+class _Options(argparse.ArgumentParser):
+    """A command's options without its arguments, which are what it leaves."""
+
+    def __init__(self, command: _Parser, options: Iterable[tuple[tuple[str, ...], dict[str, Any]]]) -> None:
+        super().__init__(add_help=False)
+        for names, details in options:
+            self.add_argument(*names, **details)
+        self.print_help = command.print_help  # type: ignore[method-assign]
+        self.error = command.error  # type: ignore[method-assign]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
