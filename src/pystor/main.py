@@ -6,7 +6,7 @@ import os
 import pwd
 import shlex
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.messages import Response, typed
 from pystor.http.wire import Limits
-from pystor.identity import Seen, Verdict, refuse_adoption
+from pystor.identity import Verdict, refuse_adoption
 from pystor.jobs import DONE, Queue
 from pystor.marker import new_id
 from pystor.missing import missing_in
@@ -49,6 +49,8 @@ class Prepared:
     """The roots of those that are new."""
     unusable: list[str]
     """A line for each that is not used now; a server takes it in when it is as it should be."""
+    of_others: list[str]
+    """A line for one of those that root, who runs the server, should leave to their user."""
 
 
 def prepare(settings: Settings) -> Prepared:
@@ -63,6 +65,7 @@ def prepare(settings: Settings) -> Prepared:
     return Prepared(
         [storage.root for storage in new if refusals[storage] is None],
         [f"{storage.root}: {refusal}" for storage, refusal in refusals.items() if refusal is not None],
+        [f"{line}: let {name} run the server" for name, line in _owners(verdicts)][:1],
     )
 
 
@@ -179,17 +182,20 @@ def problems(settings: Settings) -> list[str]:
 # What operators do
 
 
-def _refuse_root(storages: Iterable[Seen]) -> None:
-    """Let root make nothing on storages of somebody else, who could not write to it; raises `ConfigError`."""
-    if os.geteuid() != 0:
-        return
-    seen = next((seen for seen in storages if seen.owner), None)
-    if seen is not None and seen.owner is not None:
-        name = _user(seen.owner)
-        line = f"{seen.root} belongs to {name}, who could not write to what root makes there"
+def _refuse_root(verdicts: Mapping[Directory, Verdict]) -> None:
+    """Let root make nothing on storages of somebody else; raises `ConfigError`."""
+    for name, line in _owners(verdicts):
         raise ConfigError(
             [f"{line}: put `sudo -u {shlex.quote(name)}` before the command, and name the file by --config"]
         )
+
+
+def _owners(verdicts: Mapping[Directory, Verdict]) -> Iterator[tuple[str, str]]:
+    """Give, if we are root, whose the storages are that we may write to and that are not ours, and a line for each."""
+    for storage, verdict in verdicts.items():
+        if storage.writable and verdict.seen.owner and os.geteuid() == 0:
+            name = _user(verdict.seen.owner)
+            yield name, f"{storage.root} belongs to {name}, who could not write to what root makes there"
 
 
 def _user(uid: int) -> str:
@@ -228,10 +234,10 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
 
     `everything`: look first through all storages for blobs that are missing on another one of their set.
     """
-    verdicts = census.take(_directories(settings)).values()
-    _refuse_root(verdict.seen for verdict in verdicts)
+    verdicts = census.take(_directories(settings))
+    _refuse_root(verdicts)
     repaired = Repaired()
-    pool = wiring.pool_of(settings, repaired, replica_sets=_replica_sets(verdicts))
+    pool = wiring.pool_of(settings, repaired, replica_sets=_replica_sets(verdicts.values()))
     archive = wiring.archive_of(settings, logs.log)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
     repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
@@ -267,7 +273,7 @@ def adopt(settings: Settings, root: Path) -> None:
     verdicts = census.take(sets)
     peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
     strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
-    _refuse_root([*peers, *strangers])
+    _refuse_root({other: verdict for other, verdict in verdicts.items() if other is not storage})
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
         raise ConfigError([f"{root}: {refusal}"])
@@ -275,7 +281,11 @@ def adopt(settings: Settings, root: Path) -> None:
 
 
 async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Ask each storage and each neighbour; `tell` gets a line for each. Returns how many are not well."""
+    """Ask each storage and each neighbour; `tell` gets a line for each. Returns how many are not well.
+
+    Raises `ConfigError`: root would make what is missing, and be refused nothing that Stor's user is.
+    """
+    _refuse_root(census.take(_directories(settings)))
     archive = wiring.archive_of(settings, logs.log)
     sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
     if archive is not None:

@@ -239,12 +239,28 @@ def test_root_leaves_nothing_of_its_own_on_the_storages_of_another_user(make_sto
     stor.server.stop()
     os.chown(first / ".stor", pwd.getpwnam("nobody").pw_uid, -1)
     (second / ".stor/storage.json").unlink()
+    (first / ".stor/tmp").rmdir()
     before = disk.files(stor.storages)
 
-    for words in (("repair", "--all"), ("repair",), ("storage", "adopt", str(second))):
+    for words in (("repair", "--all"), ("repair",), ("storage", "adopt", str(second)), ("doctor",)):
         done = command(stor, *words)
         assert done.returncode == 2
         assert done.stderr.startswith(f"stor: {first} belongs to nobody, who could not write to what root makes there")
         assert done.stderr.endswith(": put `sudo -u nobody` before the command, and name the file by --config\n")
         assert (done.stdout, done.stderr.count("\n")) == ("", 1)
     assert disk.files(stor.storages) == before
+    assert not (first / ".stor/tmp").exists()
+
+
+def test_root_who_serves_the_storages_of_another_user_is_warned_once(make_stor: HouseFactory) -> None:
+    needs.root("give storages away")
+    stor = make_stor()
+    warning = "who could not write to what root makes there"
+    assert warning not in stor.server.stderr
+    stor.server.stop()
+    first, second = stor.pairs[0]
+    for storage in (first, second):
+        os.chown(storage / ".stor", pwd.getpwnam("nobody").pw_uid, -1)
+    stor.server.start()
+    told = [line for line in stor.server.stderr.splitlines() if warning in line]
+    assert told == [f"stor: warning: {first} belongs to nobody, {warning}: let nobody run the server"]
