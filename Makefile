@@ -18,10 +18,12 @@ BESIDE ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # Some machines forbid it: each of a thousand processes that the tests start would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+# Pip takes a space for the end of a path, so this one is relative; the pips that it starts to build something are here, too.
+PINNED := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help serve test check format bench bench-quick clean
 
 help: ## list the targets

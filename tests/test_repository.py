@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -168,6 +169,48 @@ def test_make_takes_the_systems_python_if_it_is_new_enough(tmp_path: Path, versi
     ours = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "MFLAGS")}
     done = subprocess.run([*chosen, "chosen"], check=True, capture_output=True, text=True, env=ours)
     assert (f"{python}\n" in done.stdout) == taken
+
+
+PYTHON_OF_MAKE = """#!/bin/sh
+# Makes an environment whose Python, as pip, wants to read the constraints that it is told of: {ending}.
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\ntest -f "$PIP_CONSTRAINT"\\n' > "$3/bin/python"
+printf '#!/bin/sh\\necho "stor $*"\\n' > "$3/bin/stor"
+chmod +x "$3/bin/python" "$3/bin/stor"
+{ending}
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A directory with a space in its name, and in it what `make serve` needs."""
+    directory = tmp_path / "a clone"
+    directory.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, directory)
+    return directory
+
+
+def make_serve(clone: Path, ending: str) -> subprocess.CompletedProcess[str]:
+    """Run `make serve` with a Python whose `venv` ends so."""
+    python = clone / "python3"
+    python.write_text(PYTHON_OF_MAKE.format(ending=ending))
+    python.chmod(0o755)
+    ours = {name: value for name, value in os.environ.items() if name not in ("VENV", "MAKEFLAGS", "MFLAGS")}
+    chosen = ("make", "PYTHON=./python3", "SERVED=.venv/.installed", "ARGS=--port 0", "serve")
+    return subprocess.run(chosen, cwd=clone, env=ours, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_make_serves_from_a_path_with_a_space(clone: Path) -> None:
+    done = make_serve(clone, "exit 0")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "stor serve --port 0"), done.stderr
+
+
+def test_make_serves_when_what_the_environment_lacked_is_there(clone: Path) -> None:
+    assert make_serve(clone, "exit 1").returncode == 2
+    done = make_serve(clone, "exit 0")
+    assert done.stdout.splitlines()[0] == "./python3 -m venv .venv"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "stor serve --port 0"), done.stderr
 
 
 def test_a_skip_is_a_failure_in_continuous_integration(tmp_path: Path) -> None:
