@@ -287,6 +287,23 @@ def test_an_embedded_default_that_cannot_be_made_is_one_line(stor: Stor, tmp_pat
     assert re.fullmatch(r"stor: .*/stor-data.*; mend it, or name a configuration with --config\n", done.stderr)
 
 
+@pytest.mark.parametrize("words", ["serve", "check-config", "doctor", "repair", "storage adopt --config {config} data"])
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path, config: Path, words: str) -> None:
+    needs.tool("bash")
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", 'rmdir "$PWD" && exec "$@"', "bash", *command(*words.format(config=config).split())],
+        cwd=tmp_path / "gone",
+        env=environment(PYTHONPATH=str(Path(pystor.__file__).parents[1])),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "stor: the current directory: No such file or directory; change to one that is there\n"
+
+
 def test_the_version_and_the_check_do_not_load_the_server(config: Path) -> None:
     script = (
         "import sys; from pystor.cli import main; main(['check-config', '--config', sys.argv[1]]);"
@@ -357,6 +374,12 @@ def test_what_the_machine_has_no_room_for_is_one_line(config: Path, arguments: t
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(f"({serving if arguments[0] == 'serve' else printing})\n", done.stderr)
+
+
+def test_what_is_not_written_is_not_told_of_standard_output() -> None:
+    script = "import os; from pystor.client.commands.hearing import heard; raise SystemExit(heard(os.wait))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "stor: No child processes\n")
 
 
 @pytest.mark.parametrize("arguments", [("check-config",), ("doctor",)])

@@ -116,7 +116,7 @@ def adopt(given: argparse.Namespace) -> int:
     from pystor import main as composition
 
     try:
-        composition.adopt(_settings(given), given.path.absolute())
+        composition.adopt(_settings(given), config.absolute(given.path))
     except StorageError as error:
         raise ConfigError([error.describe()]) from None
     print(f"{given.path} is adopted; the server finds it by itself, and `stor repair --all` fills it")

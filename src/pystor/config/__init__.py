@@ -1,6 +1,6 @@
 """The configuration as typed values, validated at start: every problem at once, each naming its key and its mend."""
 
-from pystor.config.embedded import Embedded, embedded, preview
+from pystor.config.embedded import Embedded, absolute, embedded, preview
 from pystor.config.loading import load, override
 from pystor.config.neighbours import Amqp, Credentials, LogOutput, S3Credentials, Server, Statsite
 from pystor.config.problems import MASK
@@ -19,6 +19,7 @@ __all__ = [
     "Server",
     "Settings",
     "Statsite",
+    "absolute",
     "embedded",
     "keys_of",
     "load",

@@ -28,7 +28,7 @@ class Embedded:
 
 def embedded(directory: Path) -> Embedded:
     """Make what the embedded default needs below `directory`, or find it there. `ConfigError` when that fails."""
-    directory = directory.absolute()
+    directory = absolute(directory)
     file = directory / "credentials"
     try:
         for storage in _storages(directory):
@@ -42,7 +42,15 @@ def embedded(directory: Path) -> Embedded:
 
 def preview(directory: Path) -> Settings:
     """Tell the settings of the embedded default and make nothing; the password in them is not the real one."""
-    return _settings(directory.absolute(), Credentials(WRITER, "made on the first start"))
+    return _settings(absolute(directory), Credentials(WRITER, "made on the first start"))
+
+
+def absolute(path: Path) -> Path:
+    """Tell where a path leads from the current directory; `ConfigError` when that is gone."""
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise ConfigError([f"the current directory: {error.strerror}; change to one that is there"]) from None
 
 
 def _settings(directory: Path, writer: Credentials) -> Settings:

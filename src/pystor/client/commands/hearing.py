@@ -15,6 +15,9 @@ UNHEARD: Final = 1
 _OF_THE_MACHINE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What is wanting whatever was to be done."""
 
+_OF_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EINVAL})
+"""What a write is refused for; one that no file is named of is that to standard output."""
+
 
 def heard(work: Callable[[], int]) -> int:
     """Run a whole program and see that what it says is said; returns its exit status.
@@ -33,8 +36,9 @@ def heard(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         return unheard()
     except OSError as error:
-        where = "" if error.errno in _OF_THE_MACHINE else f"{error.filename or 'standard output'}: "
-        return unheard(f"{where}{error.strerror or error}")
+        output = "standard output" if error.errno in _OF_WRITING else None
+        where = None if error.errno in _OF_THE_MACHINE else error.filename or output
+        return unheard(f"{where}: {error.strerror or error}" if where else str(error.strerror or error))
 
 
 def _open_all() -> None:
