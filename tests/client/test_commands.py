@@ -590,6 +590,35 @@ def test_completion_is_a_script_for_each_shell(shell: Shell, kind: str) -> None:
         assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
 
 
+def test_completion_completes_commands_options_and_paths(shell: Shell) -> None:
+    (shell.directory / "photos").mkdir()
+    (shell.directory / "phone.txt").touch()
+    wanted = {
+        "pu": ["put"],
+        "put --mani": ["--manifest"],
+        "put pho": ["phone.txt", "photos"],
+        "put --json phone.txt pho": ["phone.txt", "photos"],
+        "put --manifest pho": ["phone.txt", "photos"],
+        "get --password-file pho": ["phone.txt", "photos"],
+        "get pho": ["photos"],
+        "get 11 12 pho": ["photos"],
+        "head pho": [],
+        "verify pho": ["photos"],
+        "serve --config pho": ["phone.txt", "photos"],
+        "storage adopt pho": ["phone.txt", "photos"],
+        "serve --port pho": [],
+    }
+    script = shell.run("stor", "completion", "bash").stdout + "".join(
+        f"COMP_WORDS=(stor {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_stor; echo ${{COMPREPLY[*]}}\n"
+        for words in wanted
+    )
+    done = subprocess.run(
+        ["bash"], input=script, cwd=shell.directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    found = [sorted(line.split()) for line in done.stdout.splitlines()]
+    assert dict(zip(wanted, found, strict=True)) == wanted
+
+
 @pytest.mark.parametrize("command", ["get", "put", "head", "status", "verify", "completion"])
 def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> None:
     assert f"\n  stor {command}" in shell.run("stor", command, "--help").stdout
