@@ -14,7 +14,7 @@ from pystor.blob import Filesystem, QueueName, Space, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.entries import Entries
 from pystor.errors import MalformedDigest, StorageError, StorageFull
-from pystor.files import Closer, FileReplica, how_to_read, open_to_read
+from pystor.files import Closer, FileReplica, close_now, how_to_read, open_to_read
 from pystor.marker import Homes, Marker
 from pystor.open_directory import OpenDirectory, measure, try_out
 from pystor.presence import Presence
@@ -174,9 +174,7 @@ class Directory:
                 # An empty mount point has no such file either: the answer counts only if the storage is there.
                 self._guard()
                 return None
-            if self.local:
-                return FileReplica(self.root, path, fd, how)
-            return FileReplica(self.root, path, fd, close=self._closer)
+            return FileReplica(self.root, path, fd, how if self.local else None, self._close)
         except OSError as error:
             failure = StorageError.from_os(self.root, f"open {path}", error)
             failure.unreadable |= error.errno == errno.EACCES and os.path.lexists(path)  # it, and not what is above it
@@ -204,11 +202,16 @@ class Directory:
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
-        found = self.open_cached_path(digest.path.encode())
+        found = self.open_cached_path(digest.path.encode(), self._close)
         return found if found is not None or self.is_in_place() else False
 
-    def open_cached_path(self, path: bytes) -> FileReplica | Literal[False] | None:
-        """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards."""
+    def open_cached_path(
+        self, path: bytes, close: Callable[[int], None] = close_now
+    ) -> FileReplica | Literal[False] | None:
+        """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards.
+
+        As it is, the replica is to be closed in the same moment.
+        """
         if not self.local:
             return False
         how = self._how
@@ -216,9 +219,19 @@ class Directory:
         if fd < 0:
             return None if -fd in _NO_SUCH_FILE else False
         try:
-            return FileReplica(self.root, f"{self.root}/{path.decode()}", fd, how)
+            return FileReplica(self.root, f"{self.root}/{path.decode()}", fd, how, close)
         except (OSError, StorageError):  # whoever asks again, patiently, gets the reason
             return False
+
+    def _close(self, fd: int) -> None:
+        """Close what was open for a while, without waiting.
+
+        The last file of a disk that was unmounted lazily ends the filesystem: it writes out all that it has in memory.
+        """
+        if self.local and self._presence.holds(fd):
+            close_now(fd)
+        else:
+            self._closer(fd)
 
     def is_in_place(self) -> bool:
         """Tell without waiting whether the storage is where it was attached; at once if nothing has changed since."""

@@ -138,6 +138,15 @@ class Presence:
             self._seen = changes
         return there
 
+    def holds(self, fd: int) -> bool:
+        """Tell without waiting whether a file is on the storage's filesystem, and that is mounted where it was."""
+        if self._known is None or not self.is_in_place():
+            return False
+        try:
+            return os.fstat(fd).st_dev == self._known[0]
+        except OSError:
+            return False
+
     def _refusal(self, reason: str) -> StorageError:
         return StorageError(self._root, "attach", reason)
 

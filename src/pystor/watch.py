@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
@@ -19,11 +20,12 @@ _EVENTS: Final = 1 << 16  # bytes of them that are read at once
 
 
 class Watch:
-    """Counts the changes that may make a path lead elsewhere. For local filesystems, and for one thread."""
+    """Counts the changes that may make a path lead elsewhere. For local filesystems."""
 
     def __init__(self) -> None:
         """Watch no path yet. Raises `OSError`."""
         self._changes = 0
+        self._lock: Final = threading.Lock()  # what one thread has learnt from the kernel, no other does
         self._mounts: Final = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._notifier: Final = posix.notifier()
         poll = select.poll()
@@ -43,12 +45,13 @@ class Watch:
 
     def changes(self) -> int:
         """Tell how many there were until now; while that stays the same, all paths lead where they did."""
-        if self._poll(0):
-            self._changes += 1
-            with suppress(BlockingIOError):
-                while os.read(self._notifier, _EVENTS):
-                    pass
-        return self._changes
+        with self._lock:
+            if self._poll(0):
+                self._changes += 1
+                with suppress(BlockingIOError):
+                    while os.read(self._notifier, _EVENTS):
+                        pass
+            return self._changes
 
     def __del__(self) -> None:
         for fd in (getattr(self, "_mounts", -1), getattr(self, "_notifier", -1)):

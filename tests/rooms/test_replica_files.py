@@ -21,6 +21,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import Closer, FileReplica
+from pystor.watch import Watch
 from tests.rooms.tools import (
     adopted,
     as_nobody,
@@ -447,6 +448,40 @@ def test_what_hangs_when_it_is_closed_holds_up_nothing_of_what_is_mounted_in_its
     eventually(lambda: str(path) not in open_below(tmp_path))
     over.set()
     assert not descriptors(tmp_path)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_last_file_of_a_disk_that_was_unmounted_is_closed_by_a_thread(
+    mounts: Mounts, monkeypatch: pytest.MonkeyPatch, *, replaced: bool, cached: bool, watched: bool
+) -> None:
+    """That is the end of the filesystem, which takes as long as to write what it has in memory."""
+    point = mounts.ext4()
+    storage = adopted(point, watch=Watch() if watched else None)
+    place(storage, CONTENT)
+    replica = storage.open_cached(BLOB) if cached else opened(storage)
+    assert replica
+    mounts.unmount(point)
+    if replaced:
+        adopted(mounts.ext4(at=point))
+        storage.check()
+    closed: list[int] = []
+    monkeypatch.setattr(storage, "_closer", closed.append)
+
+    fd = replica.fd
+    replica.close()
+
+    assert closed == [fd]
+    os.close(fd)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_file_of_a_disk_that_is_there_is_closed_at_once(tmp_path: Path, *, watched: bool) -> None:
+    storage = adopted(tmp_path / "a", watch=Watch() if watched else None)
+    place(storage, CONTENT)
+    opened(storage).close()
+    assert not open_below(tmp_path)
 
 
 def test_what_is_closed_after_a_while_is_closed_too(tmp_path: Path) -> None:
