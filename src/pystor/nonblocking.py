@@ -38,6 +38,7 @@ class NonBlockingLookup:
         """`watch` is that of the storages; without one, each of them is looked at before a miss is believed."""
         self._watch: Final = watch
         self._settled: int | None = None
+        self._are_local = False
         self._storages: Final = [member.storage for each in sets for member in each.members]
         self._others: Final = {
             each: tuple(member for other in sets if other is not each for member in other.members) for each in sets
@@ -54,7 +55,7 @@ class NonBlockingLookup:
         for members in (likeliest.in_turn(), self._others[likeliest]):
             if missing and members and self._is_nowhere_else(path, likeliest):
                 # That counts if they are in their places afterwards, and still of the kind that is asked so.
-                is_sure = self._is_all_in_place() and self._settled is not None
+                is_sure = self._is_all_in_place() and self._are_local
                 return Seen(None, len(self._storages)) if is_sure else None
             for member in members:
                 found = member.storage.open_cached_path(path)
@@ -81,9 +82,11 @@ class NonBlockingLookup:
         changes = None if self._watch is None else self._watch.changes()
         if changes is not None and changes == self._settled:
             return True
+        are_watched = all(storage.watched for storage in self._storages)  # before they are looked at
         if not all(storage.is_in_place() for storage in self._storages):
             return False
-        self._settled = changes if all(storage.watched and storage.local for storage in self._storages) else None
+        self._are_local = all(storage.local for storage in self._storages)
+        self._settled = changes if are_watched and self._are_local else None
         return True
 
 

@@ -10,6 +10,7 @@ import errno
 import functools
 import mmap
 import os
+import struct
 from typing import Final, TypeAlias
 
 _SYS_OPENAT2: Final = 437  # the same number on every architecture
@@ -64,6 +65,12 @@ _inotify_add_watch = _slow.inotify_add_watch
 _inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _ATTRIB_MOVED_OR_DELETED: Final = 0x4 | 0x800 | 0x400  # IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF
 _ITSELF: Final = 0x2000000  # IN_DONT_FOLLOW
+EVENT: Final = struct.Struct("@iIII")
+"""What a notifier gives: a number of what is watched, what happened to it as `DISPLACED`, another number, the bytes of
+a name behind that."""
+DISPLACED: Final = 0x800 | 0x400 | 0x2000 | 0x4000 | 0x8000
+"""IN_MOVE_SELF, IN_DELETE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED: something has another name or is not watched any
+more, or nobody knows."""
 
 READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 """How a file is opened for reading, for open(2)."""

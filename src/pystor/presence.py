@@ -47,14 +47,19 @@ class Presence:
         self._homes: Final = homes
         self._path = f"{root}/{NAME}"
         self._known: Sign | None = None
-        self.watched = False
-        """Whether `watch` tells when it may be elsewhere."""
-        self._seen = -1  # how many changes there had been when it was looked at
+        self._followed = -1  # how often anything had been displaced when it was last followed; -1: it cannot be
+        self._tried = -1  # how many changes there had been then
+        self._seen = -1  # how many there had been when it was looked at
 
     @property
     def may_be_plain(self) -> bool:
         """Whether it is said that the storage needs no mount of its own."""
         return self._require_mount is False
+
+    @property
+    def watched(self) -> bool:
+        """Whether `watch` tells when it may be elsewhere."""
+        return self._watch is not None and self._followed == self._watch.displaced
 
     def look(self) -> Marker | None:
         """Read the marker of what is there, and touch nothing; None: it has none."""
@@ -75,7 +80,7 @@ class Presence:
             if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
                 than = "before" if self._known else "its replica set has"
                 raise self._refusal(f"is another storage than {than}: mount the right disk")
-            self.watched = self._watch is not None and self._watch.follow(path)
+            self._follow(path)
             sign = marker.sign(path)
             other = self._homes.claim(path, sign)
             if other is not None:
@@ -119,7 +124,12 @@ class Presence:
             raise self._refusal("is not mounted: mount it (or set require_mount to false)")
 
     def is_known(self, root_fd: int | None = None) -> bool:
-        """Tell whether the storage is there, or is what a descriptor is of. Raises `OSError` if that cannot be told."""
+        """Tell whether the storage is there, or is what a descriptor is of. Raises `OSError` if that cannot be told.
+
+        It is watched from then on, if it can be: what it lies on may have gone and come back.
+        """
+        if self._watch is not None and self._watch.changes() != self._tried and not self.watched:
+            self._follow(self._path)
         try:
             return marker.sign(self._path if root_fd is None else NAME, root_fd) == self._known
         except FileNotFoundError:
@@ -128,15 +138,22 @@ class Presence:
     def is_in_place(self) -> bool:
         """Tell the same without waiting; at once if nothing has changed since, and false if it cannot be told."""
         changes = self._watch.changes() if self._watch is not None else 0
-        if self.watched and changes == self._seen:
+        watched = self.watched  # before it is looked at
+        if watched and changes == self._seen:
             return True
         try:
             there = marker.sign(self._path) == self._known
         except OSError:
             return False
-        if there:
+        if there and watched:
             self._seen = changes
         return there
+
+    def _follow(self, path: str) -> None:
+        """Have it watched from now on, and looked at once more: nobody was told of what happened before."""
+        if self._watch is not None:
+            self._tried, displaced, self._seen = self._watch.changes(), self._watch.displaced, -1
+            self._followed = displaced if self._watch.follow(path) else -1
 
     def holds(self, fd: int) -> bool:
         """Tell without waiting whether a file is on the storage's filesystem, and that is mounted where it was."""

@@ -25,6 +25,12 @@ class Watch:
     def __init__(self) -> None:
         """Watch no path yet. Raises `OSError`."""
         self._changes = 0
+        self.displaced = 0
+        """How often, as `changes` has told, something that is followed got another name, was removed or unmounted.
+
+        What was followed before that is to be followed again: the kernel may have dropped it, or something else be on
+        the way to it.
+        """
         self._lock: Final = threading.Lock()  # what one thread has learnt from the kernel, no other does
         self._mounts: Final = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._notifier: Final = posix.notifier()
@@ -49,14 +55,24 @@ class Watch:
             if self._poll(0):
                 self._changes += 1
                 with suppress(BlockingIOError):
-                    while os.read(self._notifier, _EVENTS):
-                        pass
+                    while events := os.read(self._notifier, _EVENTS):
+                        self.displaced += _displace(events)
             return self._changes
 
     def __del__(self) -> None:
         for fd in (getattr(self, "_mounts", -1), getattr(self, "_notifier", -1)):
             if fd >= 0:
                 os.close(fd)
+
+
+def _displace(events: bytes) -> bool:
+    at = 0
+    while at < len(events):
+        _, happened, _, length = posix.EVENT.unpack_from(events, at)
+        if happened & posix.DISPLACED:
+            return True
+        at += posix.EVENT.size + length
+    return False
 
 
 def _downwards(path: str) -> Iterator[str]:

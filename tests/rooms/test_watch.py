@@ -157,6 +157,68 @@ def test_a_storage_that_was_moved_back_is_believed_again(tmp_path: Path) -> None
     assert looks(storage) == [None] * 3
 
 
+def test_what_is_missing_in_a_storage_that_was_displaced_after_its_disk_had_come_back_is_not_believed_to_be_missing(
+    mounts: Mounts,
+) -> None:
+    """With the disk the kernel has dropped what it watched of it."""
+    point = mounts.ext4()
+    storage = primed(point / "storage", Watch())
+    mounts.mount_again(point)
+    assert storage.open(NOWHERE) is None
+    assert looks(storage) == [None] * 3
+
+    replace_root(point / "storage")
+
+    assert looks(storage) == [False] * 3
+
+
+def test_a_storage_whose_disk_has_come_back_is_watched_again(mounts: Mounts) -> None:
+    point = mounts.ext4()
+    storage = primed(point / "storage", Watch())
+
+    for _ in range(2):
+        mounts.mount_again(point)
+        assert looks(storage) == [None] * 3
+        told_before = storage.watched
+        storage.check()
+        assert [told_before, storage.watched] == [False, True]
+
+
+def test_what_is_missing_where_what_lies_above_was_another_before_is_not_believed_to_be_missing(tmp_path: Path) -> None:
+    root = tmp_path / "parent" / "storage"
+    storage = primed(root, Watch())
+    move_parent(root)
+    root.parent.mkdir()
+    (tmp_path / "away" / "storage").rename(root)
+    storage.check()
+    assert looks(storage) == [None] * 3
+
+    root.parent.rename(tmp_path / "elsewhere")
+
+    assert looks(storage) == [False] * 3
+
+
+def test_a_pool_believes_no_miss_in_a_storage_that_was_displaced_after_its_disk_had_come_back(mounts: Mounts) -> None:
+    watch, point = Watch(), mounts.ext4()
+    storages = [primed(point / f"{number}", watch) for number in range(4)]
+
+    async def scenario() -> None:
+        pool = pool_of(storages[:2], storages[2:], events=None, watch=watch)
+        assert pool.find_now(NOWHERE) is not None
+        mounts.mount_again(point)
+        for storage in storages:
+            assert storage.open(NOWHERE) is None
+            assert looks(storage) == [None] * 3
+        assert pool.find_now(NOWHERE) is not None
+
+        replace_root(point / "3")
+        os.access(storages[3].locate(NOWHERE), os.F_OK)
+
+        assert [pool.find_now(NOWHERE) for _ in range(3)] == [None] * 3
+
+    run(scenario())
+
+
 def test_while_nothing_changes_the_marker_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = primed(tmp_path / "storage", Watch())
 

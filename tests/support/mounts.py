@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -54,6 +55,14 @@ class Mounts:
     def remount(self, point: Path, options: str) -> None:
         """Change the options of a filesystem that is mounted."""
         subprocess.run(["mount", "-o", f"remount,{options}", str(point)], check=True, capture_output=True)
+
+    def mount_again(self, point: Path) -> None:
+        """Take the filesystem of a loop device away, which nobody uses, and mount the same device there again."""
+        number = point.stat().st_dev
+        device = Path("/dev", os.path.basename(os.readlink(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")))
+        with device.open("rb"):  # so that the image does not get another device
+            subprocess.run(["umount", point], check=True, capture_output=True)
+            subprocess.run(["mount", device, point], check=True, capture_output=True)
 
     def unmount(self, point: Path) -> None:
         """Take a filesystem away, lazily: what is open stays usable. A second time does nothing."""
