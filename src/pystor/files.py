@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -35,17 +36,29 @@ def how_to_read(root: str) -> posix.How:
 
 
 def open_to_read(path: str, how: posix.How) -> tuple[int, posix.How | None]:
-    """Open a file, in a thread. Raises `OSError`.
+    """Open a file, in a thread. Raises `OSError`; a link that leads nowhere is not a file that is missing.
 
     Tells besides how it can be opened without waiting; None if to read it writes something, as it does if the file is
     another user's and `how` is quietly.
     """
+    try:
+        return _open(path, how, posix.READ | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    try:
+        return _open(path, how, posix.READ)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OSError(errno.ELOOP, "Symbolic link that leads nowhere") from error
+
+
+def _open(path: str, how: posix.How, flags: int) -> tuple[int, posix.How | None]:
     if how is posix.QUIETLY:
         try:
-            return os.open(path, posix.READ | os.O_NOATIME), how
+            return os.open(path, flags | os.O_NOATIME), how
         except PermissionError:
-            return os.open(path, posix.READ), None
-    return os.open(path, posix.READ), how
+            return os.open(path, flags), None
+    return os.open(path, flags), how
 
 
 class Closer:

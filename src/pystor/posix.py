@@ -75,28 +75,39 @@ more, or nobody knows."""
 READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 """How a file is opened for reading, for open(2)."""
 
-READ_CACHED: Final = _OpenHow(READ, 0, _RESOLVE_CACHED)
-"""How a file is opened that needs no disk, for openat2(2)."""
+READ_CACHED: Final = _OpenHow(READ | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
+"""How a file is opened that needs no disk, for openat2(2). What is a link is told from what is missing so."""
 
 _OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
 _ANYWHERE: Final = ctypes.c_long(AT_FDCWD)
 _HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(READ_CACHED))
 
 How: TypeAlias = object
-QUIETLY: Final[How] = ctypes.byref(_OpenHow(READ | os.O_NOATIME, 0, _RESOLVE_CACHED))
+QUIETLY: Final[How] = ctypes.byref(_OpenHow(READ | os.O_NOFOLLOW | os.O_NOATIME, 0, _RESOLVE_CACHED))
 """Reading does not set the time of the last access. The kernel refuses this for a file that is another user's."""
 PLAINLY: Final[How] = ctypes.byref(READ_CACHED)
 """Reading sets that time, if the mount says so; and then it waits for the disk, whatever else is in the cache."""
+
+_BY_LINK: Final = {
+    QUIETLY: ctypes.byref(_OpenHow(READ | os.O_NOATIME, 0, _RESOLVE_CACHED)),
+    PLAINLY: ctypes.byref(_OpenHow(READ, 0, _RESOLVE_CACHED)),
+}
 
 
 def open_cached(path: bytes, how: How) -> int:
     """Open a file for reading if that needs no disk: every name on the way is in the kernel's cache.
 
     Returns a descriptor, or minus the errno: `-EAGAIN` when the disk would have to be asked, `-ENOENT` when it is
-    known that there is no such file. A number and no exception, since a miss is as usual as a hit.
+    known that there is no such file, `-ELOOP` when it is a link and cannot be opened. A number and no exception, since
+    a miss is as usual as a hit.
     """
     fd: int = _syscall(_OPENAT2, _ANYWHERE, path, how, _HOW_SIZE)
-    return fd if fd >= 0 else -ctypes.get_errno()
+    if fd >= 0:
+        return fd
+    code = ctypes.get_errno()
+    if code == errno.ELOOP:
+        fd = _syscall(_OPENAT2, _ANYWHERE, path, _BY_LINK[how], _HOW_SIZE)
+    return fd if fd >= 0 else -code
 
 
 def is_cached(fd: int, offset: int, size: int) -> bool:

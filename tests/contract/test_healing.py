@@ -80,6 +80,22 @@ def test_a_link_to_the_other_replica_is_replaced_by_an_upload_and_kept(stor: Hou
     assert link.is_symlink()
 
 
+def test_a_blob_whose_replicas_are_links_to_a_disk_that_is_away_is_503_and_not_404_and_the_links_are_kept(
+    stor: House, tmp_path: Path
+) -> None:
+    content = fresh(SMALL)
+    for path in place_on(stor.pairs[0], content):
+        path.unlink()
+        path.symlink_to(tmp_path / "away")
+
+    assert [stor.get(content).status for _ in range(5)] == [503] * 5
+    assert stor.store(content).status == 200
+    assert stor.get(content).body == content
+    for storage in stor.pairs[0]:
+        (link,) = (storage / ".stor" / "quarantine").glob(f"{sha(content).upper()}.*")
+        assert link.is_symlink()
+
+
 def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> None:
     stor = make_stor()
     content = fresh(SMALL)

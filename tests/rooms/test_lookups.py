@@ -70,6 +70,12 @@ def test_a_name_that_comes_is_not_missing_any_more(looking: Lookups, roots: list
     assert looking.none_has(NAME, everywhere)
 
 
+def test_a_link_that_leads_nowhere_is_not_missing(looking: Lookups, roots: list[Path]) -> None:
+    (roots[4] / BLOB.path).symlink_to("nowhere")
+    assert not (roots[4] / BLOB.path).exists()
+    assert not looking.none_has(NAME, looking.choose(range(5)))
+
+
 def test_a_ring_is_given_back(roots: list[Path]) -> None:
     gc.collect()  # what other tests have left
     before = _open()

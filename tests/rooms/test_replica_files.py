@@ -305,6 +305,19 @@ def test_a_file_in_the_place_of_a_directory_is_no_blob(storage: Directory) -> No
     assert not storage.open_cached(BLOB)
 
 
+@pytest.mark.parametrize("target", ["nowhere", "/dev/null/nowhere"])
+def test_a_link_that_leads_nowhere_is_a_bad_replica_and_no_missing_one(storage: Directory, target: str) -> None:
+    place(storage, CONTENT).unlink()
+    where(storage, BLOB).symlink_to(target)
+
+    for _ in range(2):
+        with pytest.raises(StorageError, match="A storage failed") as raised:
+            storage.open(BLOB)
+        assert raised.value.unreadable
+        assert "leads nowhere" in raised.value.reason
+        assert storage.open_cached(BLOB) is False
+
+
 # Without waiting
 
 
@@ -317,6 +330,22 @@ def test_a_blob_whose_names_are_in_the_cache_is_opened_at_once(storage: Director
         assert replica.path == str(where(storage, BLOB))
         assert replica.read(0, 100_000) == CONTENT
     assert not descriptors(tmp_path)
+
+
+def test_a_blob_that_is_a_link_is_opened_and_read_again_at_once(storage: Directory, tmp_path: Path) -> None:
+    place(storage, CONTENT).rename(tmp_path / "elsewhere")
+    where(storage, BLOB).symlink_to(tmp_path / "elsewhere")
+    opened(storage).close()
+
+    replica = storage.open_cached(BLOB)
+
+    assert replica
+    with replica:
+        again = replica.again
+    room = memoryview(bytearray(len(CONTENT)))
+    assert again is not None
+    eventually(lambda: again(0, room))
+    assert room == CONTENT
 
 
 def test_a_miss_is_known_at_once_when_it_was_asked_for_before(storage: Directory) -> None:
