@@ -163,8 +163,11 @@ class Staged(Protocol):
         """Put the bytes on stable storage."""
         ...
 
-    def set_aside(self, digest: Digest) -> None:
-        """Keep what stands under the final name now in quarantine."""
+    def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
+        """Keep what stands under the final name in quarantine, if that is what was found bad.
+
+        None: what could not be opened. Whatever else stands there has replaced it since.
+        """
         ...
 
     def name(self, digest: Digest) -> None:

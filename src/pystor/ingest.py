@@ -200,7 +200,7 @@ async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Su
     if pool.mirrored:
         # Before there is a name: whoever finds the blob after a crash, and is told that it is stored, needs no note.
         await upload.note("mirror", digest)
-    await upload.publish(digest, keep=[member for gap in gaps for member in gap.having_bad()])
+    await upload.publish(digest, keep={member: bad for gap in gaps for member, bad in gap.bad.items()})
     if pool.mirrored:
         # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
         await upload.note("mirror", digest)

@@ -7,13 +7,13 @@ import enum
 import operator
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from pystor import placement
-from pystor.blob import Replica, Space
+from pystor.blob import Fingerprint, Replica, Space
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -113,13 +113,15 @@ class ReplicaSet:
 
         opened = await outcomes([looks.begin(digest) for looks in self._looks])
         if opened.count(None) == len(opened):
-            return Survey(self, dict.fromkeys(self.members, ReplicaState.MISSING))
+            return Survey(self, dict.fromkeys(self.members, ReplicaState.MISSING), {})
         try:
             states = await asyncio.gather(*map(look, self.members, opened))
         finally:
             for replica in opened:
                 close(replica)  # again, unless this is cancelled before anybody has looked
-        return Survey(self, dict(zip(self.members, states, strict=True)))
+        seen = zip(self.members, opened, states, strict=True)
+        bad = {member: _fingerprint_of(found) for member, found, state in seen if state is ReplicaState.BAD}
+        return Survey(self, dict(zip(self.members, states, strict=True)), bad)
 
 
 async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest, verifier: Verifier) -> bool:
@@ -131,6 +133,10 @@ async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest
     if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
         await member.run(member.storage.confirm, digest, timeout=WRITE_TIMEOUT, writing=True, waits=True)
     return good
+
+
+def _fingerprint_of(opened: Replica | Exception | None) -> Fingerprint | None:
+    return None if opened is None or isinstance(opened, Exception) else opened.fingerprint
 
 
 async def _answers(member: Bulkhead) -> bool:
@@ -147,6 +153,8 @@ class Survey:
 
     replica_set: ReplicaSet
     states: dict[Bulkhead, ReplicaState]
+    bad: Mapping[Bulkhead, Fingerprint | None]
+    """The members with a replica that is not the blob, and which one that is; None: one that could not be opened."""
 
     @property
     def complete(self) -> bool:
@@ -170,7 +178,3 @@ class Survey:
     def having(self) -> list[Bulkhead]:
         """The members with a good replica."""
         return [member for member, state in self.states.items() if state is ReplicaState.GOOD]
-
-    def having_bad(self) -> list[Bulkhead]:
-        """The members with a replica that is not the blob."""
-        return [member for member, state in self.states.items() if state is ReplicaState.BAD]

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from pystor import posix, tree
-from pystor.blob import Filesystem
+from pystor.blob import Filesystem, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 from pystor.temporary import Temporary
@@ -250,10 +250,10 @@ class StagedFile:
         temporary.close()
         return made
 
-    def set_aside(self, digest: Digest) -> None:
-        """Keep what stands under the final name now in quarantine; `publish` replaces it."""
+    def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
+        """Keep what stands under the final name in quarantine, if it is what was found bad; `publish` replaces it."""
         with self._translated("quarantine"):
-            tree.set_aside(digest, self._root_fd)
+            tree.set_aside(digest, bad, self._root_fd)
 
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""

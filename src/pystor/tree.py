@@ -7,13 +7,14 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from pystor import marker
-from pystor.blob import QueueName
+from pystor import marker, posix
+from pystor.blob import Fingerprint, QueueName
 from pystor.digest import Digest
 from pystor.temporary import TEMPORARIES
 
@@ -117,15 +118,17 @@ def leaves(directory: str, failed: Callable[[OSError], None], depth: int = 3) ->
         yield from leaves(f"{directory}/{name}", failed, depth - 1)
 
 
-def set_aside(digest: Digest, root_fd: int) -> None:
-    """Keep what stands under a blob's name in quarantine as well, durably. Raises `OSError`.
+def set_aside(digest: Digest, bad: Fingerprint | None, root_fd: int) -> None:
+    """Keep what stands under a blob's name in quarantine as well, durably, if it was found bad. Raises `OSError`.
 
-    Nothing is done if nothing stands there any more.
+    Nothing is done if nothing stands there any more, or what another upload has put there since.
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(QUARANTINE, 0o700, dir_fd=root_fd)  # somebody has tidied up
     try:
-        _link(digest.path, f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat", root_fd)
+        if _is_other(digest.path, bad, root_fd):
+            return
+        _keep(digest.path, f"{QUARANTINE}/{digest.hex.upper()}.{secrets.token_hex(4)}.dat", bad, root_fd)
     except FileNotFoundError:
         if _is_there(digest.path, root_fd):
             raise
@@ -134,12 +137,35 @@ def set_aside(digest: Digest, root_fd: int) -> None:
     sync(marker.HOME, root_fd)
 
 
-def _link(name: str, other: str, root_fd: int) -> None:
+def _keep(name: str, kept: str, bad: Fingerprint | None, root_fd: int) -> None:
     try:
         # A second name, so that there is no moment without the first.
-        os.link(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
+        os.link(name, kept, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
     except PermissionError:
-        os.rename(name, other, src_dir_fd=root_fd, dst_dir_fd=root_fd)  # a directory, or another user's file
+        os.rename(name, kept, src_dir_fd=root_fd, dst_dir_fd=root_fd)  # a directory, or another user's file
+        return
+    if _is_other(kept, bad, root_fd):  # it was replaced in this very moment
+        os.unlink(kept, dir_fd=root_fd)
+
+
+def _is_other(name: str, bad: Fingerprint | None, root_fd: int) -> bool:
+    """Tell whether something else has a name than the file that was found bad, or than what could not be opened.
+
+    The file may have become longer since: it is the same.
+    """
+    if bad is not None:
+        info = os.stat(name, dir_fd=root_fd, follow_symlinks=False)
+        return (info.st_dev, info.st_ino) != bad[:2]
+    try:
+        fd = os.open(name, posix.READ | os.O_NOFOLLOW, dir_fd=root_fd)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
 
 
 def _is_there(name: str, root_fd: int) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 
-from pystor.blob import QueueName, Staged
+from pystor.blob import Fingerprint, QueueName, Staged
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -16,6 +17,8 @@ from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
 """Bytes of a large upload that are on their way to a disk for which small ones wait; they wait for those, too."""
+
+_NOTHING: Final[Mapping[Bulkhead, Fingerprint | None]] = MappingProxyType({})
 
 
 class Upload:
@@ -73,13 +76,15 @@ class Upload:
         """Put every replica on stable storage, before the first one gets its name."""
         await _all({member: self._begin(member, staged.sync) for member, staged in self._staged.items()})
 
-    async def publish(self, digest: Digest, *, keep: Iterable[Bulkhead] = ()) -> None:
-        """Give every replica its final name; what stood there on the members in `keep` goes to quarantine.
+    async def publish(self, digest: Digest, *, keep: Mapping[Bulkhead, Fingerprint | None] = _NOTHING) -> None:
+        """Give every replica its final name; what was found bad on the members in `keep` goes to quarantine.
 
         If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is
         raised keeps anybody from acknowledging it.
         """
-        await _all({member: self._begin(member, self._staged[member].set_aside, digest) for member in keep})
+        await _all(
+            {member: self._begin(member, self._staged[member].set_aside, digest, bad) for member, bad in keep.items()}
+        )
         failures = await self._name(digest)
         if not failures:
             return

@@ -20,7 +20,7 @@ from obstore.store import MemoryStore, ObjectStore
 
 from pystor.adapters.s3 import Bucket, BucketAddress, parse_bucket_url
 from pystor.adapters.s3.client import Client
-from pystor.blob import Storage
+from pystor.blob import Fingerprint, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -56,6 +56,12 @@ class Case:
         finally:
             staged.discard()
         return digest
+
+    def fingerprint(self, digest: Digest) -> Fingerprint:
+        replica = self.storage.open(digest)
+        assert replica is not None
+        with replica:
+            return replica.fingerprint
 
     def beside(self, kind: str) -> list[bytes]:
         return [content for name, content in self.contents().items() if name.startswith(f".stor/{kind}/")]
@@ -174,9 +180,26 @@ def test_a_bad_replica_is_set_aside_and_replaced(case: Case, size: int) -> None:
 
     staged = case.storage.stage(size)
     staged.write(content)
-    staged.set_aside(digest)
+    staged.set_aside(digest, case.fingerprint(digest))
     staged.publish(digest)
     staged.close()
+
+    assert case.beside("quarantine") == [rotten]
+    assert case.contents()[case.name(digest)] == content
+
+
+def test_of_two_uploads_that_replace_a_bad_replica_the_second_does_not_set_the_good_one_aside(case: Case) -> None:
+    content, rotten = os.urandom(10), os.urandom(10)
+    digest = Digest.of(content)
+    case.put(case.name(digest), rotten)
+    bad = case.fingerprint(digest)
+
+    for _ in range(2):
+        staged = case.storage.stage(10)
+        staged.write(content)
+        staged.set_aside(digest, bad)
+        staged.publish(digest)
+        staged.close()
 
     assert case.beside("quarantine") == [rotten]
     assert case.contents()[case.name(digest)] == content
@@ -192,7 +215,7 @@ def test_a_replica_that_is_too_short_does_not_stay(case: Case, size: int) -> Non
 
 def test_setting_aside_what_is_not_there_is_harmless(case: Case) -> None:
     staged = case.storage.stage(0)
-    staged.set_aside(Digest.of(b""))
+    staged.set_aside(Digest.of(b""), None)
     staged.publish(Digest.of(b""))
     staged.discard()
     assert case.contents() == {case.name(Digest.of(b"")): b""}

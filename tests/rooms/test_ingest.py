@@ -636,6 +636,29 @@ def test_a_set_with_bad_replicas_only_is_made_good_from_the_body(pair: list[Dire
     assert [len(beside(storage, "quarantine")) for storage in pair] == [1, 1]
 
 
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+@pytest.mark.parametrize("state", ["rotten", "a link"])
+def test_of_many_uploads_that_replace_a_bad_replica_none_keeps_a_good_one_in_quarantine(
+    pair: list[Directory], content: bytes, state: str
+) -> None:
+    place(pair[1], content)
+    if state == "a link":
+        where(pair[0], Digest.of(content)).parent.mkdir(parents=True)
+        where(pair[0], Digest.of(content)).symlink_to(where(pair[1], Digest.of(content)))
+    else:
+        leave(pair[0], content, state)
+
+    async def scenario() -> list[Stored]:
+        async with running(pair) as pool:
+            return await asyncio.gather(*(put(pool, content) for _ in range(16)))
+
+    assert {stored.paths for stored in run(scenario())} == {paths(pair, content)}
+    assert [blobs(storage) for storage in pair] == [[content], [content]]
+    kept = beside(pair[0], "quarantine")
+    assert kept
+    assert all(path.is_symlink() if state == "a link" else path.read_bytes() == b"rotten" for path in kept)
+
+
 def test_a_wrong_body_mends_nothing(pair: list[Directory]) -> None:
     place(pair[0], SMALL)
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pystor import posix, staging, tree
-from pystor.blob import QueueName, Space
+from pystor.blob import Fingerprint, QueueName, Space
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
@@ -481,12 +481,20 @@ def test_an_fsync_that_fails_is_told_and_nothing_is_published(
 # Quarantine
 
 
+def found(storage: Directory) -> Fingerprint:
+    """What a survey tells of the replica that is there."""
+    replica = storage.open(BLOB)
+    assert replica is not None
+    with replica:
+        return replica.fingerprint
+
+
 def test_a_bad_replica_is_kept_in_quarantine_when_it_is_replaced(storage: Directory) -> None:
     place(storage, b"rotten", BLOB)
     with storage.stage(6) as staged:
         staged.write(CONTENT)
         staged.sync()
-        staged.set_aside(BLOB)
+        staged.set_aside(BLOB, found(storage))
         assert where(storage, BLOB).read_bytes() == b"rotten"
         staged.publish(BLOB)
     (kept,) = beside(storage, "quarantine")
@@ -503,7 +511,7 @@ def test_a_bad_replica_is_kept_though_somebody_has_removed_the_quarantine(
     Path(storage.root, tree.QUARANTINE).rmdir()
     steps = Steps(storage, monkeypatch)
     with storage.stage(6) as staged:
-        staged.set_aside(BLOB)
+        staged.set_aside(BLOB, found(storage))
     (kept,) = beside(storage, "quarantine")
 
     assert kept.read_bytes() == b"rotten"
@@ -516,24 +524,52 @@ def test_a_bad_replica_that_cannot_be_kept_is_not_replaced(storage: Directory, m
     Path(storage.root, tree.QUARANTINE).rmdir()
     monkeypatch.setattr(os, "mkdir", lambda *_, **__: None)
     with storage.stage(6) as staged, pytest.raises(StorageError):
-        staged.set_aside(BLOB)
+        staged.set_aside(BLOB, found(storage))
 
 
 def test_two_bad_replicas_of_one_blob_are_both_kept(storage: Directory) -> None:
     for rotten in (b"one", b"two"):
         place(storage, rotten, BLOB)
         with storage.stage(6) as staged:
-            staged.set_aside(BLOB)
+            staged.set_aside(BLOB, found(storage))
         where(storage, BLOB).unlink()
 
     assert {path.read_bytes() for path in beside(storage, "quarantine")} == {b"one", b"two"}
 
 
-def test_what_is_gone_already_needs_no_quarantine(storage: Directory) -> None:
+@pytest.mark.parametrize("bad", [None, (1, 2, 3, 4, 5)])
+def test_what_is_gone_already_needs_no_quarantine(storage: Directory, bad: Fingerprint | None) -> None:
     with storage.stage(6) as staged:
-        staged.set_aside(BLOB)
+        staged.set_aside(BLOB, bad)
 
     assert not beside(storage, "quarantine")
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["that was opened", "that could not be opened"])
+@pytest.mark.parametrize("late", [False, True], ids=["before it is looked at", "while it is kept"])
+def test_what_another_upload_has_put_in_the_place_of_a_bad_replica_is_not_kept(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, *, opened: bool, late: bool
+) -> None:
+    path = place(storage, b"rotten", BLOB)
+    bad = found(storage) if opened else None
+    if not opened:
+        path.unlink()
+        path.symlink_to("/nowhere")
+    link = os.link
+
+    def replaced_first(*arguments: Any, **options: Any) -> None:
+        publish(storage, CONTENT)
+        link(*arguments, **options)
+
+    with storage.stage(6) as staged:
+        if late:
+            monkeypatch.setattr(os, "link", replaced_first)
+        else:
+            publish(storage, CONTENT)
+        staged.set_aside(BLOB, bad)
+
+    assert not beside(storage, "quarantine")
+    assert blobs(storage) == [CONTENT]
 
 
 # Room

@@ -163,7 +163,7 @@ class Bucket:
 
     def make_way(self, digest: Digest) -> bool:
         """Tell whether there is no object of a blob's name."""
-        return self._client.size_of(self._prefix + digest.key) is None
+        return self._client.look_at(self._prefix + digest.key) is None
 
     def open_for_writing(self) -> AbstractContextManager[Bucket]:
         """Write several blobs in one go: each is one for itself."""

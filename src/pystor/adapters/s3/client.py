@@ -21,7 +21,7 @@ from pystor.blob import Timeouts
 from pystor.errors import StorageError
 
 if TYPE_CHECKING:
-    from obstore import GetResult
+    from obstore import GetResult, ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
 
 PIECE: Final = 64 << 10
@@ -109,11 +109,11 @@ class Client:
                     raise
                 return None
 
-    def size_of(self, key: str) -> int | None:
-        """Tell the size of an object; None if there is none."""
+    def look_at(self, key: str) -> ObjectMeta | None:
+        """Tell what an object is, without its bytes; None if there is none."""
         with self.translated(f"head {key}"):
             try:
-                return obstore.head(self._reading, key)["size"]
+                return obstore.head(self._reading, key)
             except FileNotFoundError:
                 return None
 

@@ -13,7 +13,7 @@ from pystor.digest import Digest
 from pystor.errors import StorageError
 
 if TYPE_CHECKING:
-    from obstore import BytesStream, GetResult
+    from obstore import BytesStream, GetResult, ObjectMeta
 
 AT_ONCE: Final = 64 << 10
 """Bytes of an object that is taken whole when it is opened: its connection is free again at once."""
@@ -36,13 +36,7 @@ class BucketReplica:
         self.size: Final = meta["size"]
         self.modified: Final = int(meta["last_modified"].timestamp())
         self._etag: Final = meta["e_tag"]
-        self.fingerprint: Final[Fingerprint] = (
-            _number(client.name),
-            _number(key),
-            self.size,
-            int(meta["last_modified"].timestamp() * 1_000_000),
-            _number(f"{self._etag} {meta['version']}"),
-        )
+        self.fingerprint: Final = fingerprint_of(client.name, key, meta)
         self._client: Final = client
         self._key: Final = key
         self._whole: Final = self.size <= _KEPT
@@ -151,6 +145,12 @@ class BucketReplica:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def fingerprint_of(bucket: str, key: str, meta: ObjectMeta) -> Fingerprint:
+    """Make what changes when the bytes of an object do."""
+    modified = int(meta["last_modified"].timestamp() * 1_000_000)
+    return _number(bucket), _number(key), meta["size"], modified, _number(f"{meta['e_tag']} {meta['version']}")
 
 
 def _number(text: str) -> int:

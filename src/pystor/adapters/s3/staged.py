@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from pystor.adapters.s3.client import ONE_REQUEST, Client, room_in
-from pystor.blob import READ_SIZE
+from pystor.adapters.s3.replica import fingerprint_of
+from pystor.blob import READ_SIZE, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 
@@ -66,11 +67,17 @@ class StagedObject:
     def sync(self) -> None:
         """Nothing to do: an object that is acknowledged is durable, and one that is not yet sent need not be."""
 
-    def set_aside(self, digest: Digest) -> None:
-        """Keep the object that there is now in quarantine; `publish` replaces it."""
+    def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
+        """Keep the object that there is in quarantine, if it is the one that was found bad; `publish` replaces it."""
+        key = self._prefix + digest.key
+        found = self._client.look_at(key)
+        if found is not None and bad in (None, fingerprint_of(self._client.name, key, found)):
+            self._keep(digest)
+        self._replaces = True
+
+    def _keep(self, digest: Digest) -> None:
         name = f"{digest.hex.upper()}.{secrets.token_hex(4)}"
         self._client.copy(self._prefix + digest.key, f"{self._prefix}.stor/quarantine/{name}")
-        self._replaces = True
 
     def publish(self, digest: Digest) -> None:
         """Send it under its final name.
@@ -99,10 +106,12 @@ class StagedObject:
             self._client.upload(key, self._pieces(), self._size)
 
     def _is_there(self, digest: Digest, key: str) -> bool:
-        found = self._client.size_of(key)
-        if found not in (None, self._size):
-            self.set_aside(digest)
-        return found == self._size
+        found = self._client.look_at(key)
+        if found is None:
+            return False
+        if found["size"] != self._size:
+            self._keep(digest)
+        return found["size"] == self._size
 
     def _pieces(self) -> Iterator[bytes]:
         for offset in range(0, self._size, READ_SIZE):
