@@ -20,13 +20,14 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     when it cannot be done now.
     """
     surveys = await into.survey(digest)
+    if already_stored(digest, surveys):
+        return 0
     # A set that can be mended needs no other, unless that fails. Without one, no new place is chosen as long as some
     # storage may have the blob.
-    if not any(survey.mendable and not survey.complete for survey in surveys):
-        if already_stored(digest, surveys):
-            return 0
-        if any(ReplicaState.UNKNOWN in survey.states.values() for survey in surveys):
-            raise Unavailable("A storage does not answer; it is tried again when it does")
+    if not any(survey.wanting for survey in surveys) and any(
+        ReplicaState.UNKNOWN in survey.states.values() for survey in surveys
+    ):
+        raise Unavailable("A storage does not answer; it is tried again when it does")
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:
@@ -35,5 +36,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
             return 0
         size = replica.size
         async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:
-            await store(into, Body(aiter(pieces), size, size), digest, surveys)
+            stored = await store(into, Body(aiter(pieces), size, size), digest, surveys)
+    if stored.unmended is not None:
+        raise stored.unmended
     return size

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, TooLarge, Unavailable
+from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, StorError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import ReplicaState, Survey
@@ -58,22 +58,46 @@ class Stored(NamedTuple):
     digest: Digest
     created: bool
     paths: tuple[str, ...]
+    unmended: StorError | None = None
+    """What kept another replica set than that which has it in full from being made whole."""
 
 
 def already_stored(digest: Digest, surveys: Sequence[Survey]) -> Stored | None:
-    """Tell where a blob is if some replica set has it in full."""
+    """Tell where a blob is if some replica set has it in full, and none is to be made whole."""
+    return None if any(survey.wanting for survey in surveys) else _in_full(digest, surveys)
+
+
+def _in_full(digest: Digest, surveys: Sequence[Survey], unmended: StorError | None = None) -> Stored | None:
     if not any(survey.complete for survey in surveys):
         return None
     having = (member for survey in surveys for member in survey.having())
-    return Stored(digest, created=False, paths=tuple(member.storage.locate(digest) for member in having))
+    return Stored(digest, created=False, paths=_paths(digest, having), unmended=unmended)
 
 
 async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence[Survey] = ()) -> Stored:
     """Store a blob in every replica of a set, or make whole the sets that have it in part; durable when this returns.
 
     `digest` is what the body is said to be, None to compute it; `surveys` is what `Pool.survey` saw of it. Raises
-    `StorError`, and then nothing is acknowledged and no temporary stays.
+    `StorError`, and then nothing is acknowledged and no temporary stays. What some set has in full is stored, whatever
+    keeps the others from being made whole.
     """
+    storing = _store(pool, body, digest, surveys)
+    return await (storing if digest is None else _unless_in_full(storing, digest, surveys))
+
+
+async def _unless_in_full(storing: Awaitable[Stored], digest: Digest, surveys: Sequence[Survey]) -> Stored:
+    try:
+        return await storing
+    except (DigestMismatch, StorageError, TooLarge) as error:
+        stored = _in_full(digest, surveys, error)
+        if stored is None:
+            raise
+        return stored
+
+
+async def _store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence[Survey]) -> Stored:
+    if body.declared is not None and body.declared > body.limit:
+        raise TooLarge(body.limit)
     batches = body.batches()
     if body.declared is None:
         first = await anext(batches)
@@ -104,7 +128,7 @@ async def store_at_once(pool: Pool, content: bytes, digest: Digest) -> Stored | 
             return stored
         raise
     async with upload:
-        return await _publish(pool, upload, digest, ())
+        return await _publish(pool, upload, digest, (), ())
 
 
 async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -122,9 +146,13 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
             return stored
     elif digest != given:
         raise DigestMismatch(digest.hex, given.hex)
+    return await _unless_in_full(_store_content(pool, content, digest, surveys), digest, surveys)
+
+
+async def _store_content(pool: Pool, content: bytes, digest: Digest, surveys: Sequence[Survey]) -> Stored:
     upload, gaps = await _begin(pool, surveys, digest, len(content), content)
     async with upload:
-        return await _publish(pool, upload, digest, gaps)
+        return await _publish(pool, upload, digest, gaps, surveys)
 
 
 async def _store_stream(
@@ -137,28 +165,37 @@ async def _store_stream(
             surveys = await pool.survey(digest)
             if stored := already_stored(digest, surveys):
                 return stored
-            gaps = [survey for survey in surveys if survey.mendable_by(upload.members)]
+            gaps = [survey for survey in surveys if survey.mended_by(upload.members)]
             if not gaps and (stored := await _mend(pool, digest, surveys)):
                 return stored
         elif digest != given:
             raise DigestMismatch(digest.hex, given.hex)
-        await upload.sync()
-        return await _publish(pool, upload, digest, gaps)
+        return await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
+
+
+async def _sync_and_publish(
+    pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey], surveys: Sequence[Survey]
+) -> Stored:
+    await upload.sync()
+    return await _publish(pool, upload, digest, gaps, surveys)
 
 
 async def _mend(pool: Pool, digest: Digest, surveys: Sequence[Survey]) -> Stored | None:
-    """Make a blob whole that turned out to be stored in part elsewhere, from what is good there; None if that fails."""
+    """Make a blob whole that turned out to be stored in part elsewhere, from what is good there.
+
+    None if that fails, and no set has it in full.
+    """
     sources = [member for survey in surveys if survey.mendable for member in survey.having()]
     if not sources:
         return None
     try:
         replica = await sources[0].open(digest)
         if replica is None:
-            return None
+            return _in_full(digest, surveys)
         with replica:
             return await _store_stream(pool, replica.size, _batches(sources[0], replica), digest, surveys)
-    except (DigestMismatch, StorageError):
-        return None  # whoever reads that replica finds out, too
+    except (DigestMismatch, StorageError) as error:
+        return _in_full(digest, surveys, error)  # whoever reads that replica finds out, too
 
 
 async def _batches(member: Bulkhead, replica: Replica) -> AsyncIterator[bytes]:
@@ -196,7 +233,9 @@ async def _begin(
     return await pool.stage(digest, size, content), []
 
 
-async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey]) -> Stored:
+async def _publish(
+    pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey], surveys: Sequence[Survey]
+) -> Stored:
     if pool.mirrored:
         # Before there is a name: whoever finds the blob after a crash, and is told that it is stored, needs no note.
         await upload.note("mirror", digest)
@@ -206,9 +245,14 @@ async def _publish(pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Su
         await upload.note("mirror", digest)
     for gap in gaps:
         _tell_repaired(pool, digest, gap)
-    members = [member for gap in gaps for member in gap.states] or upload.members
-    paths = tuple(member.storage.locate(digest) for member in members)
-    return Stored(digest, created=not gaps, paths=paths)
+    if not gaps:
+        return Stored(digest, created=True, paths=_paths(digest, upload.members))
+    having = [member for survey in surveys for member in (survey.states if survey in gaps else survey.having())]
+    return Stored(digest, created=False, paths=_paths(digest, having))
+
+
+def _paths(digest: Digest, members: Iterable[Bulkhead]) -> tuple[str, ...]:
+    return tuple(member.storage.locate(digest) for member in members)
 
 
 def _tell_repaired(pool: Pool, digest: Digest, gap: Survey) -> None:

@@ -167,9 +167,14 @@ class Survey:
         found = any(state in (ReplicaState.GOOD, ReplicaState.BAD) for state in self.states.values())
         return found and self.replica_set.writable and ReplicaState.UNKNOWN not in self.states.values()
 
-    def mendable_by(self, members: Sequence[Bulkhead]) -> bool:
+    @property
+    def wanting(self) -> bool:
+        """Whether some member has it, or had, and some other is to be given it."""
+        return self.mendable and not self.complete
+
+    def mended_by(self, members: Sequence[Bulkhead]) -> bool:
         """Whether an upload that is on its way to these storages goes to this set, and mends it."""
-        return self.mendable and list(self.states) == list(members)
+        return self.wanting and list(self.states) == list(members)
 
     def lacking(self) -> list[Bulkhead]:
         """The members without a good replica."""

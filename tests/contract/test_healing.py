@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -94,6 +95,23 @@ def test_a_blob_whose_replicas_are_links_to_a_disk_that_is_away_is_503_and_not_4
     for storage in stor.pairs[0]:
         (link,) = (storage / ".stor" / "quarantine").glob(f"{sha(content).upper()}.*")
         assert link.is_symlink()
+
+
+def test_an_upload_makes_a_pair_whole_though_another_pair_has_the_blob_in_full(make_stor: HouseFactory) -> None:
+    stor, content = make_stor(), fresh(SMALL)
+    one, other = place_on(stor.pairs[0], content)
+    disk.flipped(one)
+    disk.missing(other)
+    whole = place_on(stor.pairs[1], content)
+
+    answer = stor.store(content)
+
+    assert answer.status == 200
+    assert sorted(json.loads(answer.body)) == sorted(map(str, (one, other, *whole)))
+    assert all(is_whole(path, content) for path in (one, other))
+    disk.missing(other)
+    assert stor.store(fresh(SMALL), name=sha(content)).status == 200  # it is stored, whatever comes
+    assert not other.exists()
 
 
 def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> None:

@@ -763,13 +763,85 @@ def test_a_set_that_is_read_only_is_not_mended(memory: Path) -> None:
     assert not blobs(old[1])
 
 
+@pytest.fixture
+def half(memory: Path) -> list[list[Directory]]:
+    """Two sets: what is put is bad and missing in the first one, and whole in the second."""
+    return [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+
+
+def halve(half: list[list[Directory]], content: bytes) -> None:
+    for storage in half[1]:
+        place(storage, content)
+    leave(half[0][0], content, "rotten")
+
+
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+@pytest.mark.parametrize("name", ["named", "unnamed"])
+@pytest.mark.parametrize("writable", [True, False], ids=["writable", "read-only"])
+def test_a_set_that_has_a_blob_in_part_is_made_whole_though_another_one_has_it_in_full(
+    half: list[list[Directory]], content: bytes, name: str, *, writable: bool
+) -> None:
+    halve(half, content)
+    whole = half[1] if writable else [Directory(storage.root, writable=False) for storage in half[1]]
+
+    async def scenario() -> Stored:
+        async with running(half[0], whole) as pool:
+            if name == "named":
+                return await put(pool, content)
+            return await store(pool, body_of(*pieces_of(content)), None)
+
+    stored = run(scenario())
+    assert not stored.created
+    assert sorted(stored.paths) == sorted(paths([*half[0], *half[1]], content))
+    assert [blobs(storage) for storage in (*half[0], *half[1])] == [[content]] * 4
+    assert [len(beside(storage, "quarantine")) for storage in (*half[0], *half[1])] == [1, 0, 0, 0]
+    assert clean(*half[0], *half[1])
+
+
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+@pytest.mark.parametrize("name", ["named", "unnamed"])
+@pytest.mark.parametrize("step", ["stage", "publish"])
+def test_a_blob_that_a_set_has_in_full_is_stored_though_another_one_cannot_be_made_whole(
+    half: list[list[Directory]], monkeypatch: pytest.MonkeyPatch, content: bytes, name: str, step: str
+) -> None:
+    halve(half, content)
+
+    async def scenario() -> Stored:
+        async with running(*half) as pool:
+            fails(monkeypatch, half[0][1], step)
+            if name == "named":
+                return await put(pool, content)
+            return await store(pool, body_of(*pieces_of(content)), None)
+
+    stored = run(scenario())
+    assert not stored.created
+    assert stored.paths == paths(half[1], content)
+    assert (isinstance(stored.unmended, StorageError), blobs(half[0][1])) == (True, [])
+    assert [blobs(storage) for storage in half[1]] == [[content]] * 2
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 40], ids=["too large", "another"])
+def test_a_blob_that_a_set_has_in_full_is_stored_whatever_the_body_is(half: list[list[Directory]], limit: int) -> None:
+    halve(half, SMALL)
+
+    async def scenario() -> Stored:
+        async with running(*half) as pool:
+            return await put(pool, SMALL, Digest.of(SMALL), body_of(b"another", limit=limit))
+
+    stored = run(scenario())
+    assert (stored.created, stored.paths) == (False, paths(half[1], SMALL))
+    assert blobs(half[0][1]) == []
+    assert clean(*half[0], *half[1])
+
+
 def test_all_copies_of_all_sets_are_told(memory: Path) -> None:
     sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
     for storage in (*sets[0], sets[1][1]):
         place(storage, SMALL)
+    old = [Directory(storage.root, writable=False) for storage in sets[1]]
 
     async def scenario() -> Stored:
-        async with running(*sets) as pool:
+        async with running(sets[0], old) as pool:
             return await put(pool, SMALL)
 
     stored = run(scenario())

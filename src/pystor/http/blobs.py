@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from pystor.blob import Replica
 from pystor.digest import Digest
-from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageError, StorageFull, TooLarge
+from pystor.errors import DigestMismatch, MalformedDigest, NoSpace, NotFound, StorageError, StorageFull
 from pystor.events import (
     BlobDuplicate,
     BlobStored,
@@ -153,6 +153,8 @@ class Blobs:
             self._observe(BlobStored(stored.digest, stored.paths, size))
         else:
             self._observe(BlobDuplicate(stored.digest))
+        if isinstance(stored.unmended, StorageError):
+            self._observe(StorageFailed(stored.unmended, stored.digest))
 
     def _tell_refused(self, error: Exception, digest: Digest | None) -> None:
         """Report an upload that came to nothing, and the storage that is to blame."""
@@ -166,10 +168,7 @@ class Blobs:
             self._observe(UploadRefused("unknown"))
 
     def _body(self, request: Request) -> Body:
-        declared = request.declared
-        if declared is not None and declared > self._max_blob_size:
-            raise TooLarge(self._max_blob_size)
-        return Body(request.body, declared, self._max_blob_size)
+        return Body(request.body, request.declared, self._max_blob_size)
 
 
 def _stored(stored: Stored, *headers: Field) -> Response:
