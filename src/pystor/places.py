@@ -15,6 +15,9 @@ from pystor.replicas import ReplicaSet
 _FRESH: Final = 1.0
 """Seconds for which a measurement is good enough to place by."""
 
+_MOMENT: Final = 0.05
+"""Seconds for which an upload waits for newer ones: most take less, and the last ones will do."""
+
 
 class Places:
     """Ranks the replica sets of a pool. To be used from one event loop."""
@@ -24,24 +27,45 @@ class Places:
         self._sets: Final = tuple(sets)
         self._seeds: Final = [replica_set.seed for replica_set in self._sets]
         self._weights = [1 for _ in self._sets]
-        self._measured_at = -math.inf
-        self._all_answered = False
+        self._measured_at = [-math.inf for _ in self._sets]
+        self._answered = [False for _ in self._sets]
+        self._measuring: Final[dict[int, asyncio.Task[None]]] = {}
 
     async def measure(self, max_age: float) -> None:
         """Bring up to date what was measured `max_age` seconds ago, or earlier."""
-        if time.monotonic() - self._measured_at < max_age:
-            return
-        answered = await asyncio.gather(*(replica_set.measure() for replica_set in self._sets))
-        self._all_answered = all(
-            known or not replica_set.writable for known, replica_set in zip(answered, self._sets, strict=True)
-        )
-        self._weights = [max(replica_set.left, 1) for replica_set in self._sets]
-        self._measured_at = time.monotonic()
+        self._begin_to_measure(max_age)
+        # Shielded: others may wait for it, too.
+        await asyncio.gather(*map(asyncio.shield, self._measuring.values()))
+
+    def _begin_to_measure(self, max_age: float) -> list[asyncio.Task[None]]:
+        """Measure in the background; returns what was not under way before. No set has to wait for a slow one."""
+        now = time.monotonic()
+        old = [index for index, measured_at in enumerate(self._measured_at) if now - measured_at >= max_age]
+        begun = {index: asyncio.create_task(self._measure(index)) for index in old if index not in self._measuring}
+        self._measuring.update(begun)
+        return list(begun.values())
+
+    async def _measure(self, index: int) -> None:
+        try:
+            replica_set = self._sets[index]
+            self._answered[index] = await replica_set.measure()
+            self._weights[index] = max(replica_set.left, 1)
+            self._measured_at[index] = time.monotonic()
+        finally:
+            del self._measuring[index]
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        tasks = tuple(self._measuring.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def all_take(self) -> bool:
         """Whether each writable set answered when it was measured, and takes blobs."""
-        return self._all_answered and not any(each.writable and not each.takes for each in self._sets)
+        sets = zip(self._sets, self._answered, strict=True)
+        return all(answered and each.takes for each, answered in sets if each.writable)
 
     # Where a blob is
 
@@ -57,7 +81,8 @@ class Places:
 
     async def choose(self, digest: Digest, size: int) -> list[ReplicaSet]:
         """Rank the sets that take blobs and have room for one of `size` bytes."""
-        await self.measure(_FRESH)
+        if begun := self._begin_to_measure(_FRESH):
+            await asyncio.wait(begun, timeout=_MOMENT)
         chosen = self._choose(digest, size)
         if not chosen:
             # What was measured a moment ago may have been freed since: nobody is refused for that.

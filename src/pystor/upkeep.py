@@ -58,7 +58,7 @@ class Upkeep:
         tasks = [*self._tasks, *self._recovered.values(), *self._proved.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(self._places.stop(), *tasks, return_exceptions=True)
 
     async def _begin(self) -> None:
         await asyncio.gather(*(self._attach(member) for member in self._members))

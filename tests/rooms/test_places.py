@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pystor import upkeep
+from pystor import places, upkeep
+from pystor.blob import Space
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -37,27 +40,80 @@ def test_a_blob_is_looked_for_first_where_there_is_more_room(mounts: Mounts) -> 
     storages = [adopted(mounts.tmpfs(32 * MIB)), adopted(mounts.tmpfs(32 * MIB))]
     fill(storages[0], 31 * MIB)
     sets = sets_of(*storages)
-    places = Places(sets)
+    ranks = Places(sets)
 
     async def scenario() -> None:
-        assert 50 < [places.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 150
-        await places.measure(0.0)
-        assert [places.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 20
+        assert 50 < [ranks.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 150
+        await ranks.measure(0.0)
+        assert [ranks.likeliest(digest) for digest in DIGESTS].count(sets[0]) < 20
 
     run(scenario())
-    assert all(places.ranked(digest)[0] is places.likeliest(digest) for digest in DIGESTS)
-    assert all(set(places.ranked(digest)) == set(sets) for digest in DIGESTS)
+    assert all(ranks.ranked(digest)[0] is ranks.likeliest(digest) for digest in DIGESTS)
+    assert all(set(ranks.ranked(digest)) == set(sets) for digest in DIGESTS)
 
 
 def test_nobody_is_refused_for_room_that_has_been_freed_a_moment_ago(mounts: Mounts) -> None:
     storage = adopted(mounts.tmpfs(8 * MIB))
     fat = fill(storage, 7 * MIB)
-    places = Places(sets_of(storage))
+    ranks = Places(sets_of(storage))
 
     async def scenario() -> None:
-        assert await places.choose(DIGESTS[0], 4 * MIB) == []
+        assert await ranks.choose(DIGESTS[0], 4 * MIB) == []
         fat.unlink()
-        assert len(await places.choose(DIGESTS[0], 4 * MIB)) == 1
+        assert len(await ranks.choose(DIGESTS[0], 4 * MIB)) == 1
+
+    run(scenario())
+
+
+def test_a_storage_that_is_slow_to_tell_its_room_delays_no_upload_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_FRESH", 0.0)
+    slow, well = (adopted(tmp_path / name) for name in "ab")
+    sets, over = sets_of(slow, well), threading.Event()
+
+    async def scenario() -> None:
+        ranks = Places(sets)
+        await ranks.measure(0.0)
+        check = slow.check
+
+        def wait() -> Space:
+            over.wait(20)
+            return check()
+
+        monkeypatch.setattr(slow, "check", wait)
+        before = sets[0].left
+        began = time.monotonic()
+        for digest in DIGESTS[:20]:
+            assert set(await ranks.choose(digest, MIB)) == set(sets)
+        assert time.monotonic() - began < 1.5
+        assert sets[0].left == before
+
+        asked = asyncio.create_task(ranks.choose(DIGESTS[0], 1 << 60))
+        await asyncio.sleep(0.05)
+        assert not asked.done()  # it may be the one that has room
+        over.set()
+        assert await asked == []
+        await ranks.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_has_not_told_its_room_yet_keeps_no_upload_waiting_that_finds_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, well = (adopted(tmp_path / name) for name in "ab")
+    sets, over = sets_of(slow, well), threading.Event()
+    monkeypatch.setattr(slow, "check", lambda: over.wait(20))
+
+    async def scenario() -> None:
+        ranks = Places(sets)
+        began = time.monotonic()
+        assert await ranks.choose(DIGESTS[0], MIB) == [sets[1]]
+        assert time.monotonic() - began < 1.5
+        assert not ranks.all_take
+        over.set()
+        await ranks.stop()
 
     run(scenario())
 
