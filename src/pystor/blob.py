@@ -121,10 +121,6 @@ class Replica(AbstractContextManager["Replica"], Protocol):
         """How to read of it again after it was closed, without looking for it; None if there is no such way."""
         ...
 
-    def digest(self) -> Digest:
-        """Read and hash the whole; raises `StorageError`."""
-        ...
-
     def close(self) -> None:
         """Give it back; twice is harmless."""
         ...

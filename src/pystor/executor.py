@@ -2,7 +2,7 @@
 
 As long as jobs are quick, one thread at a time is the quickest: more of them would only wait for the interpreter's
 lock, each at every system call. When jobs take their time, or one hangs, there are as many threads as jobs, up to a
-limit. A job that is known to wait for the disk has one of its own at once.
+limit. A job that is known to wait for the disk has one of its own at once; a few are kept for those that do not wait.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 _QUICK: Final = 0.002  # seconds for each thing that a job does; what takes longer is waited for by a thread of its own
 _WEIGHT: Final = 0.2  # of the newest time in the running average
 _DELAY: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
+_KEPT: Final = 4  # one thread of so many is for jobs that do not wait for the disk
 
 
 def one(_: object) -> int:
@@ -125,7 +126,7 @@ class Executor:
     """Threads of one name, started as work comes. To be given work from an event loop."""
 
     def __init__(self, name: str, limit: int, *, roams: bool = True) -> None:
-        """Begin with no thread at all; there are never more than `limit`.
+        """Begin with no thread at all; there are never more than `limit`, nor do all of them wait for the disk at once.
 
         `roams`: they run on any processor, or else where the event loop runs.
         """
@@ -136,7 +137,9 @@ class Executor:
         self._pace = 0.0
         self._jobs: Final[deque[Job[Any]]] = deque()
         self._resting: Final[list[None]] = []  # an entry for each thread that waits to be called
-        self._away: Final[list[None]] = []  # an entry for each job that waits for the disk, or will
+        self._most_away: Final = max(1, limit - max(1, limit // _KEPT))
+        self._may_wait: Final = [None] * self._most_away  # an entry for each further job that may wait for the disk
+        self._held: Final[deque[Job[Any]]] = deque()  # those that wait for the disk, until they may
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
         self._stopped = False
@@ -145,13 +148,14 @@ class Executor:
 
     @property
     def room(self) -> int:
-        """How many more jobs would find a thread, even if none that is at work now ever came back."""
-        return self._limit - (self._threads - len(self._resting)) - len(self._jobs)
+        """How many more jobs of any kind would find a thread, even if none that is at work now ever came back."""
+        idle = self._limit - (self._threads - len(self._resting)) - len(self._jobs)
+        return min(idle, len(self._may_wait) - len(self._held))
 
     @property
     def full(self) -> bool:
-        """Whether it has all the threads that it may have."""
-        return self._threads == self._limit
+        """Whether it has all the threads that it may have, or all that may wait for the disk do."""
+        return self._threads == self._limit or bool(self._held)
 
     def give(
         self,
@@ -178,16 +182,36 @@ class Executor:
             self.give(close, (result,), certain=True)
 
     def _submit(self, job: Job[Any], *, ahead: bool) -> None:
+        queue = self._held if job.waits else self._jobs
         if ahead:
-            self._jobs.appendleft(job)
+            queue.appendleft(job)
         else:
-            self._jobs.append(job)
-        if job.waits:
-            self._away.append(None)
-        if self._pace > _QUICK or len(self._resting) + len(self._away) >= self._threads:
+            queue.append(job)
+        if job.waits and not self._let_one_wait():
+            return
+        away = self._most_away - len(self._may_wait)
+        if self._pace > _QUICK or len(self._resting) + away >= self._threads:
             self._send_one()
         else:
             self._watch()
+
+    def _let_one_wait(self) -> bool:
+        """Let the next job that waits for the disk be begun, if it may.
+
+        To be asked by whoever has added one, and by whoever is through with one: one of them sees what the other did.
+        """
+        while self._held:
+            try:
+                self._may_wait.pop()
+            except IndexError:
+                return False
+            try:
+                self._jobs.append(self._held.popleft())
+            except IndexError:
+                self._may_wait.append(None)
+            else:
+                return True
+        return False
 
     def _send_one(self) -> None:
         hired = False
@@ -250,7 +274,8 @@ class Executor:
             job.run()
             self.came_back = now = time.monotonic()
             if job.waits:
-                self._away.pop()
+                self._may_wait.append(None)
+                self._let_one_wait()  # it is for this thread, or for that which was sent for what this one takes
             else:
                 self._pace += ((now - began) / job.things - self._pace) * _WEIGHT
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import threading
@@ -13,8 +12,7 @@ from functools import partial
 from typing import Final
 
 from pystor import posix
-from pystor.blob import READ_SIZE, Again, Fingerprint
-from pystor.digest import Digest
+from pystor.blob import Again, Fingerprint
 from pystor.errors import StorageError
 
 
@@ -182,13 +180,6 @@ class FileReplica:
         """How to read of it again, from the same file, without waiting."""
         how = self._how
         return None if how is None else partial(_read_again, os.fsencode(self.path), how, self.fingerprint)
-
-    def digest(self) -> Digest:
-        """Hash the whole replica; takes as long as the disk does."""
-        hasher = hashlib.sha256()
-        for offset in range(0, self.size, READ_SIZE):
-            hasher.update(self.read(offset, min(READ_SIZE, self.size - offset)))
-        return Digest(hasher.hexdigest())
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
 from collections.abc import Callable
 from typing import Final
 
 from pystor.background import tolerated
-from pystor.blob import READ_SIZE, Replica
+from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import JobDone, Observer
-from pystor.verification import Verifier
+from pystor.verification import Verifier, hash_whole
 
 _WAITING_AT_MOST: Final = 1000
 """Blobs of a storage that are noted; one too many is noted when it is read again."""
@@ -81,17 +79,9 @@ class Scrub:
             self._failed(member.storage.root, digest, error)
 
     async def _verify(self, member: Bulkhead, replica: Replica, digest: Digest) -> None:
-        hasher = hashlib.sha256()
-
-        def verify(offset: int) -> None:
-            hasher.update(replica.read(offset, min(READ_SIZE, replica.size - offset)))
-
-        for offset in range(0, replica.size, READ_SIZE):
-            began = time.monotonic()
-            await member.run(verify, offset)
-            await asyncio.sleep(max(0.0, READ_SIZE / self._bytes_per_second - (time.monotonic() - began)))
+        found = await hash_whole(member, replica, self._bytes_per_second)
         self._observe(JobDone("verify", digest, replica.size))
-        if hasher.hexdigest() == digest.hex:
+        if found == digest:
             self._verifier.remember(replica, digest)
         else:
             self._found_bad(replica, digest)

@@ -310,7 +310,7 @@ def _name_one(upload: SmallUpload, staged: Staged) -> None:
 
 async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
     """Remove the replicas of a blob that were not published."""
-    steps = {member: member.begin(replica.discard, certain=True) for member, replica in staged.items()}
+    steps = {member: member.begin(replica.discard, certain=True, waits=True) for member, replica in staged.items()}
     for member, step in steps.items():
         if member.out:
             step.abandon()  # it is done when the storage does something again

@@ -110,7 +110,7 @@ class Upkeep:
 
     async def _sweep_one(self, member: Bulkhead) -> None:
         with suppress(StorageError):  # reported by whatever needs the storage
-            count = await member.run(member.storage.sweep, timeout=WRITE_TIMEOUT)
+            count = await member.run(member.storage.sweep, timeout=WRITE_TIMEOUT, waits=True)
             self._observe(LeftoversSwept(member.storage.root, count))
 
 

@@ -27,7 +27,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.seaweed import Seaweed
-from tests.rooms.tools import run
+from tests.rooms.tools import digest_of, run
 from tests.support import processes
 
 _prefixes = itertools.count()
@@ -136,7 +136,7 @@ def test_what_is_published_is_read_back(case: Case, size: int) -> None:
         assert began - 5 < replica.modified < time.time() + 5
         assert replica.storage == case.storage.root
         assert replica.path == case.storage.locate(digest)
-        assert replica.digest() == digest
+        assert digest_of(replica) == digest
         assert replica.read(0, size) == content
     assert list(case.contents()) == [case.name(digest)]
 
@@ -372,7 +372,7 @@ def test_a_small_blob_is_verified_and_read_with_one_request(impatient: Bucket, p
     digest = store(impatient, bytes(1 << 20))
     proxy.asked.clear()
     with impatient.open(digest) or pytest.fail("it is missing") as replica:
-        assert replica.digest() == digest
+        assert digest_of(replica) == digest
         assert replica.read(0, 65536) == bytes(65536)
     assert len(proxy.asked) == 1
 
@@ -403,7 +403,7 @@ def test_a_blob_of_200_mib_is_written_and_read_in_bounded_memory(seaweed: Seawee
     bucket, size, piece = bucket_of(seaweed, prefix="memory"), 200 << 20, os.urandom(1 << 20)
     for _ in range(2):  # threads and pools come to life with the first
         with bucket.open(store(bucket, bytes(LARGE))) or pytest.fail("it is missing") as replica:
-            replica.digest()
+            digest_of(replica)
     before, peak, done = _resident(), [0], threading.Event()
 
     def watch() -> None:
@@ -742,7 +742,7 @@ def test_a_server_that_is_killed_and_started_again_is_used_again(tmp_path: Path)
         seaweed.start()
         for digest in (small, large):
             with bucket.open(digest) or pytest.fail("it is missing") as replica:
-                assert replica.digest() == digest
+                assert digest_of(replica) == digest
 
 
 # The URL of a bucket

@@ -222,6 +222,48 @@ def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_
     run(scenario())
 
 
+def test_what_waits_for_the_disk_leaves_threads_for_what_does_not_however_much_it_is(storage: Directory) -> None:
+    hang, done = Hang(), list[int]()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        writing = [
+            bulkhead.begin(hang, partial(done.append, number), timeout=20, writing=True, waits=True)
+            for number in range(20)
+        ]
+        await hang.until(6)
+        for _ in range(5):
+            assert await bulkhead.run(int, "5", timeout=0.2) == 5
+        assert (hang.begun, is_out(bulkhead)) == (6, False)
+        hang.over.set()
+        await asyncio.gather(*(step.result() for step in writing))
+        bulkhead.stop()
+
+    run(scenario())
+    assert sorted(done) == list(range(20))
+
+
+def test_who_may_not_wait_for_the_disk_yet_is_refused_in_time_and_that_is_no_fault_of_it(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=4)
+        writing = [bulkhead.begin(hang, timeout=20, waits=True) for _ in range(3)]
+        await hang.until(3)
+        late = bulkhead.begin(hang, timeout=0.2, waits=True)
+        assert await bulkhead.run(int, "5") == 5
+        with pytest.raises(StorageError) as failure:
+            await late.result()
+        assert failure.value.reason == "no thread was free within 0.2 s"
+        assert not is_out(bulkhead)
+        hang.over.set()
+        await outcomes(writing)
+        assert hang.begun == 3
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_a_process_that_gets_no_thread_says_nothing_of_the_storage(storage: Directory) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage, threads=2)
@@ -459,6 +501,21 @@ def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(stor
         assert not writing.done()
         hang.over.set()
         assert await writing == "written"
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_came_back_is_written_though_all_syncs_hang_in_what_was_there(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=4)
+        await outcomes([bulkhead.begin(hang, timeout=0.1, waits=True) for _ in range(4)])
+        assert (hang.begun, is_out(bulkhead)) == (3, True)
+        await bulkhead.recover()
+        assert await bulkhead.run(int, "5", timeout=1, waits=True) == 5
+        hang.over.set()
         bulkhead.stop()
 
     run(scenario())

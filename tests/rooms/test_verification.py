@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from pystor.blob import Timeouts
+from pystor.blob import READ_SIZE, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -104,18 +105,49 @@ def test_a_replica_is_hashed_for_as_long_as_its_storage_may_take(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place(storage, LARGE)
-    hash_now = FileReplica.digest
+    read_now = FileReplica.read
 
-    def slowly(replica: FileReplica) -> Digest:
+    def slowly(replica: FileReplica, offset: int, size: int) -> bytes:
         time.sleep(0.3)
-        return hash_now(replica)
+        return read_now(replica, offset, size)
 
-    monkeypatch.setattr(FileReplica, "digest", slowly)
+    monkeypatch.setattr(FileReplica, "read", slowly)
     storage.timeouts = Timeouts(answer=0.2, rate=1e9)  # type: ignore[misc]
     with pytest.raises(StorageError):
         verify(Verifier(), storage, Digest.of(LARGE))
     storage.timeouts = Timeouts(answer=0.2, rate=1e5)  # type: ignore[misc]
     assert verify(Verifier(), storage, Digest.of(LARGE))
+
+
+def test_large_replicas_that_are_hashed_keep_no_thread_from_others(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [bytes([number]) * (8 * READ_SIZE) for number in range(2)]
+    for content in contents:
+        place(storage, content)
+    read_now = FileReplica.read
+
+    def slowly(replica: FileReplica, offset: int, size: int) -> bytes:
+        time.sleep(0.05)
+        return read_now(replica, offset, size)
+
+    monkeypatch.setattr(FileReplica, "read", slowly)
+    storage.timeouts = Timeouts(answer=0.25, rate=5e6)  # type: ignore[misc]
+
+    async def scenario() -> None:
+        bulkhead, verifier = Bulkhead(storage, threads=2), Verifier()
+
+        async def verify_one(content: bytes) -> bool:
+            with storage.open(Digest.of(content)) or pytest.fail("it is missing") as replica:
+                return await verifier.verify(bulkhead, replica, Digest.of(content))
+
+        hashing = asyncio.gather(*map(verify_one, contents))
+        await asyncio.sleep(0.01)
+        assert await bulkhead.run(int, "5") == 5
+        assert await hashing == [True, True]
+        bulkhead.stop()
+
+    run(scenario())
 
 
 def test_what_is_good_for_one_name_is_not_good_for_another(storage: Directory) -> None:

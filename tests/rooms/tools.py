@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pystor.blob import READ_SIZE, Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -108,6 +109,14 @@ def _target(fd: int | str) -> str:
 def path_of(fd: int) -> str:
     """The path of an open file."""
     return _target(fd)
+
+
+def digest_of(replica: Replica) -> Digest:
+    """Read the whole, piece by piece, and tell which blob it is."""
+    hasher = hashlib.sha256()
+    for offset in range(0, replica.size, READ_SIZE):
+        hasher.update(replica.read(offset, min(READ_SIZE, replica.size - offset)))
+    return Digest(hasher.hexdigest())
 
 
 def clean_now(*storages: Directory) -> bool:

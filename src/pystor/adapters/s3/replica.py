@@ -8,8 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pystor.adapters.s3.client import PIECE, Client
-from pystor.blob import READ_SIZE, Again, Fingerprint
-from pystor.digest import Digest
+from pystor.blob import Again, Fingerprint
 from pystor.errors import StorageError
 
 if TYPE_CHECKING:
@@ -127,13 +126,6 @@ class BucketReplica:
     def send_cached(self, socket: int, offset: int, size: int) -> int:  # noqa: ARG002  those of the protocol
         """Promise nothing without the network."""
         return 0
-
-    def digest(self) -> Digest:
-        """Hash the whole; takes as long as the network does."""
-        hasher = hashlib.sha256()
-        for offset in range(0, self.size, READ_SIZE):
-            hasher.update(self.read(offset, min(READ_SIZE, self.size - offset)))
-        return Digest(hasher.hexdigest())
 
     def close(self) -> None:
         """End the stream; a read that is under way in another thread may still finish its piece."""
