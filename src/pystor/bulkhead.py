@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -57,6 +59,8 @@ class Bulkhead:
         self._executor = self._new_executor()
         self._probes: Final = Probes(storage.root)
         self._was_away = False
+        self._asking: Final[set[asyncio.Task[None]]] = set()  # probes that are under way
+        self._asked = 0.0  # when the last one was sent, on the monotonic clock
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
@@ -219,25 +223,43 @@ class Bulkhead:
     async def recover(self) -> None:
         """Probe the storage if it is out, and take it in again if it does all it should; see how a slow one does.
 
-        When not even the probe is answered, nobody waits for it any longer: one that is only slow answers the probe.
+        When not even the probe is answered as soon as a read should be, nobody waits for it any longer. The probe may
+        take as long as a write: one that is only slow is taken in again when it answers.
         """
         if self.unwritable:
-            if not self._probes.may_begin():
-                self._release()
-                return
-            try:
-                await self.run(self.storage.probe, probing=True, waits=True)
-            except StorageError as error:
-                if error.dead:
+            hangs = not self._ask()
+            left = self._asked + self.storage.timeouts.answer - time.monotonic()
+            if self._asking and left > 0:
+                await asyncio.wait(self._asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if self.unwritable:
+                if hangs or self._asking:
                     self._release()
-                elif error.unwritable:
-                    self._switch.set(State.UNWRITABLE)  # it reads again, at least
                 return
-            self._switch.set(State.IN)
         elif self.slow:
             with suppress(StorageError):
                 await self.check()
         self._begin_anew()
+
+    def _ask(self) -> bool:
+        """Send a probe, and take note of what it finds whenever that comes; False if it would hang as the last one."""
+        if not self._probes.may_begin():
+            return False
+        self._asked = time.monotonic()
+        task = asyncio.create_task(self._probe())
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return True
+
+    async def _probe(self) -> None:
+        try:
+            await self.run(self.storage.probe, timeout=WRITE_TIMEOUT, probing=True, waits=True)
+        except StorageError as error:
+            if error.dead:
+                self._release()
+            elif error.unwritable:
+                self._switch.set(State.UNWRITABLE)  # it reads again, at least
+        else:
+            self._switch.set(State.IN)
 
     async def prove(self, period: float) -> None:
         """Probe a disk of this machine every `period` seconds, in one of all workers; raises `StorageError`.
@@ -257,6 +279,8 @@ class Bulkhead:
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
+        for task in tuple(self._asking):
+            task.cancel()
         self._executor.stop()
         self._probes.stop()
         self._committers.stop()

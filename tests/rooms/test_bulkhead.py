@@ -467,7 +467,7 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "timeout": 0.05})
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
     monkeypatch.setattr(storage, "probe", hang)
 
     async def scenario() -> None:
@@ -483,6 +483,31 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
         assert "is out" in failure.value.reason
         assert first is not None
         assert "no answer" in (bulkhead.last_error or "")
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_whose_probe_takes_as_long_as_a_write_is_used_again_when_it_answers(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, probing = Hang(), Hang()
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
+    monkeypatch.setattr(storage, "probe", probing)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        writing = asyncio.create_task(bulkhead.run(hang, timeout=20, writing=True))
+        bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
+        await bulkhead.recover()
+        with pytest.raises(StorageError, match="A storage failed"):
+            await asyncio.wait_for(writing, 1)
+        assert (probing.begun, is_out(bulkhead)) == (1, True)
+        probing.over.set()
+        await eventually(lambda: not is_out(bulkhead))
+        await bulkhead.recover()
+        assert await bulkhead.run(int, "5") == 5
         hang.over.set()
         bulkhead.stop()
 
@@ -549,7 +574,7 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
 ) -> None:
     hang = Hang()
     now, mounts = clock(monkeypatch, probing), ["one"]
-    monkeypatch.setattr(Bulkhead.run, "__kwdefaults__", {**(Bulkhead.run.__kwdefaults__ or {}), "timeout": 0.05})
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
     monkeypatch.setattr(storage, "probe", hang)
     monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
 
