@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import io
 import os
 import random
@@ -39,6 +40,7 @@ from pystor.client import (
 )
 from pystor.client.retry import Tries
 from pystor.client.saving import SYNCED, Draft, Memory
+from pystor.client.transport import Ask
 from pystor.errors import StorError
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.scripted import Asked, Scripted, answer, busy
@@ -547,6 +549,18 @@ def test_what_fails_while_it_is_sent_is_raised_as_what_it_is(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_an_upload_whose_observer_fails_raises_that_and_logs_nothing(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: int) -> None:
+        raise KeyError("an observer's own")
+
+    with pytest.raises(KeyError, match="an observer's own"):
+        client.put(noise(3 << 20), observe=fail)
+    gc.collect()  # asyncio complains when it drops what nobody asked
+    assert caplog.records == []
+
+
 class Shrinking(Failing):
     """An open file whose second half goes away."""
 
@@ -844,3 +858,20 @@ def test_a_download_that_is_cancelled_leaves_nothing(server: Server, proxy: Prox
 
     asyncio.run(interrupted())
     assert left_in(tmp_path) == []
+
+
+def test_a_request_that_is_given_up_as_it_ends_spoils_no_later_one(server: Server) -> None:
+    (name,) = lay(server, noise(SMALL))
+
+    async def again() -> bytes:
+        async with AsyncClient(server.url, timeout=2) as client:
+            connected = client._transport
+            ask = Ask("GET", f"{server.url}/{name}")
+            first = connected.exchange(ask)
+            while not connected._running[first].done():  # noqa: ASYNC110  what waits is told later than pycurl is
+                await asyncio.sleep(0)
+            first.release()
+            async with connected.exchange(ask) as next_one:
+                return await next_one.body()
+
+    assert len(asyncio.run(again())) == SMALL

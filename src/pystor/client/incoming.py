@@ -87,6 +87,11 @@ class Incoming:
             self._waiter.set_result(None)
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._done
+
+    @property
     def failed(self) -> bool:
         """Whether it came to a bad end, or nothing moves for too long."""
         return self._stalled or self._failure is not None

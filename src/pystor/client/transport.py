@@ -103,11 +103,11 @@ class Exchange:
         self._incoming.end(self._what_failed(future))
 
     def _what_failed(self, future: asyncio.Future[Any]) -> BaseException | None:
+        failure = None if future.cancelled() else future.exception()  # who does not ask is complained of by asyncio
         if self.ask.body is not None and self.ask.body.error is not None:
             return self.ask.body.error
         if future.cancelled():
             return ValueError("the client was closed meanwhile")
-        failure = future.exception()
         return self._translated(*failure.args) if isinstance(failure, pycurl.error) else failure
 
     def _translated(self, code: int, text: str = "") -> ClientError:
@@ -155,6 +155,11 @@ class Exchange:
     def origin(self) -> str:
         """Who was asked, for people."""
         return self.ask.server.url if self.ask.server else self.ask.url
+
+    @property
+    def finished(self) -> bool:
+        """Whether libcurl is done with it, and pycurl too: it looks at the handle once more when the end is told."""
+        return self._incoming.ended
 
     @property
     def failed(self) -> bool:
@@ -254,7 +259,7 @@ class Transport:
             self._unreachable.note(exchange.ask.url)
         if not future.done():
             self._multi.remove_handle(exchange.curl)
-        elif not exchange.ask.offset:  # the next one may want the beginning
+        elif exchange.finished and not exchange.ask.offset:  # the next one may want the beginning
             self._spare.setdefault(_kind(exchange.ask), []).append(exchange.curl)
 
     def _wind(self) -> None:
