@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -392,6 +393,50 @@ def test_a_command_that_nobody_reads_says_nothing(config: Path, arguments: tuple
             process, env=environment(), stdout=nobody, stderr=subprocess.PIPE, timeout=60, check=False
         )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (("serve", "--port", "0"), "uvicorn"),
+        (("repair", "--all"), "uvloop"),
+        (("doctor",), "uvloop"),
+        (("status", "-u", "http://127.0.0.1:9"), "pycurl"),
+    ],
+)
+def test_an_interruption_while_a_command_is_loaded_ends_it_without_a_word(
+    tmp_path: Path, config: Path, arguments: tuple[str, ...], loaded: str, number: signal.Signals
+) -> None:
+    begun = tmp_path / "begun"
+    slow = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(30)\n"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / f"{loaded}.py").write_text(slow)
+    path = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command(*arguments), env=environment(CONFIG_FILE=str(config), PYTHONPATH=path), stderr=subprocess.PIPE
+    ) as process:
+        processes.eventually(begun.exists)
+        process.send_signal(number)
+        assert process.communicate(timeout=10)[1] == b""
+    assert process.returncode == (0 if arguments[0] == "serve" else 128 + number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_of_the_doctor_does_not_wait_for_an_answer(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "data").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        neighbour = f"127.0.0.1:{silent.getsockname()[1]}"
+        keys: dict[str, object] = {"storage_pairs": [[str(tmp_path / "data")]], "memcached_servers": [neighbour]}
+        config = str(written(tmp_path / "stor.json", keys))
+        with subprocess.Popen(
+            command("doctor", "--config", config), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            connection, _ = silent.accept()
+            process.send_signal(number)
+            _, said = process.communicate(timeout=10)
+            connection.close()
+    assert (process.returncode, "Traceback" in said.decode()) == (128 + number, False)
 
 
 def test_a_server_whose_standard_output_takes_nothing_serves(tmp_path: Path, config: Path) -> None:

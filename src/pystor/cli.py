@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 from pystor import __version__
 from pystor.client.commands import parsers
+from pystor.client.commands.ending import until_stopped
 from pystor.client.commands.hearing import complain, heard
 from pystor.errors import ConfigError
 
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         for name, words in _OVERRIDES.items():
             command.add_argument(f"--{name}", help=f"{words}, instead of the key {name}")
         command.set_defaults(overrides=tuple(_OVERRIDES))
-    serve.set_defaults(run=_run("serve"))
+    serve.set_defaults(run=until_stopped(_run("serve")))
     check.set_defaults(run=_run("check_config"))
     repair.set_defaults(run=_run("repair"))
     adopt.set_defaults(run=_run("adopt"))

@@ -89,11 +89,10 @@ def _settings(given: argparse.Namespace) -> config.Settings:
 
 def repair(given: argparse.Namespace) -> int:
     """Work off the repair queue."""
-    import asyncio
-
     from pystor import main as composition
+    from pystor.client.commands import looping
 
-    repaired = asyncio.run(composition.repair(_settings(given), print, everything=given.all))
+    repaired = looping.run(composition.repair(_settings(given), print, everything=given.all))
     _tell(*repaired.away.values())
     if repaired.away:
         _tell(f"storages that are away: {len(repaired.away)}; what they lack, or have noted, waits for them")
@@ -104,11 +103,10 @@ def repair(given: argparse.Namespace) -> int:
 
 def doctor(given: argparse.Namespace) -> int:
     """Ask each storage and each neighbour how it is."""
-    import asyncio
-
     from pystor import main as composition
+    from pystor.client.commands import looping
 
-    return 1 if asyncio.run(composition.examine(_settings(given), print)) else 0
+    return 1 if looping.run(composition.examine(_settings(given), print)) else 0
 
 
 def adopt(given: argparse.Namespace) -> int:

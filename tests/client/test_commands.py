@@ -581,6 +581,20 @@ def test_verify_tells_which_directory_it_cannot_read(
     assert said.err == "0 good, 1 bad\n"
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_of_verify_does_not_wait_for_the_files(
+    shell: Shell, number: signal.Signals, status: int
+) -> None:
+    large = shell.out / sha(b"large")
+    large.touch()
+    os.truncate(large, 16 << 30)
+    with shell.started("stor", "verify", "out") as process:
+        eventually(lambda: str(large) in links_of(process.pid))
+        process.send_signal(number)
+        assert process.communicate(timeout=5) == ("", "")
+        assert process.returncode == status
+
+
 @pytest.mark.parametrize("kind", ["bash", "zsh", "tcsh"])
 def test_completion_is_a_script_for_each_shell(shell: Shell, kind: str) -> None:
     done = shell.run("stor", "completion", kind)
@@ -815,6 +829,34 @@ def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Serv
     assert all(len(line) < 80 for line in lines)
     assert any(re.match(r"\[#+\.*\] +\d+%  \d/4 files  \S+ KiB  \S+ [KM]iB/s", line) for line in lines), lines
     assert lines[-1].startswith("4 downloaded: 781.2 KiB in ")
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "said"), [(b"\x03", 130, ""), (b"\x04", 2, "stor: no password was given; "), (b"", 143, "")]
+)
+def test_the_question_for_the_password_can_be_left(shell: Shell, key: bytes, status: int, said: str) -> None:
+    """By Ctrl-C, by Ctrl-D, and by SIGTERM."""
+    del shell.environment["STOR_PASSWORD"]
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*SCRIPTS["stor"], "put", "/etc/hosts"],
+        cwd=shell.directory,
+        env=shell.environment,
+        stdout=terminal,
+        stderr=terminal,
+        stdin=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  or its Ctrl-C is no signal
+    ) as process:
+        os.close(terminal)
+        shown = os.read(controller, 65536).decode()
+        assert shown.startswith(f"Password of {shell.environment['STOR_USER']} at ")
+        os.write(controller, key)
+        if not key:
+            process.terminate()
+        assert process.wait(5) == status
+        shown = "".join(_everything(controller))
+    assert (said in shown, shown.count("\n")) == (True, 1 + bool(said)), shown
 
 
 def test_results_on_a_terminal_stand_on_lines_of_their_own(shell: Shell, server: Server, tmp_path: Path) -> None:

@@ -168,4 +168,7 @@ def _from_netrc(server: Server, environment: Mapping[str, str]) -> Server:
 def _asked(server: Server, ask: Callable[[str], str] | None) -> Server:
     if server.user is None or server.password is not None or ask is None:
         return server
-    return Server(server.url, server.user, ask(f"Password of {server.user} at {server.url}: "))
+    try:
+        return Server(server.url, server.user, ask(f"Password of {server.user} at {server.url}: "))
+    except EOFError:
+        raise ConfigError(["no password was given; STOR_PASSWORD, a file or netrc may have it"]) from None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
-from pystor.client.commands import hearing
-from pystor.client.commands.terminal import NobodyListens
+T = TypeVar("T")
 
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as shells have it."""
@@ -15,24 +14,34 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 128 + signal.SIGTERM
 
 
-class _Terminated(BaseException):
-    """SIGTERM came."""
+class Terminated(SystemExit):
+    """SIGTERM came. Event loops let this kind pass, as they do what Ctrl-C raises."""
 
 
 def ended(work: Callable[[], int]) -> int:
-    """Run a command that needs no event loop; Ctrl-C and SIGTERM let it clean up, and end with status 130 or 143."""
+    """Run a program; Ctrl-C and SIGTERM let it clean up, whenever they come, and end with status 130 or 143."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except _Terminated:
+    except Terminated:
         return TERMINATED
-    except NobodyListens as unheard:
-        return hearing.unheard(str(unheard))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def until_stopped(run: Callable[[T], int]) -> Callable[[T], int]:
+    """Return what runs a command that only a signal ends: one that comes before it is waited for is no failure."""
+
+    def stopped(given: T) -> int:
+        try:
+            return run(given)
+        except (KeyboardInterrupt, Terminated):
+            return 0
+
+    return stopped
+
+
 def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+    raise Terminated

@@ -7,11 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 from pystor.client import config
-from pystor.client.commands.ending import ended
 from pystor.client.commands.terminal import Screen
 from pystor.client.downloads import Downloads, Input, Naming
 from pystor.client.small_downloads import SmallDownloads
@@ -30,7 +28,7 @@ def run(given: argparse.Namespace) -> int:
         raise ConfigError(["no SHA is named, and standard input is closed; name some, or give a list"])
     if not digests and sys.stdin.isatty():
         print("stor: reading SHAs from the terminal; Ctrl-D ends them", file=sys.stderr)
-    return ended(partial(_download, given, digests, directory))
+    return _download(given, digests, directory)
 
 
 def sort_out(words: Sequence[str]) -> tuple[list[Digest], str]:
@@ -60,9 +58,10 @@ def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: s
         else:
             left = wanted.take()
         if left or wanted.descriptor is not None:
-            from pystor.client.commands import patient, running  # they take longer to load than many downloads take
+            # They take longer to load than many downloads take.
+            from pystor.client.commands import looping, patient, running
 
             at_once = running.at_once(given, len(settings.servers) + (bucket is not None))
             client = running.client_of(given, settings, bucket)
-            return running.run(patient.download(client, left, wanted, downloads, screen, at_once))
+            return looping.run(patient.download(client, left, wanted, downloads, screen, at_once))
     return screen.status

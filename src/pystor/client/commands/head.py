@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 
 from pystor.client import progress
 from pystor.client.aio import AsyncClient
-from pystor.client.commands import running
+from pystor.client.commands import looping, running
 from pystor.client.values import Blob
 from pystor.errors import StorError
 
 
 def run(given: argparse.Namespace) -> int:
     """Describe each blob in a line; the status is 1 if there is none of one."""
-    return running.run(_describe(given))
+    return looping.run(_describe(given, running.client(given)))
 
 
-async def _describe(given: argparse.Namespace) -> int:
-    async with running.client(given) as client:
+async def _describe(given: argparse.Namespace, client: AsyncClient) -> int:
+    async with client:
         return max([await _one(client, name, as_json=given.json) for name in given.names])
 
 

@@ -7,7 +7,10 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
+
+from pystor.client.commands.ending import ended
 
 UNHEARD: Final = 1
 """The exit status when standard output takes no more."""
@@ -19,12 +22,23 @@ _OF_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.E
 """What a write is refused for; one that no file is named of is that to standard output."""
 
 
+class NobodyListens(Exception):
+    """Standard output takes no more; it is no failure of the file that is told about.
+
+    The text is why, and empty when who reads it has gone.
+    """
+
+
 def heard(work: Callable[[], int]) -> int:
     """Run a whole program and see that what it says is said; returns its exit status.
 
     What the system refuses is told in a line, a standard output that is full as well; that nobody reads it any more is
-    no news.
+    no news, and neither is an interruption (`ended`).
     """
+    return ended(partial(_heard, work))
+
+
+def _heard(work: Callable[[], int]) -> int:
     _open_all()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files, and what servers tell, are any
@@ -33,6 +47,8 @@ def heard(work: Callable[[], int]) -> int:
             return work()
         finally:
             sys.stdout.flush()  # at the exit nobody could be told
+    except NobodyListens as deaf:
+        return unheard(str(deaf))
     except BrokenPipeError:
         return unheard()
     except OSError as error:

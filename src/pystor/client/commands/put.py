@@ -6,9 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
+from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Failed
-from pystor.client.commands import running
-from pystor.client.commands.ending import ended
+from pystor.client.commands import looping, running
 from pystor.client.commands.terminal import Screen
 from pystor.client.errors import Unauthorized
 from pystor.client.manifest import Manifest
@@ -21,20 +21,20 @@ def run(given: argparse.Namespace) -> int:
     """Upload what the arguments name."""
     if given.paths.count(STDIN) > 1:
         raise ConfigError(["-: is named twice, and standard input can be read once"])
-    return ended(lambda: running.run(_upload(given)))
-
-
-async def _upload(given: argparse.Namespace) -> int:
-    screen = Screen("uploaded", lines=True, verbose=given.verbose, as_json=given.json)
     with contextlib.ExitStack() as stack:
         try:
             manifest = stack.enter_context(Manifest(given.manifest)) if given.manifest else None
         except OSError as error:
             raise ConfigError([f"{given.manifest}: {error.strerror}"]) from None
-        async with running.client(given, writes=True) as client, running.drawn(screen):
-            with screen.summed_up():
-                at_once = running.at_once(given, len(client.servers))
-                await _all(given.paths, at_once, Sending(client, screen, manifest), screen)
+        return looping.run(_upload(given, running.client(given, writes=True), manifest))
+
+
+async def _upload(given: argparse.Namespace, client: AsyncClient, manifest: Manifest | None) -> int:
+    screen = Screen("uploaded", lines=True, verbose=given.verbose, as_json=given.json)
+    async with client, running.drawn(screen):
+        with screen.summed_up():
+            at_once = running.at_once(given, len(client.servers))
+            await _all(given.paths, at_once, Sending(client, screen, manifest), screen)
     return screen.status
 
 

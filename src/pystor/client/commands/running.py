@@ -1,4 +1,4 @@
-"""What the commands share that need an event loop: a client out of flags, and what an interruption does."""
+"""What the commands share that need an event loop: a client out of flags, and a screen that is drawn meanwhile."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ import contextlib
 import getpass
 import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any
-
-import uvloop
+from collections.abc import AsyncGenerator, Callable
 
 from pystor.client import config
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import PERIOD
-from pystor.client.commands import ending
-from pystor.client.commands.terminal import NobodyListens, Screen
+from pystor.client.commands.terminal import Screen
 from pystor.client.limits import fitting
 from pystor.client.retry import Retry
 from pystor.client.s3 import Bucket
@@ -46,7 +41,15 @@ def at_once(given: argparse.Namespace, places: int) -> int:
 
 
 def _asker() -> Callable[[str], str] | None:
-    return getpass.getpass if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty() else None
+    return _ask if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty() else None
+
+
+def _ask(question: str) -> str:
+    try:
+        return getpass.getpass(question)
+    except BaseException:
+        print(file=sys.stderr)  # what is said next begins a line
+        raise
 
 
 class _Told(logging.Handler):
@@ -79,44 +82,3 @@ async def _keep_drawing(screen: Screen) -> None:
     while True:
         await asyncio.sleep(PERIOD)
         screen.refresh()
-
-
-def run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command; Ctrl-C and SIGTERM let it clean up, and end with status 130 or 143.
-
-    Raises `OSError` and `NobodyListens`, the first one if many at work have met them.
-    """
-    status, failure = 0, None
-    try:
-        status = uvloop.run(_until_terminated(work))
-    except* KeyboardInterrupt:
-        status = ending.INTERRUPTED
-    except* (NobodyListens, OSError) as failures:
-        failure = _first(failures)
-    if failure is not None:  # raised above, it would be a group again
-        raise failure
-    return status
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
-    task = asyncio.ensure_future(work)
-    terminated = False
-
-    def terminate() -> None:
-        nonlocal terminated
-        terminated = True
-        task.cancel()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if terminated:
-            return ending.TERMINATED
-        raise

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pystor.client import progress
-from pystor.client.commands import running
+from pystor.client.aio import AsyncClient
+from pystor.client.commands import looping, running
 from pystor.client.values import Status
 
 _BAR: Final = 20
@@ -17,11 +18,11 @@ _MOST: Final = 1 << 80  # bytes; more is no size of a storage
 
 def run(given: argparse.Namespace) -> int:
     """Print the table; the exit status is 0 only if every server is well."""
-    return running.run(_show(given))
+    return looping.run(_show(given, running.client(given)))
 
 
-async def _show(given: argparse.Namespace) -> int:
-    async with running.client(given) as client:
+async def _show(given: argparse.Namespace, client: AsyncClient) -> int:
+    async with client:
         found = await client.status()
     for status in found:
         text = json.dumps(status._asdict()) if given.json else "\n".join(table(status))

@@ -14,15 +14,9 @@ from typing import Final, TextIO
 from pystor.client import progress, sums
 from pystor.client.bulk import Done, Event, Expected, Failed, Moved, Skipped, Totals
 from pystor.client.commands import hearing
+from pystor.client.commands.hearing import NobodyListens
 
 _UNTOLD: Final = (Moved, Expected)
-
-
-class NobodyListens(Exception):
-    """Standard output takes no more; it is no failure of the file that is told about.
-
-    The text is why, and empty when who reads it has gone.
-    """
 
 
 class Screen:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -36,8 +39,8 @@ def run(given: argparse.Namespace) -> int:
     good = bad = 0
     unread: list[OSError] = []
     files = list(_files(given.directory, unread.append))
-    with ThreadPoolExecutor() as pool:
-        for verdict in chain((_unread(error.filename, error) for error in unread), pool.map(_judge, files)):
+    with _judging(files) as verdicts:
+        for verdict in chain((_unread(error.filename, error) for error in unread), verdicts):
             good, bad = good + (not verdict.why), bad + bool(verdict.why)
             _tell(verdict, verbose=given.verbose, as_json=given.json)
     print(f"{good:,} good, {bad:,} bad", file=sys.stderr)
@@ -53,10 +56,22 @@ def _files(directory: str, onerror: Callable[[OSError], None]) -> Iterator[tuple
                 yield path, match[1].lower()  # no pipe or device, which nobody may write to; what has gone is told
 
 
-def _judge(file: tuple[str, str]) -> Verdict:
+@contextlib.contextmanager
+def _judging(files: Sequence[tuple[str, str]]) -> Iterator[Iterator[Verdict]]:
+    """Judge the files, several at once; a block that ends before they are all judged waits for a piece of each."""
+    given_up = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        try:
+            yield pool.map(partial(_judge, given_up), files)
+        finally:
+            given_up.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _judge(given_up: threading.Event, file: tuple[str, str]) -> Verdict:
     path, digest = file
     try:
-        real = _hash(path)
+        real = _hash(path, given_up)
     except OSError as error:
         return _unread(path, error)
     return Verdict(path) if real == digest else Verdict(path, f"it is {real}")
@@ -66,10 +81,10 @@ def _unread(path: str, error: OSError) -> Verdict:
     return Verdict(path, f"cannot be read: {describe(error)}")
 
 
-def _hash(path: str) -> str:
+def _hash(path: str, given_up: threading.Event) -> str:
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
+        while not given_up.is_set() and (piece := file.read(_PIECE)):
             digest.update(piece)
     return digest.hexdigest()
 
