@@ -21,10 +21,12 @@ from typing import Any
 
 import pytest
 
-from pystor.client import Digest, progress
+from pystor.client import Digest, progress, servers
 from pystor.client.bulk import Totals
 from pystor.client.commands import verify
+from pystor.client.config import Flags, settle
 from pystor.client.manifest import Manifest
+from pystor.errors import ConfigError
 from tests.client.conftest import lay, sha
 from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
@@ -769,6 +771,58 @@ def test_the_server_and_the_writer_come_from_the_file_or_netrc(shell: Shell, ser
     assert shell.run("stor", "put", "-", given="file").returncode == 0
     config.write_text("sevrers = []\n")
     assert "sevrers: unknown key" in shell.run("stor", "status").stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HOME": "/dev/null"}, ""),
+        ({"XDG_CONFIG_HOME": "/dev/null", "NETRC": "/dev/null/netrc"}, ""),
+        ({"XDG_CONFIG_HOME": "~nobody-is-called-so"}, "stor: ~nobody-is-called-so: "),
+        ({"NETRC": "~nobody-is-called-so/netrc"}, "stor: ~nobody-is-called-so/netrc: "),
+        ({"NETRC": "latin1"}, "stor: latin1: is no text in UTF-8\n"),
+        ({"XDG_CONFIG_HOME": "odd"}, "stor: 'a\\x00b': is no path of a file: embedded null byte\n"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_a_line_and_none_need_not_be_there(
+    shell: Shell, server: Server, tmp_path: Path, variables: dict[str, str], said: str
+) -> None:
+    (tmp_path / "latin1").write_bytes(b"machine 127.0.0.1 login w password caf\xe9\n")
+    (tmp_path / "odd/stor").mkdir(parents=True)
+    (tmp_path / "odd/stor/client.toml").write_text(r'password_file = "a\u0000b"')
+    (name,) = lay(server, noise(10))
+    del shell.environment["STOR_PASSWORD"]
+    done = shell.run("stor", "head", name, **variables)
+    assert (done.returncode, done.stderr[: len(said) or None]) == (2 if said else 0, said)
+    assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_a_home_that_is_none_of_ours_has_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0)
+    ours = {"STOR_URL": "http://h", "STOR_USER": "u"}
+    with as_nobody():
+        assert settle(Flags(), ours | {"HOME": str(home)}).servers == [servers.Server("http://h", "u")]
+        for named in ({"XDG_CONFIG_HOME": str(home)}, {"HOME": "/", "NETRC": str(home / "netrc")}):
+            with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+                settle(Flags(), ours | named)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user may be known to nobody
+    assert settle(Flags(), ours).servers == [servers.Server("http://h", "u")]
+    with pytest.raises(ConfigError, match="no server is named"):
+        settle(Flags(), {})
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root, who runs the tests at times, may read everything."""
+    we = os.geteuid()
+    if we == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(we)
 
 
 def test_the_password_is_read_once(shell: Shell, server: Server, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pystor.errors import ConfigError
 if TYPE_CHECKING:
     from pystor.client.s3 import Bucket
 
+_FILE: Final = "stor/client.toml"
 _KEYS: Final = ("servers", "user", "password", "password_file", "s3host", "s3template")
 
 
@@ -66,10 +67,25 @@ def bucket(given: argparse.Namespace, settings: Settings) -> Bucket | None:
         raise ConfigError([f"the bucket: {error}"]) from None
 
 
-def path(environment: Mapping[str, str]) -> Path:
-    """Tell where the file is."""
-    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", "~"), ".config")
-    return Path(home).expanduser() / "stor" / "client.toml"
+def path(environment: Mapping[str, str]) -> Path | None:
+    """Tell where the file is; None when there is no home. Raises `ConfigError`."""
+    if named := environment.get("XDG_CONFIG_HOME"):
+        return _expanded(named) / _FILE
+    return _at_home(environment, f".config/{_FILE}")
+
+
+def _at_home(environment: Mapping[str, str], name: str) -> Path | None:
+    try:
+        return Path(environment.get("HOME") or "~", name).expanduser()
+    except RuntimeError:  # the system does not know who we are
+        return None
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError([f"{name}: {error}"]) from None
 
 
 def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Settings:
@@ -81,10 +97,11 @@ def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], st
         raise ConfigError(
             ["--storage: no password on the command line, where everyone reads it; use STOR_PASSWORD or netrc"]
         )
-    file = _read(path(environment))
+    place = path(environment)
+    file = _read(place, named=bool(environment.get("XDG_CONFIG_HOME"))) if place else {}
     urls = list(flags.servers) or environment.get("STOR_URL", "").split() or file.get("servers", [])
     if not urls:
-        raise ConfigError([f"no server is named; use --storage URL, STOR_URL, or servers in {path(environment)}"])
+        raise ConfigError([f"no server is named; use --storage URL, STOR_URL, or servers in {place or _FILE}"])
     user = flags.user or environment.get("STOR_USER") or file.get("user")
     password = _password(flags, environment, file)
     servers = [_from_netrc(server, environment) for server in _servers(urls, user, password)]
@@ -98,12 +115,20 @@ def _servers(urls: Sequence[str], user: str | None = None, password: str | None 
         raise ConfigError([f"the server's URL: {error}"]) from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _is_none(file: Path, error: OSError, *, named: bool) -> bool:
+    """Tell whether a file that cannot be read is none of ours: below a home that is no directory, or somebody else's.
+
+    Of a place that was `named` it is told that we may not look there.
+    """
+    return isinstance(error, FileNotFoundError | NotADirectoryError) or not (named or os.path.exists(file))
+
+
+def _read(file: Path, *, named: bool) -> dict[str, Any]:
     try:
         content = file.read_bytes()
-    except FileNotFoundError:
-        return {}
     except OSError as error:
+        if _is_none(file, error, named=named):
+            return {}
         raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
     import tomllib  # only now: most have no such file, and need not wait for the parser
 
@@ -141,11 +166,13 @@ def _password(flags: Flags, environment: Mapping[str, str], file: Mapping[str, A
 
 def _first_line(name: str) -> str:
     try:
-        return Path(name).expanduser().read_text("utf-8").splitlines()[0]
+        return _expanded(name).read_text("utf-8").splitlines()[0]
     except OSError as error:
         raise ConfigError([f"{name}: the password cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{name}: is no text in UTF-8; its first line is the password"]) from None
+    except ValueError as error:  # it has a NUL
+        raise ConfigError([f"{name!r}: is no path of a file: {error}"]) from None
     except IndexError:
         raise ConfigError([f"{name}: is empty; its first line is the password"]) from None
 
@@ -153,13 +180,20 @@ def _first_line(name: str) -> str:
 def _from_netrc(server: Server, environment: Mapping[str, str]) -> Server:
     if server.password is not None:
         return server
-    file = Path(environment.get("NETRC") or os.path.join(environment.get("HOME", "~"), ".netrc")).expanduser()
+    named = environment.get("NETRC")
+    file = _expanded(named) if named else _at_home(environment, ".netrc")
+    if file is None:
+        return server
     try:
         entry = netrc.netrc(file).authenticators(urlsplit(server.url).hostname or "")
-    except FileNotFoundError:
-        return server
-    except (OSError, netrc.NetrcParseError) as error:
-        raise ConfigError([f"{file}: cannot be used: {getattr(error, 'msg', error)}"]) from None
+    except OSError as error:
+        if _is_none(file, error, named=bool(named)):
+            return server
+        raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
+    except netrc.NetrcParseError as error:
+        raise ConfigError([f"{file}: cannot be used: {error.msg}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{file}: is no text in UTF-8"]) from None
     if entry is None or server.user not in {None, entry[0]}:
         return server
     return Server(server.url, entry[0], entry[2])
