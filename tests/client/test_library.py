@@ -722,6 +722,18 @@ def test_the_credentials_go_to_the_servers_and_not_to_the_bucket(server: Server,
         assert bucket.received > 0  # it answered that it has it not, since nobody showed it a password
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_timeout_that_is_none_is_told(seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"the timeout is {seconds}; "):
+        AsyncClient("http://h", timeout=seconds)
+
+
+def test_a_timeout_may_be_infinite(server: Server) -> None:
+    (name,) = lay(server, noise(200_000))
+    with Client(server.url, user=server.user, password=server.password, timeout=float("inf")) as client:
+        assert (len(client.get(name)), client.put(noise(2 << 20)).new) == (200_000, True)
+
+
 # Threads and loops
 
 

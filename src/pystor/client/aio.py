@@ -10,6 +10,7 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
+from pystor.client import limits
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, Late, NotFound, Refused, garbled
 from pystor.client.plain_http import PlainHttp
@@ -61,14 +62,14 @@ class AsyncClient:
         retry: Retry | None = None,
         bucket: Bucket | None = None,
     ) -> None:
-        """Open no connection yet; raises `ValueError` when a URL is none."""
+        """Open no connection yet; raises `ValueError` when a URL is none, or the timeout not above 0."""
         given = [servers] if isinstance(servers, str | Server) else servers
         self.servers = [each if isinstance(each, Server) else Server.parse(each, user, password) for each in given]
         if not self.servers:
             raise ValueError("there is no server to talk to; name one as http://HOST:PORT")
         self._retry = retry or Retry()
         self._bucket = bucket
-        self._timeout = timeout
+        self._timeout = timeout = limits.timeout(timeout)
         self._connected: Transport | None = None
         self._plain = PlainHttp(timeout)
         self._unreachable = Unreachable(timeout)
@@ -250,8 +251,7 @@ class AsyncClient:
         while True:
             server = tries.target
             try:
-                ask = Ask("HEAD", f"{server.url}/{digest.hex}", server)
-                async with self._transport.exchange(ask) as answer:
+                async with self._transport.exchange(Ask("HEAD", f"{server.url}/{digest.hex}", server)) as answer:
                     return await _described(digest, answer)
             except ClientError as error:
                 await asyncio.sleep(tries.after(error))

@@ -36,7 +36,7 @@ class Client:
         retry: Retry | None = None,
         bucket: Bucket | None = None,
     ) -> None:
-        """Open no connection yet; raises `ValueError` when a URL is none."""
+        """Open no connection yet; raises `ValueError` when a URL is none, or the timeout not above 0."""
         self._client = AsyncClient(servers, user=user, password=password, timeout=timeout, retry=retry, bucket=bucket)
         self._process = os.getpid()
         self._open = True

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from pystor.client.limits import FOREVER
 from pystor.client.servers import Server
 from pystor.errors import ConfigError
 
@@ -43,7 +44,7 @@ def flags(given: argparse.Namespace) -> Flags:
 
 def timeout(given: argparse.Namespace) -> float:
     """Tell the seconds that a command line waits for a byte; 0 means as long as it takes."""
-    return float(given.timeout or 1e9)
+    return float(given.timeout or FOREVER)
 
 
 class Settings(NamedTuple):

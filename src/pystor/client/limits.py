@@ -1,4 +1,4 @@
-"""How much at once fits into what a process may have open."""
+"""How much at once fits into what a process may have open, and for how long anything may be waited for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import resource
 from typing import Final
 
 _SPARE: Final = 32  # descriptors for whatever else is open
+
+FOREVER: Final = 1e9
+"""Seconds that are as long as it takes."""
+
+
+def timeout(seconds: float) -> float:
+    """Check the seconds that are waited for a byte, and bound them; raises `ValueError` if they are not above 0."""
+    if not seconds > 0:
+        raise ValueError(f"the timeout is {seconds}; it has to be more than 0 s, and may be infinite")
+    return min(seconds, FOREVER)
 
 
 def fitting(at_once: int, each: int) -> int:

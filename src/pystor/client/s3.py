@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from pystor.client.servers import Server
 from pystor.digest import Digest
 
 TEMPLATE: Final = "{{.FirstShaByte}}/{{.SecondShaByte}}/{{.ThirdShaByte}}/{{.Sha}}"
@@ -23,7 +24,8 @@ _FIELDS: Final = {
 class Bucket:
     """The URL of a bucket and the template of its keys, with the four fields of the original's; all in lower case.
 
-    Raises `ValueError` for an unknown field, and for a URL with a user in it: the bucket is read without credentials.
+    Raises `ValueError` for an unknown field, for what is no URL, and for a URL with a user in it: the bucket is read
+    without credentials.
     """
 
     url: str
@@ -32,6 +34,7 @@ class Bucket:
     def __post_init__(self) -> None:
         if "@" in self.url:
             raise ValueError("its URL names a user; it is read without credentials, so it has to be open to all")
+        Server.parse(self.url)
         unknown = [name for name in _FIELD.findall(self.template) if name not in _FIELDS]
         if unknown:
             raise ValueError(f"the S3 template has {unknown[0]!r}; there are {', '.join(_FIELDS)}")

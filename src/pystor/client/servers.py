@@ -26,7 +26,7 @@ class Server(NamedTuple):
         What the URL says of a user wins over the two arguments.
         """
         parts, port = _split(text)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or " " in parts.hostname:
             raise ValueError(f"{parts.scheme or 'this'} is no server's URL; it has the form http://HOST:PORT")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         place = host if port is None else f"{host}:{port}"

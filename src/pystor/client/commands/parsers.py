@@ -22,10 +22,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 def duration(text: str) -> float:
     """Read a time such as `30s`, `100ms`, `1m30s`, or a number of seconds; returns seconds."""
     parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
     try:
-        seconds = float(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        else:
+            seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e9:
