@@ -169,9 +169,10 @@ def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
 def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
     """Give the file of a descriptor a name; False if the kernel does not let us.
 
-    Raises `OSError`: `FileExistsError` if something has that name, `FileNotFoundError` if there is no such directory.
+    Raises `OSError`: `FileExistsError` if something has that name, `FileNotFoundError` if there is no such directory;
+    and `ValueError` for a path with a NUL.
     """
-    if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, os.fsencode(path), _EMPTY_PATH) == 0:
+    if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, _encoded(path), _EMPTY_PATH) == 0:
         return True
     code = ctypes.get_errno()
     if code == errno.ENOENT and not _lets_us_link():
@@ -205,7 +206,13 @@ def notifier() -> int:
 
 def watch(fd: int, path: str) -> None:
     """Have a notifier tell when this very file, directory or link has another name or none. Raises `OSError`."""
-    _check(min(_inotify_add_watch(fd, os.fsencode(path), _ATTRIB_MOVED_OR_DELETED | _ITSELF), 0))
+    _check(min(_inotify_add_watch(fd, _encoded(path), _ATTRIB_MOVED_OR_DELETED | _ITSELF), 0))
+
+
+def _encoded(path: str) -> bytes:
+    if "\0" in path:  # where C would take it to end
+        raise ValueError("embedded null byte")
+    return os.fsencode(path)
 
 
 def _check(result: int) -> None:

@@ -845,6 +845,15 @@ def test_a_file_that_cannot_be_kept_leaves_nothing(tmp_path: Path, kept: bool) -
 
 
 @pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_path_with_a_nul_is_none(server: Server, client: Client, tmp_path: Path, size: int) -> None:
+    (name,) = lay(server, noise(size))
+    with pytest.raises(ValueError, match="embedded null byte"):
+        client.get(name, f"{tmp_path}/a\0b")
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("drafts")
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"), Draft(str(tmp_path / "missing" / "file")):
         pass
