@@ -199,6 +199,13 @@ def test_what_does_not_fit_a_command_is_named(stor: Stor, line: str, wrong: str)
     assert re.fullmatch(rf"stor: {re.escape(wrong)}; stor( \w+)? --help tells how it is used\n", done.stderr)
 
 
+@pytest.mark.parametrize("arguments", [("serve", "--config", "/a\r\nb\x1b"), ("status", "/a\r\nb\x1b")])
+def test_a_line_stays_one_whatever_it_names(stor: Stor, arguments: tuple[str, ...]) -> None:
+    done = stor(*arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "/a\\r\\nb\\x1b" in done.stderr
+
+
 def test_help_tells_the_commands_and_their_options(stor: Stor) -> None:
     assert all(name in stor("--help").stdout for name in ("serve", "check-config", "--version"))
     assert all(name in stor("serve", "--help").stdout for name in ("--config", "--host", "--port", "--workers"))

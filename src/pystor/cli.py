@@ -57,7 +57,8 @@ class _Parser(argparse.ArgumentParser):
         return given, unknown + left[len(left) > len(plain) :]  # the dashes are left, too, where none of them is taken
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"stor: {message}; {self.prog} --help tells how it is used\n")
+        complain(f"stor: {message}; {self.prog} --help tells how it is used")
+        self.exit(BAD_INPUT)
 
 
 class _Options(argparse.ArgumentParser):

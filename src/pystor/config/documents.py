@@ -43,22 +43,26 @@ class _Object(dict[str, object]):
         self.repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
 
 
+class _Constant(str):
+    """`NaN` or an infinity, which Python reads as JSON."""
+
+    __slots__ = ()
+
+
 def _from_json(content: str, problems: Problems) -> object:
-    document = json.loads(content, object_pairs_hook=_Object, parse_constant=_refuse)
-    _note_repeated(document, "", problems)
+    document = json.loads(content, object_pairs_hook=_Object, parse_constant=_Constant)
+    _look_through(document, "", problems)
     return document
 
 
-def _note_repeated(value: object, where: str, problems: Problems) -> None:
+def _look_through(value: object, where: str, problems: Problems) -> None:
     if isinstance(value, _Object):
         for name in value.repeated:
             problems.error(member(where, name), "given twice; keep one of them")
         for name, below in value.items():
-            _note_repeated(below, member(where, name), problems)
+            _look_through(below, member(where, name), problems)
     elif isinstance(value, list):
         for index, below in enumerate(value):
-            _note_repeated(below, f"{where}[{index}]", problems)
-
-
-def _refuse(name: str) -> object:
-    raise ValueError(f"{name} is not JSON; write a number")
+            _look_through(below, f"{where}[{index}]", problems)
+    elif isinstance(value, _Constant) and where:
+        raise ValueError(f"{where}: {value} is not JSON; write a number")

@@ -18,6 +18,9 @@ UNHEARD: Final = 1
 _OF_THE_MACHINE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What is wanting whatever was to be done."""
 
+_SPELT: Final = {number: repr(chr(number))[1:-1] for number in range(32)}
+"""What ends a line or steers a terminal, by number, as Python writes it."""
+
 _OF_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EINVAL})
 """What a write is refused for; one that no file is named of is that to standard output."""
 
@@ -77,9 +80,9 @@ def unheard(why: str = "") -> int:
 
 
 def complain(line: str) -> None:
-    """Say something on standard error; what that does not take is lost."""
+    """Say something on standard error, in one line whatever it names; what that does not take is lost."""
     try:
-        print(line.encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+        print(line.encode(errors="backslashreplace").decode().translate(_SPELT), file=sys.stderr, flush=True)
     except OSError:
         silence(2)
 
