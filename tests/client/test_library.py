@@ -782,6 +782,23 @@ def test_who_waits_when_the_client_is_closed_is_told_so(verb: str, waits: str) -
         asyncio.run(closed())
 
 
+def test_a_stream_that_is_open_when_the_client_is_closed_logs_nothing(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow() -> SimpleNamespace:
+        return SimpleNamespace(update=lambda _: time.sleep(0.1))
+
+    monkeypatch.setattr("pystor.client.download.sha256", slow)  # so that one piece is hashed when another was yielded
+    monkeypatch.setattr("pystor.client.download.LARGE", 1)
+    (name,) = lay(server, noise(8 << 20))
+    pieces = client.stream(name)
+    next(pieces)
+    client.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(pieces)
+    assert caplog.records == []
+
+
 @pytest.fixture(params=["unnamed", "by its path", "named", "refused"])
 def drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads go into files without a name, or with one: where there are no others, or a filesystem has none."""

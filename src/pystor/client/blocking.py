@@ -41,6 +41,7 @@ class Client:
         self._process = os.getpid()
         self._open = True
         self._changing = threading.Lock()
+        self._streams: set[AsyncGenerator[bytes, None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stor-client", daemon=True)
         self._thread.start()
@@ -70,6 +71,8 @@ class Client:
         for each in waiting:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        for pieces in list(self._streams):  # each closes those within it, which would be closed beside it below
+            await pieces.aclose()
         await self._loop.shutdown_asyncgens()
         await self._client.close()
 
@@ -109,12 +112,14 @@ class Client:
     def stream(self, name: Name) -> Iterator[bytes]:
         """Yield the pieces of a blob; the last one comes only if all were right, else `BadContent` is raised."""
         pieces = self._client.stream(name)
+        self._streams.add(pieces)
         try:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
         finally:
-            if self._open and os.getpid() == self._process:  # else there is nobody to do it, and nothing to be done
+            if self._open and os.getpid() == self._process:  # else `close` does it, or there is nobody to do it
                 self._run(pieces.aclose())
+                self._streams.discard(pieces)
 
     def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
