@@ -487,9 +487,18 @@ def test_wrong_credentials_end_a_bulk_upload_at_once(shell: Shell, tmp_path: Pat
 
 def test_a_file_that_cannot_be_read_fails_alone(shell: Shell, tmp_path: Path) -> None:
     files(tmp_path / "src", [noise(10)])
-    done = shell.run("stor", "put", "nowhere", "src")
+    done = shell.run("stor", "put", "nowhere", "no\n\x1b[2Jwhere", "src")
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
-    assert done.stderr.splitlines()[0] == "stor: nowhere: nowhere: No such file or directory"
+    assert done.stderr.splitlines()[:2] == [
+        "stor: nowhere: No such file or directory",
+        r"stor: no\n\x1b[2Jwhere: No such file or directory",
+    ]
+
+
+def test_an_input_that_finds_no_room_on_its_way_is_told_where(shell: Shell, tmp_path: Path) -> None:
+    done = in_a_shell(shell, f"ulimit -f 1; head -c 9000000 /dev/zero | TMPDIR={tmp_path} stor put -")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] == f"stor: -: {tmp_path}: File too large"
 
 
 def test_what_cannot_be_followed_in_a_tree_fails_alone(shell: Shell, tmp_path: Path) -> None:
@@ -501,8 +510,8 @@ def test_what_cannot_be_followed_in_a_tree_fails_alone(shell: Shell, tmp_path: P
     done = shell.run("stor", "put", "src")
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
     assert done.stderr.splitlines()[:2] == [
-        "stor: src/b-loop: src/b-loop: Too many levels of symbolic links",
-        "stor: src/c-through: src/c-through: Not a directory",
+        "stor: src/b-loop: Too many levels of symbolic links",
+        "stor: src/c-through: Not a directory",
     ]
 
 

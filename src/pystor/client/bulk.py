@@ -141,8 +141,8 @@ class Meter:
             self._at, self._sized = position, self._sized or news is not None
 
 
-def describe(error: Exception) -> str:
-    """Say in one line what went wrong."""
+def describe(error: Exception, of: str = "") -> str:
+    """Say in one line what went wrong, and with which file, if that is not the one that this is told `of`."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return error.strerror if error.filename in {None, of} else f"{error.filename}: {error.strerror}"
     return str(error).replace("\n", " ")

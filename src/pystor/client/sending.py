@@ -48,7 +48,7 @@ def walk(paths: Sequence[str]) -> Iterator[Found | Failed]:
         try:
             yield from _below(path) if os.path.isdir(path) else [_look(path)]
         except OSError as error:
-            yield Failed(path, describe(error))
+            yield Failed(path, describe(error, path))
 
 
 def _below(directory: str) -> Iterator[Found | Failed]:
@@ -62,11 +62,11 @@ def _below(directory: str) -> Iterator[Found | Failed]:
             except FileNotFoundError:  # it went, or is a link that leads nowhere
                 continue
             except OSError as error:
-                yield Failed(path, describe(error))
+                yield Failed(path, describe(error, path))
                 continue
             if found.size is not None:
                 yield found
-    yield from (Failed(str(failure.filename), describe(failure)) for failure in failures)
+    yield from (Failed(failure.filename, describe(failure, failure.filename)) for failure in failures)
 
 
 def _look(path: str) -> Found:
@@ -111,7 +111,7 @@ class Sending:
         except Unauthorized:
             raise
         except (StorError, OSError) as error:
-            self._observe(Failed(found.path, describe(error)))
+            self._observe(Failed(found.path, describe(error, found.path)))
 
     def _is_noted(self, found: Found) -> bool:
         manifest = self._manifest

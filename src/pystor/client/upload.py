@@ -147,9 +147,17 @@ async def _opened_path(path: str | os.PathLike[str]) -> AsyncIterator[IO[bytes]]
 async def _spooled(pieces: AsyncIterator[bytes]) -> AsyncIterator[IO[bytes]]:
     with tempfile.SpooledTemporaryFile(_SPOOL) as spool:  # whichever piece makes it a file, a thread writes it
         async for piece in pieces:
-            await asyncio.to_thread(spool.write, piece)
+            await asyncio.to_thread(_keep, spool, piece)
         spool.seek(0)
         yield spool
+
+
+def _keep(spool: IO[bytes], piece: bytes) -> None:
+    try:
+        spool.write(piece)
+    except OSError as error:
+        error.filename = tempfile.gettempdir()  # it is not what is uploaded that has no room
+        raise
 
 
 def _is_file(content: object) -> TypeGuard[IO[Any]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from datetime import UTC, datetime
 
 from pystor.client import progress
 from pystor.client.aio import AsyncClient
 from pystor.client.commands import looping, running
+from pystor.client.commands.hearing import complain
 from pystor.client.values import Blob
 from pystor.errors import StorError
 
@@ -28,7 +28,7 @@ async def _one(client: AsyncClient, name: str, *, as_json: bool) -> int:
     try:
         blob = await client.head(name)
     except StorError as error:
-        print(f"stor: {error}", file=sys.stderr)
+        complain(f"stor: {error}")
         return 1
     print(_json(blob) if as_json else f"{blob.digest.hex}  {progress.size(blob.size):>10}  {_when(blob)}")
     return 0

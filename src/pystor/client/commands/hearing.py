@@ -18,7 +18,7 @@ UNHEARD: Final = 1
 _OF_THE_MACHINE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What is wanting whatever was to be done."""
 
-_SPELT: Final = {number: repr(chr(number))[1:-1] for number in range(32)}
+_SPELT: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
 """What ends a line or steers a terminal, by number, as Python writes it."""
 
 _OF_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EINVAL})
@@ -79,10 +79,15 @@ def unheard(why: str = "") -> int:
     return UNHEARD
 
 
+def one_line(text: str) -> str:
+    """Spell what would begin another line, or move about on a terminal: names of files, and what servers tell, may."""
+    return text if text.isprintable() else text.translate(_SPELT)
+
+
 def complain(line: str) -> None:
     """Say something on standard error, in one line whatever it names; what that does not take is lost."""
     try:
-        print(line.encode(errors="backslashreplace").decode().translate(_SPELT), file=sys.stderr, flush=True)
+        print(one_line(line).encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
     except OSError:
         silence(2)
 

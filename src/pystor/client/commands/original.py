@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
 from pystor import __version__
 from pystor.client.commands import get, parsers
-from pystor.client.commands.hearing import heard
+from pystor.client.commands.hearing import complain, heard
 from pystor.errors import ConfigError
 
 
@@ -38,5 +37,5 @@ def _main(arguments: Sequence[str] | None) -> int:
         return get.run(parser.parse_args(arguments))
     except ConfigError as error:
         for line in error.problems:
-            print(f"stor-client: {line}", file=sys.stderr)
+            complain(f"stor-client: {line}")
         return 2

@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Final
 
 from pystor.client.bulk import describe
+from pystor.client.commands.hearing import one_line
 from pystor.errors import ConfigError
 
 _NAME: Final = re.compile(r"([0-9A-Fa-f]{64})(?![0-9A-Fa-f]).*", re.ASCII | re.DOTALL)
@@ -78,7 +79,7 @@ def _judge(given_up: threading.Event, file: tuple[str, str]) -> Verdict:
 
 
 def _unread(path: str, error: OSError) -> Verdict:
-    return Verdict(path, f"cannot be read: {describe(error)}")
+    return Verdict(path, f"cannot be read: {describe(error, path)}")
 
 
 def _hash(path: str, given_up: threading.Event) -> str:
@@ -93,4 +94,4 @@ def _tell(verdict: Verdict, *, verbose: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(verdict), "good": not verdict.why}))
     elif verdict.why or verbose:
-        print(f"{verdict.path}: {verdict.why or 'OK'}")
+        print(one_line(f"{verdict.path}: {verdict.why or 'OK'}"))
