@@ -213,6 +213,8 @@ class Repaired:
     """Blobs that could not be repaired."""
     away: dict[str, str] = field(default_factory=dict)
     """Storages that did not do what they should, by their roots, with a line for each."""
+    unread: list[str] = field(default_factory=list)
+    """A line for each directory that cannot be read on a storage that is well otherwise."""
 
     def __call__(self, event: Event) -> None:
         """Take note of a storage that fails as a whole, and log what fails for one blob only."""
@@ -222,6 +224,10 @@ class Repaired:
             if event.error.storage in self.away:
                 return
         logs.log(event)
+
+    def skip(self, error: StorageError) -> None:
+        """Take note of a directory that cannot be read."""
+        self.unread.append(error.describe())
 
     def note(self, digest: Digest, outcome: str) -> str:
         """Take note of what became of a blob; returns a line about it."""
@@ -248,7 +254,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     await pool.start()
     try:
         if everything:
-            async for digest in missing_in(pool):
+            async for digest in missing_in(pool, repaired.skip):
                 told(digest, await _outcome(copy(tiers, pool, digest)))
         await repairs.work_off_all(told)
         return repaired

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -17,21 +17,24 @@ _AT_ONCE: Final = 100
 """Names that are read in one go: each may be a directory of its own, and one seek of a slow disk."""
 
 
-async def missing_in(pool: Pool) -> AsyncIterator[Digest]:
+async def missing_in(pool: Pool, unread: Callable[[StorageError], None]) -> AsyncIterator[Digest]:
     """Go through the blobs that some directory of a set has and another has not.
 
-    What fails is told to the pool's observer; a storage that fails as a whole is passed over.
+    What fails is told to the pool's observer; a storage that fails as a whole is passed over. `unread` is told of each
+    directory that cannot be read on a storage that is well otherwise.
     """
     for replica_set in pool.sets:
         members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
         left = set(members)
         for member in members:
-            async for digest in _names(member, pool, left):
+            async for digest in _names(member, pool, left, unread):
                 if await _is_lacked([other for other in members if other is not member], digest, pool, left):
                     yield digest
 
 
-async def _names(member: Bulkhead, pool: Pool, left: set[Bulkhead]) -> AsyncIterator[Digest]:
+async def _names(
+    member: Bulkhead, pool: Pool, left: set[Bulkhead], unread: Callable[[StorageError], None]
+) -> AsyncIterator[Digest]:
     assert isinstance(member.storage, Directory)
     faults: list[StorageError] = []
     names = member.storage.scan(faults.append)
@@ -44,7 +47,7 @@ async def _names(member: Bulkhead, pool: Pool, left: set[Bulkhead]) -> AsyncIter
             _pass_over(member, error, pool, left)
             return
         while faults:
-            pool.observe(StorageFailed(faults.pop()))
+            unread(faults.pop(0))
         if not some:
             return
         for digest in some:

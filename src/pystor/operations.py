@@ -96,9 +96,12 @@ def repair(given: argparse.Namespace) -> int:
     _tell(*repaired.away.values())
     if repaired.away:
         _tell(f"storages that are away: {len(repaired.away)}; what they lack, or have noted, waits for them")
+    _tell(*repaired.unread)
+    if repaired.unread:
+        _tell(f"directories that cannot be read: {len(repaired.unread)}; what they have was not compared")
     if repaired.failed:
         _tell(f"blobs that could not be repaired: {len(repaired.failed)}; those on the queue stay there")
-    return 1 if repaired.away or repaired.failed else 0
+    return 1 if repaired.away or repaired.unread or repaired.failed else 0
 
 
 def doctor(given: argparse.Namespace) -> int:
