@@ -43,6 +43,7 @@ _OF_A_NAME: Final = frozenset(
         errno.ENOTEMPTY,
         errno.ENXIO,
         errno.EPERM,
+        errno.EXDEV,
     }
 )
 """What is wrong with one file or directory: it says nothing of the others."""

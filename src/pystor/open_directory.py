@@ -12,7 +12,7 @@ from pystor import tree
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
-from pystor.staging import Root, StagedFile
+from pystor.staging import Root, StagedFile, refusal
 
 _AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
 _BESIDE: Final = 16 << 10  # bytes that a small file may take beside its own: its last block, and new directories
@@ -42,8 +42,7 @@ class OpenDirectory:
         try:
             made = tree.make_directory(digest.leaf, self._root.fd)
         except OSError as error:
-            whole = not tree.takes_names(".", self._root.fd)
-            raise StorageError.from_os(self._storage, "make a directory", error, writing=True, whole=whole) from error
+            raise refusal(self._storage, self._root.fd, "make a directory", error) from error
         self._made.update(made)
         return bool(made) or not self._has(digest)
 

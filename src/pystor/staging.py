@@ -31,6 +31,15 @@ _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
 
 
+def refusal(storage: str, root_fd: int, operation: str, error: OSError) -> StorageError:
+    """Tell a directory that refuses the name of a blob from a storage that refuses any.
+
+    Whatever is wrong there, a file in the way or a block of the disk that cannot be read, the storage takes others.
+    """
+    takes_others = tree.takes_names(".", root_fd) and tree.takes_changes(root_fd)
+    return StorageError.from_os(storage, operation, error, writing=not takes_others, whole=True)
+
+
 class Root:
     """A storage's root, held open for all that is written below it in one go: who leaves last closes it."""
 
@@ -240,15 +249,22 @@ class StagedFile:
         temporary = self._temporary
         if temporary is None:
             raise OSError(errno.ECANCELED, "the upload was given up")
-        made: set[str] = set()
+        try:
+            made = self._keep(temporary, digest)
+        except OSError as error:
+            raise refusal(self._storage, self._root_fd, "publish", error) from error
+        self._temporary = None
+        temporary.close()
+        return made
+
+    def _keep(self, temporary: Temporary, digest: Digest) -> set[str]:
         try:
             temporary.keep(digest.path)
         except FileNotFoundError:
             made = tree.make_directory(digest.leaf, self._root_fd)
             temporary.keep(digest.path)
-        self._temporary = None
-        temporary.close()
-        return made
+            return made
+        return set()
 
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
         """Keep what stands under the final name in quarantine, if it is what was found bad; `publish` replaces it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +22,7 @@ from pystor.temporary import TEMPORARIES
 QUARANTINE: Final = f"{marker.HOME}/quarantine"
 QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
 
+_TRIED: Final = f"{TEMPORARIES}/tried"
 _BRANCH: Final = re.compile(r"[0-9A-F]{2}")
 _FRESH: Final = 600.0
 """Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
@@ -46,6 +48,18 @@ def make_directory(directory: str, root_fd: int) -> set[str]:
 def takes_names(root: str, root_fd: int | None = None) -> bool:
     """Tell whether directories may be made in a root at all, which `root_fd` may be a descriptor of."""
     return os.access(root, os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
+
+
+def takes_changes(root_fd: int) -> bool:
+    """Tell whether a storage still takes something, in a directory of its own, where it has room."""
+    try:
+        with contextlib.suppress(FileExistsError):  # by another, who tries now or was killed in it
+            os.mkdir(_TRIED, 0o700, dir_fd=root_fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(_TRIED, dir_fd=root_fd)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def sync_way(leaf: str, changed: AbstractSet[str], root_fd: int) -> None:

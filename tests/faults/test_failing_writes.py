@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House
 from tests.faults.conftest import FaultyFactory, HouseFactory, Shared, shared
 from tests.support.fuse import Fault, FaultyStorage
+from tests.support.mounts import Mounts
 
 SMALL, LARGE = 5_000, 3_000_000
 FSYNC_FAILS: Final = Fault(("fsync",), error="EIO")
@@ -170,15 +171,28 @@ def test_a_blob_whose_directory_cannot_be_synced_is_not_acknowledged_the_second_
     assert disk.is_whole(replica(faulty.source, sha(content)), content)
 
 
-def test_a_file_where_a_directory_should_be_refuses_the_blobs_below_it_and_no_others(
-    make_stor: HouseFactory, tmp_path: Path
+def a_file(branch: Path, _: Mounts) -> None:
+    branch.write_bytes(b"in the way")
+
+
+def a_link_to_another_disk(branch: Path, mounts: Mounts) -> None:
+    branch.symlink_to(mounts.tmpfs(1 << 20))
+
+
+def a_disk_that_is_read_only(branch: Path, mounts: Mounts) -> None:
+    mounts.remount(mounts.tmpfs(1 << 20, at=branch), "ro")
+
+
+@pytest.mark.parametrize("obstruct", [a_file, a_link_to_another_disk, a_disk_that_is_read_only])
+def test_what_is_wrong_with_one_directory_refuses_the_blobs_below_it_and_no_others(
+    make_stor: HouseFactory, tmp_path: Path, mounts: Mounts, obstruct: Callable[[Path, Mounts], None]
 ) -> None:
     stor = make_stor(pairs=[[tmp_path / "a", tmp_path / "b"]])
-    (tmp_path / "a" / "AB").write_bytes(b"in the way")
+    obstruct(tmp_path / "a" / "AB", mounts)
     refused = next(content for content in iter(fresh, b"") if sha(content).startswith("ab"))
     others = [content for content in (fresh() for _ in range(10)) if not sha(content).startswith("ab")]
 
-    assert stor.store(refused).status == 503
+    assert [stor.store(refused).status for _ in range(2)] == [503] * 2
     assert {stor.store(content).status for content in others} == {201}
     assert stor.ask("GET", "/status").status == 200
 

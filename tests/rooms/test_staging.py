@@ -693,6 +693,59 @@ def test_a_file_in_the_way_of_a_directory_is_in_the_way_of_its_own_blobs_only(
     assert not caught.value.unwritable
 
 
+@pytest.mark.parametrize("code", [errno.EUCLEAN, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("everywhere", [False, True], ids=["one directory", "the disk"])
+def test_a_directory_that_fails_is_no_failure_of_the_storage_unless_nothing_else_can_be_written_there(
+    storage: Directory, shared: OpenDirectory, monkeypatch: pytest.MonkeyPatch, code: int, *, everywhere: bool
+) -> None:
+    real, there = os.mkdir, BLOB.path[:2]
+    (Path(storage.root) / there).mkdir()
+
+    def mkdir(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if everywhere or path.startswith(f"{there}/"):
+            raise OSError(code, os.strerror(code))
+        real(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(StorageError) as caught:
+        shared.make_way(BLOB)
+    assert caught.value.unwritable is everywhere
+    with pytest.raises(StorageError) as caught:
+        publish(storage, CONTENT)
+    assert caught.value.unwritable is everywhere
+    assert not temporaries(storage)
+
+
+def test_a_directory_that_cannot_be_synced_is_a_failure_of_the_storage(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_disk(monkeypatch, "fsync", f"{storage.root}/{BLOB.path[:2]}")
+    with pytest.raises(StorageError) as caught:
+        publish(storage, CONTENT)
+
+    assert caught.value.unwritable
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_link_to_another_filesystem_is_in_the_way_of_its_own_blobs_only(
+    storage: Directory, mounts: Mounts, *, shared: bool
+) -> None:
+    storage._commits = shared
+    Path(storage.root, BLOB.path[:2]).symlink_to(mounts.tmpfs(1 << 20))
+    with storage.open_for_writing() as opened, opened.stage(6, shared=shared) as staged:
+        staged.write(CONTENT)
+        staged.sync()
+        with pytest.raises(StorageError) as caught:
+            (staged.name if shared else staged.publish)(BLOB)
+
+    assert caught.value.reason == "Invalid cross-device link"
+    assert not caught.value.unwritable
+    place(storage, b"a bad one", BLOB)
+    with storage.stage(6) as staged, pytest.raises(StorageError) as caught:
+        staged.set_aside(BLOB)
+    assert not caught.value.unwritable
+
+
 def test_a_process_without_descriptors_says_nothing_of_the_storage(storage: Directory) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
