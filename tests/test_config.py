@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pystor import marker
 from pystor.config import (
     MASK,
     Amqp,
@@ -453,6 +454,28 @@ def test_each_storage_is_an_absolute_path_of_a_directory_that_is_there(tmp_path:
         "storage_pairs[1][6]: '/\\ud800' cannot be a path; write one without NUL and broken characters",
         "storage_pairs[1][7]: must be the absolute path of a directory, not a number",
         f"storage_pairs[1][8]: '{long}' cannot be looked at: File name too long; mend the disk or its permissions",
+    ]
+
+
+def test_a_storage_on_a_disk_that_is_not_mounted_is_warned_about_and_one_that_is_misspelt_is_an_error(
+    tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, empty, gone = tmp_path / "fstab", tmp_path / "disk", tmp_path / "another"
+    empty.mkdir()
+    table.write_text(f"UUID=1 {empty} ext4 defaults 0 2\nUUID=2 {gone} ext4 defaults 0 2\n")
+    monkeypatch.setattr(marker, "FSTAB", str(table))
+    away = [f"{empty}/stor", f"{gone}/stor", str(gone)]
+
+    _, warnings = load(write(tmp_path, {"storage_pairs": [pair, away]}))
+    assert [line for line in warnings if line.startswith("storage_pairs[1]")] == [
+        f"storage_pairs[1][{index}]: '{path}' is not there: nothing is mounted at {point}, which /etc/fstab names; "
+        "mount it"
+        for index, (path, point) in enumerate(zip(away, (empty, gone, gone), strict=True))
+    ]
+    misspelt = f"{tmp_path}/dusk/stor"
+    assert problems(write(tmp_path, {"storage_pairs": [pair, [misspelt]], "s3_spool": f"{empty}/spool"})) == [
+        f"storage_pairs[1][0]: '{misspelt}' is not there; make the directory, or mount the disk",
+        f"s3_spool: '{empty}/spool' is not there; make the directory, or mount the disk",
     ]
 
 

@@ -125,7 +125,13 @@ def unmounted(root: str) -> str | None:
     """
     path = os.path.realpath(root)
     points = set(_points())
-    return next((each for each in (path, *_above(path)) if each in points and not is_mount(each)), None)
+    return next((each for each in (path, *_above(path)) if each in points and not _is_mounted(each)), None)
+
+
+def _is_mounted(point: str) -> bool:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return is_mount(point)
+    return False
 
 
 def _points() -> Iterator[str]:

@@ -15,6 +15,7 @@ from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Pair, fresh, place, place_on, settles, sha
 from tests.contract.house import House
 from tests.contract.test_healing import command
+from tests.support import needs
 from tests.support.mounts import Mounts
 from tests.support.server import Server
 
@@ -34,6 +35,50 @@ def check_down(stor: House, storage: Path) -> None:
     assert answer.status == 503
     assert str(storage).encode() in answer.body
     assert answer.headers["content-type"].startswith("text/plain")
+
+
+class OtherTable:
+    """This machine, as it is for who sees another table of what is mounted where."""
+
+    address = "127.0.0.1"
+
+    def __init__(self, table: Path) -> None:
+        self._table = table
+
+    def command(self, *words: str) -> list[str]:
+        return ["unshare", "--mount", "sh", "-c", f'mount --bind {self._table} /etc/fstab; exec "$@"', "sh", *words]
+
+
+def test_a_storage_below_a_disk_that_is_not_mounted_keeps_nothing_from_starting_and_is_used_when_it_is(
+    mounts: Mounts, tmp_path: Path
+) -> None:
+    needs.tool("unshare", "nsenter")
+    filesystem, point, content = mounts.tmpfs(MIB), tmp_path / "mnt", fresh()
+    table = tmp_path / "fstab"
+    table.write_text(f"UUID=1 {point} ext4 defaults 0 2\n")
+    mounts.bind(filesystem, at=point)
+    pair, table_of = [point / "stor", tmp_path / "other"], OtherTable(table)
+    server = Server(tmp_path / "server", pairs=[pair], machine=table_of, workers=1)
+    with server:
+        stor = House(server)
+        assert stor.store(content).status == 201
+    mounts.unmount(point)
+    assert list(point.iterdir()) == []
+
+    with server:
+        assert f"stor: warning: storage_pairs[0][0]: '{pair[0]}' is not there: nothing is mounted" in server.stderr
+        assert stor.get(content).body == content
+        assert stor.get(fresh()).status == 503
+        check_down(stor, pair[0])
+        done = subprocess.run(
+            table_of.command(*stor.command("repair", "--all")), capture_output=True, timeout=60, check=False
+        )
+        assert b"storages that are away: 1" in done.stderr
+        assert list(point.iterdir()) == []
+        inside = ["nsenter", "--target", str(server.pid), "--mount", "mount", "--bind", str(filesystem), str(point)]
+        subprocess.run(inside, check=True)
+        assert settles(lambda: stor.ask("GET", "/status").status == 200)
+        assert stor.get(fresh()).status == 404
 
 
 # Plain directories

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -17,6 +17,7 @@ from pystor.address import BucketAddress, parse_bucket_url
 from pystor.config.problems import Problems
 from pystor.config.values import Parser, listing
 from pystor.fan_out import ask_all
+from pystor.marker import FSTAB, unmounted
 
 Place: TypeAlias = Path | BucketAddress
 Pairs: TypeAlias = tuple[tuple[Place, ...], ...]
@@ -31,16 +32,17 @@ _MISTAKES: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 def directory(value: object, where: str, problems: Problems) -> Path | None:
     """Parse the absolute path of a directory. One that is not there is noted and returned all the same."""
-    return _directory(value, where, problems, looks=_look([value]))
+    return _directory(value, where, problems, looks=_look([value], _stat))
 
 
 def pairs(value: object, where: str, problems: Problems) -> Pairs | None:
     """Parse a list of lists of storages; empty ones, those listed twice and those on one device are noted.
 
-    All are looked at together: a disk that fails or hangs is a warning, and must not keep the others from serving.
+    All are looked at together: a disk that fails, hangs or is not mounted is a warning, and must not keep the others
+    from serving.
     """
     given = [pair if isinstance(pair, list) else [] for pair in value] if isinstance(value, list) else []
-    looks = _look(path for pair in given for path in pair)
+    looks = _look((path for pair in given for path in pair), _stat_on_its_disk)
     storages: Parser[tuple[Place, ...]] = listing(partial(_place, looks=looks), "a list of directories")
     parsed = listing(partial(_pair, storages=storages), "a list of lists of directories")(value, where, problems)
     if value == []:
@@ -50,9 +52,9 @@ def pairs(value: object, where: str, problems: Problems) -> Pairs | None:
     return parsed
 
 
-def _look(values: Iterable[object]) -> _Looks:
+def _look(values: Iterable[object], look: Callable[[str], os.stat_result | OSError]) -> _Looks:
     paths = {value for value in values if isinstance(value, str) and value.startswith("/") and _can_be_a_path(value)}
-    return dict.fromkeys(paths, _SILENT) | ask_all(_stat, paths, _TIMEOUT)
+    return dict.fromkeys(paths, _SILENT) | ask_all(look, paths, _TIMEOUT)
 
 
 def _stat(path: str) -> os.stat_result | OSError:
@@ -60,6 +62,17 @@ def _stat(path: str) -> os.stat_result | OSError:
         return os.stat(path)
     except OSError as error:
         return error
+
+
+def _stat_on_its_disk(path: str) -> os.stat_result | OSError:
+    """Look at a directory; one that is not there may be on a disk that is not, and is no mistake then."""
+    look = _stat(path)
+    try:
+        if not isinstance(look, FileNotFoundError) or (point := unmounted(path)) is None:
+            return look
+    except OSError as error:
+        return error
+    return OSError(errno.ENODEV, f"nothing is mounted at {point}, which {FSTAB} names")
 
 
 def _pair(
@@ -104,6 +117,8 @@ def _note_fault(path: str, look: os.stat_result | OSError, where: str, problems:
             problems.error(where, f"{path!r} is not a directory; name one")
     elif look.errno in (errno.ENOENT, errno.ENOTDIR):
         problems.error(where, f"{path!r} is not there; make the directory, or mount the disk")
+    elif look.errno == errno.ENODEV:
+        problems.warn(where, f"{path!r} is not there: {look.strerror}; mount it")
     else:
         note = problems.error if look.errno in _MISTAKES else problems.warn
         note(where, f"{path!r} cannot be looked at: {look.strerror}; mend the disk or its permissions")
