@@ -742,7 +742,7 @@ def test_a_link_to_another_filesystem_is_in_the_way_of_its_own_blobs_only(
     assert not caught.value.unwritable
     place(storage, b"a bad one", BLOB)
     with storage.stage(6) as staged, pytest.raises(StorageError) as caught:
-        staged.set_aside(BLOB)
+        staged.set_aside(BLOB, found(storage))
     assert not caught.value.unwritable
 
 
