@@ -23,7 +23,7 @@ from typing import Any, Self
 import pytest
 
 from pystor.http import server, supervisor
-from pystor.http.messages import Response, text
+from pystor.http.messages import Conditions, Response, text
 from pystor.http.wire import Limits
 from tests.support.fuse import EVERYTHING_HANGS, FaultyStorage
 from tests.support.processes import command_of, eventually, in_session
@@ -41,9 +41,7 @@ class Application:
             raise RuntimeError("the factory is broken")
         self._directory = directory
 
-    def answer(
-        self, _method: bytes, target: bytes, _headers: list[tuple[bytes, bytes]], _client: str
-    ) -> Response | None:
+    def answer(self, _method: bytes, target: bytes, _conditions: Conditions, _client: str) -> Response | None:
         if target == b"/hang":
             time.sleep(60)
         return text(200, str(os.getpid())) if target == b"/pid" else None

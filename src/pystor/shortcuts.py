@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from pystor.blob import Again, Replica
 from pystor.replicas import ReplicaSet
@@ -10,7 +11,8 @@ from pystor.replicas import ReplicaSet
 _T = TypeVar("_T")
 
 
-class Way(NamedTuple, Generic[_T]):
+@dataclass(frozen=True, slots=True)
+class Way(Generic[_T]):
     """A replica that is not open, and is read for as long as it is the very file it was."""
 
     storage: str

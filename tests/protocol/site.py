@@ -18,7 +18,7 @@ import uvicorn
 
 from pystor import outbox
 from pystor.http.heads import Sent
-from pystor.http.messages import DIRECT, Response, text
+from pystor.http.messages import DIRECT, Conditions, Response, text
 from pystor.http.protocol import StorProtocol
 from pystor.http.server import Server
 from pystor.http.wire import Limits
@@ -53,9 +53,7 @@ class Application:
         self.room = memoryview(bytearray(60_000))
         self.release = asyncio.Event()
 
-    def answer(
-        self, _method: bytes, target: bytes, _headers: list[tuple[bytes, bytes]], _client: str
-    ) -> Response | None:
+    def answer(self, _method: bytes, target: bytes, _conditions: Conditions, _client: str) -> Response | None:
         self.targets.append(target)
         if target.startswith(b"/fast-error"):
             raise RuntimeError("a secret of the inside")

@@ -23,7 +23,7 @@ from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.heads import Sent
-from pystor.http.messages import DIRECT, Field, Response, gather_fields
+from pystor.http.messages import DIRECT, Field, Response, conditions_of, gather_fields
 from pystor.http.wire import Limits
 from pystor.pool import Pool
 from pystor.verification import Verifier
@@ -118,7 +118,7 @@ def at_once(app: App, method: str, path: str, headers: tuple[Field, ...] = ()) -
     """Ask by the fast path; whoever asks again, which may be a shorter way, is answered the same."""
     answers: list[Answer] = []
     for _ in range(3):
-        response = app.answer(method.encode(), path.encode(), list(headers), "127.0.0.1")
+        response = app.answer(method.encode(), path.encode(), conditions_of(headers), "127.0.0.1")
         if response is None:
             break
         assert isinstance(response.body, bytes | memoryview)
@@ -267,11 +267,11 @@ def test_replicas_with_different_times_are_each_answered_and_compared_with_their
     async def scenario() -> None:
         async with Living(app_over(*pair)) as app:
             for _ in range(100):
-                app.answer(b"GET", path, [], "")
+                app.answer(b"GET", path, {}, "")
             monkeypatch.setattr(app._blobs.fast_path, "_answer_anew", lambda *_: pytest.fail("was looked for anew"))
             found = set()
             for _ in range(100):
-                response = app.answer(b"GET", path, list(fields), "")
+                response = app.answer(b"GET", path, conditions_of(fields), "")
                 assert response is not None
                 assert response.body == (content if response.status == 200 else b"")
                 found.add((response.status, dict(fields_of(response))[b"last-modified"]))
@@ -297,7 +297,7 @@ def test_what_was_hashed_is_what_is_answered_though_the_file_changes_at_once(
 
     async def scenario() -> None:
         async with Living(app_over(pair[0])) as app:
-            response = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), list(fields), "")
+            response = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), conditions_of(fields), "")
             assert response is not None
             assert response.body == content[part]
 
@@ -312,7 +312,7 @@ def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) 
         async with Living(app_over(pair[0])) as app:
             known = []
             for _ in range(2):
-                assert app.answer(b"GET", path, [], "") is not None
+                assert app.answer(b"GET", path, {}, "") is not None
                 known.append(len(app._blobs.fast_path._known))
             assert known == [0, 1]
 
@@ -334,7 +334,7 @@ def test_a_wide_circle_of_blobs_does_not_push_out_what_is_remembered_in_turn(
                 monkeypatch.setattr(fast_path, "_dice", lambda dice=dice: dice)
                 for _ in range(3):
                     for content in contents:
-                        answer = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), [], "")
+                        answer = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), {}, "")
                         assert answer is not None
                         assert answer.body == content
                 assert len(fast_path._known) == 10
@@ -373,7 +373,7 @@ def test_both_ways_tell_observers_the_same(
             await ask(app, method, path, fields)
             slow = told(events)
             events.clear()
-            assert app.answer(method.encode(), path.encode(), list(fields), "") is not None
+            assert app.answer(method.encode(), path.encode(), conditions_of(fields), "") is not None
             assert told(events) == slow
             assert slow
 
@@ -481,7 +481,7 @@ def test_a_query_is_not_taken_for_a_name(pair: list[Directory], target: str) -> 
 
 @pytest.mark.parametrize("target", [b"x" + b"a" * 64, b"*" + b"a" * 64, b"/" + b"\xc3\xa9" * 32, b"", b"/"])
 def test_what_is_no_path_of_a_blob_goes_the_long_way(pair: list[Directory], target: bytes) -> None:
-    assert app_over(*pair).answer(b"GET", target, [], "127.0.0.1") is None
+    assert app_over(*pair).answer(b"GET", target, {}, "127.0.0.1") is None
 
 
 @pytest.mark.parametrize("value", RANGES)

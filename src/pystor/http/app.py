@@ -16,7 +16,17 @@ from pystor.http import pages, statuses
 from pystor.http.arriving import Arrived, Arriving, Message, Receive
 from pystor.http.blobs import Blobs
 from pystor.http.heads import Sent
-from pystor.http.messages import DIRECT, METHODS, Field, Request, Response, Stream, bytes_of, gather_fields, text
+from pystor.http.messages import (
+    DIRECT,
+    METHODS,
+    Conditions,
+    Request,
+    Response,
+    Stream,
+    bytes_of,
+    gather_fields,
+    text,
+)
 from pystor.http.wire import Limits
 from pystor.pool import Pool
 
@@ -27,6 +37,7 @@ _log: Final = logging.getLogger("pystor")
 _READ: Final = b"GET, HEAD, OPTIONS"
 _READ_AND_POST: Final = b"GET, HEAD, POST, OPTIONS"
 
+_READING: Final = {b"GET": "GET", b"HEAD": "HEAD"}
 _BLOB_TARGET_LENGTH: Final = 65
 
 
@@ -72,14 +83,14 @@ class App:
         self._services: Final = services
         self._metrics: Final = metrics
 
-    def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
+    def answer(self, method: bytes, target: bytes, conditions: Conditions, client: str) -> Response | None:
         """Answer a GET or HEAD of a blob without waiting.
 
         None if that cannot be done: the request is then to come by the other way.
         """
-        if len(target) != _BLOB_TARGET_LENGTH or not target[1:].isalnum():
+        if len(target) != _BLOB_TARGET_LENGTH or not target.isascii():
             return None
-        return self._blobs.fast_path.answer(method.decode("ascii"), target.decode("ascii"), headers, client)
+        return self._blobs.fast_path.answer(_READING[method], target, conditions, client)
 
     async def take(self, sent: Sent, client: str) -> Response:
         """Answer a POST or PUT of a blob whose body is here in full."""

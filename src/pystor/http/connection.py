@@ -58,6 +58,7 @@ class Connection(HttpToolsProtocol):
         self._limits: Limits = config.loaded_app.limits
         self._timer = Timer(self.loop, self._on_timeout)
         self._phase = BETWEEN
+        self._greeted = False  # a whole head was read
         self._running: Cycle | ShortRequest | None = None  # whose answer is being made
         self._reading: Cycle | None = None  # whose body is being read
         self._unparsed = b""  # what came while a request was waiting for another's answer
@@ -183,7 +184,7 @@ class Connection(HttpToolsProtocol):
     def _on_timeout(self) -> None:
         if self._is_ending():
             self._give_up()
-        elif self._phase == HEAD or self.headers is None:
+        elif self._phase == HEAD or not self._greeted:
             self._refuse(408, f"The request's headers took longer than {self._limits.header_timeout:g} seconds")
         else:
             self._close()

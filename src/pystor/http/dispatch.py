@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from pystor.http.connection import BETWEEN, WHOLE, Connection
 from pystor.http.heads import Sent
-from pystor.http.messages import DIRECT, Field, Response, bytes_of
+from pystor.http.messages import DIRECT, Conditions, Response, bytes_of
 from pystor.http.wire import Cycle, Limits, ShortRequest, encode_head, path_and_query
 
 _BODILESS: Final = frozenset({204, 304})
@@ -31,10 +31,10 @@ class Application(Protocol):
         """The limits of every connection."""
         ...
 
-    def answer(self, method: bytes, target: bytes, headers: list[Field], client: str) -> Response | None:
+    def answer(self, method: bytes, target: bytes, conditions: Conditions, client: str) -> Response | None:
         """Answer a GET or HEAD at once, with a body of bytes, or return None: it has to wait, go the long way.
 
-        `target` is as sent, ASCII; `headers` have lower-case names. The long way must give the same answer.
+        `target` is as sent, ASCII. The long way must give the same answer.
         """
         ...
 
@@ -56,10 +56,10 @@ class Dispatch(Connection):
     def _consume(self, data: bytes) -> None:
         """Go on with what the client has sent."""
 
-    def _go_fast(self, method: bytes, *, keep_alive: bool) -> bool:
+    def _go_fast(self, method: bytes, target: bytes, conditions: Conditions, *, keep_alive: bool) -> bool:
         """Answer in one write. False: the application wants the long way."""
         try:
-            response = self.app.answer(method, self.url, self.headers, self._peer)
+            response = self.app.answer(method, target, conditions, self._peer)
         except Exception:
             self.logger.exception("The fast path failed")
             return False
@@ -69,7 +69,7 @@ class Dispatch(Connection):
         silent = response.status in _BODILESS or method == b"HEAD"
         if response.encoded is None and _is_odd(head, keep_alive=keep_alive, silent=silent):
             return False  # rare, and uvicorn knows how
-        self._write(head, b"" if silent else bytes_of(response))
+        self._write(head, b"" if silent else response.body)  # type: ignore[arg-type]  # as the application promises
         self.server_state.total_requests += 1
         if keep_alive:
             self._timer.start(self._limits.keep_alive_timeout)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest, NotFound
 from pystor.events import AnsweredAtOnce, Observer
 from pystor.http import statuses
-from pystor.http.conditions import is_conditional
-from pystor.http.messages import Field, Response, bytes_of, encode_fields, gather_fields
+from pystor.http.messages import Conditions, Response, bytes_of, encode_fields
 from pystor.http.representation import Dated, head_of, head_of_part, past_the_end, select_of
 from pystor.shortcuts import Shortcut
 from pystor.tiers import Tiers
@@ -27,7 +27,7 @@ _LARGEST: Final = 64 << 10
 """Bytes of a blob that are answered without a task of their own."""
 
 _KNOWN: Final = 8192
-"""Blobs of which is remembered how they were answered; 2 KiB each."""
+"""Blobs of which is remembered how they were answered; 3 KiB each."""
 
 _ADMITTED: Final = 1 / 16
 """The part of the newcomers that takes the place of others: a wider circle of blobs must not push out all in turn."""
@@ -59,13 +59,21 @@ class _Hashed(NamedTuple):
         return True
 
 
-class _Known(NamedTuple):
+_Whole: TypeAlias = tuple[bytes, dict[str, tuple[Response | None, memoryview]]]
+"""The header fields of an answer with the whole of a replica, as they are written; and by methods what was answered so.
+
+With it the room of its body; None is answered the long way, since it is too large.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
     """A blob that was answered before."""
 
+    path: str
     digest: Digest
     tier: str
-    shortcut: Shortcut[bytes]
-    """With the header fields of the whole, as they are written, for each replica."""
+    shortcut: Shortcut[_Whole]
 
 
 class FastPath:
@@ -76,33 +84,33 @@ class FastPath:
         self._dice: Final = dice
         self._tiers: Final = tiers
         self._observe: Final = observe
-        self._known: Final[OrderedDict[str, _Known]] = OrderedDict()
+        self._known: Final[OrderedDict[bytes, _Known]] = OrderedDict()
         self._room: Final = memoryview(bytearray(_LARGEST))
 
-    def answer(self, method: str, path: str, fields: list[Field], client: str) -> Response | None:
-        """Answer a GET or HEAD of a slash and 64 letters or digits; None if that cannot be done without waiting.
+    def answer(self, method: str, target: bytes, conditions: Conditions, client: str) -> Response | None:
+        """Answer a GET or HEAD of a slash and 64 bytes of ASCII; None if that cannot be done without waiting.
 
         The body may be memory that the next answer uses.
         """
         began = time.perf_counter()
-        conditions = gather_fields(fields) if is_conditional(fields) else None
-        known = self._known.get(path)
-        if known is None:
-            return self._answer_anew(method, path, conditions, client, began)
-        digest, tier, shortcut = known
-        way = shortcut.pick()
-        response = None if way is None else self._answer(way, digest, method, conditions, way.note)
-        if way is None or response is None:
-            return self._answer_anew(method, path, conditions, client, began)
-        size, seconds = len(bytes_of(response)), time.perf_counter() - began
-        status, root = response.status, way.storage
+        known = self._known.get(target)
+        way = None if known is None else known.shortcut.pick()
+        if known is None or way is None:
+            return self._answer_anew(method, target, conditions, client, began)
+        path, digest = known.path, known.digest
+        response = self._answer(way, digest, method, conditions, way.note)
+        if response is None:
+            return self._answer_anew(method, target, conditions, client, began)
+        size, seconds = len(response.body), time.perf_counter() - began  # type: ignore[arg-type]  # bytes, no stream
+        status, root, tier = response.status, way.storage, known.tier
         self._observe(AnsweredAtOnce(method, path, status, digest, True, 1, size, seconds, client, root, tier))
         return response
 
     def _answer_anew(
-        self, method: str, path: str, conditions: Mapping[bytes, bytes] | None, client: str, began: float
+        self, method: str, target: bytes, conditions: Conditions, client: str, began: float
     ) -> Response | None:
         """Look for the blob, in what the kernel has in memory."""
+        path = target.decode("ascii")
         try:
             digest = Digest.parse(path[1:])
         except MalformedDigest:
@@ -116,7 +124,7 @@ class FastPath:
         else:
             root, tier = replica.storage, self._tiers.tier_of(replica).name
             with replica:
-                found = self._answer_from(replica, digest, method, path, conditions)
+                found = self._answer_from(replica, digest, method, target, conditions)
             if found is None:
                 return None
             response = found
@@ -126,17 +134,17 @@ class FastPath:
         return response
 
     def _answer_from(
-        self, replica: Replica, digest: Digest, method: str, path: str, conditions: Mapping[bytes, bytes] | None
+        self, replica: Replica, digest: Digest, method: str, target: bytes, conditions: Conditions
     ) -> Response | None:
         """Answer from a replica that is known to be good, or can be hashed now; remember one that was known."""
         known = self._tiers.knows(replica, digest)
         source = replica if known else self._hashed(replica, digest)
         if source is None:
             return None
-        encoded = head_of(replica, digest)
-        response = self._answer(source, digest, method, conditions, encoded)
+        whole: _Whole = head_of(replica, digest), {}
+        response = self._answer(source, digest, method, conditions, whole)
         if known and response is not None:
-            self._learn(path, digest, replica, encoded)
+            self._learn(target, digest, replica, whole)
         return response
 
     def _hashed(self, replica: Replica, digest: Digest) -> _Hashed | None:
@@ -147,16 +155,24 @@ class FastPath:
         return _Hashed(replica.size, replica.modified, content)
 
     def _answer(
-        self, source: _Source, digest: Digest, method: str, conditions: Mapping[bytes, bytes] | None, encoded: bytes
+        self, source: _Source, digest: Digest, method: str, conditions: Conditions, whole: _Whole
     ) -> Response | None:
-        """Answer from what is good, if what is wanted of it is small; `encoded` are the header fields of the whole."""
-        if conditions is not None:
+        """Answer from what is good, if what is wanted of it is small."""
+        encoded, answers = whole
+        if conditions:
             return self._answer_part(source, digest, method, conditions, encoded)
-        content = self._read(source, 0, source.size if method == "GET" else 0)
-        return None if content is None else Response(200, (), content, None, encoded)
+        answer = answers.get(method)
+        if answer is None:
+            answer = answers[method] = self._prepare(encoded, source.size if method == "GET" else 0)
+        response, room = answer
+        return response if response is not None and source.read_cached(0, room) else None
+
+    def _prepare(self, encoded: bytes, size: int) -> tuple[Response | None, memoryview]:
+        room = self._room[:size]
+        return (Response(200, (), room, None, encoded) if len(room) == size else None), room
 
     def _answer_part(
-        self, source: _Source, digest: Digest, method: str, conditions: Mapping[bytes, bytes], encoded: bytes
+        self, source: _Source, digest: Digest, method: str, conditions: Conditions, encoded: bytes
     ) -> Response | None:
         selection = select_of(source, digest, method, conditions)
         start, stop = (selection.start, selection.stop) if method == "GET" else (0, 0)
@@ -173,17 +189,17 @@ class FastPath:
         room = self._room[: stop - start]
         return room if source.read_cached(start, room) else None
 
-    def _learn(self, path: str, digest: Digest, replica: Replica, encoded: bytes) -> None:
+    def _learn(self, target: bytes, digest: Digest, replica: Replica, whole: _Whole) -> None:
         """Take note of how a blob is answered that was asked for before: most are asked for once."""
-        known = self._known.get(path)
+        known = self._known.get(target)
         if known is None:
             if len(self._known) >= _KNOWN:
                 if self._dice() > _ADMITTED:
                     return
                 self._known.popitem(last=False)
-            known = _Known(digest, self._tiers.tier_of(replica).name, self._tiers.shortcut(replica))
-            self._known[path] = known
-        known.shortcut.learn(replica, encoded)
+            path, tier = target.decode("ascii"), self._tiers.tier_of(replica).name
+            known = self._known[target] = _Known(path, digest, tier, self._tiers.shortcut(replica))
+        known.shortcut.learn(replica, whole)
 
 
 def _missing(name: str) -> Response:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from pystor.http.messages import Field, gather_fields
+from pystor.http.messages import Conditions, Field, conditions_of, gather_fields
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,9 @@ _END: Final = b"\r\n\r\n"
 Head: TypeAlias = tuple[bytes, bytes, list[Field]]
 """Method, target and fields of a request after which the connection goes on."""
 
+Asked: TypeAlias = tuple[bytes, bytes, Conditions]
+"""Method, target and conditions of a request without a body, after which the connection goes on."""
+
 
 class Sent(NamedTuple):
     """A request with a body that came in one piece, after which the connection goes on."""
@@ -36,22 +39,22 @@ class Sent(NamedTuple):
 
 
 class Heads:
-    """The fields of a few hundred heads, by their bytes."""
+    """What a few hundred heads say, by their bytes."""
 
     def __init__(self) -> None:
-        self._known: Final[OrderedDict[bytes, list[Field]]] = OrderedDict()
+        self._known: Final[OrderedDict[bytes, Conditions]] = OrderedDict()
         self._sending: Final[OrderedDict[bytes, tuple[Mapping[bytes, bytes], int]]] = OrderedDict()
 
-    def find(self, data: bytes) -> Head | None:
+    def find(self, data: bytes) -> Asked | None:
         """Recognise a whole request, and nothing more; None for the parser."""
         method = b"GET" if data.startswith(b"GET /") else b"HEAD" if data.startswith(b"HEAD /") else b""
         begin = len(method) + 1
         end = begin + _TARGET
-        fields = self._known.get(data[end:])
-        if fields is None:
+        conditions = self._known.get(data[end:])
+        if conditions is None:
             return None
         target = data[begin:end]
-        return (method, target, fields) if method and target[1:].isalnum() else None
+        return (method, target, conditions) if method and target[1:].isalnum() else None
 
     def find_sent(self, data: bytes) -> Sent | None:
         """Recognise a whole request with its body, and nothing more; None for the parser."""
@@ -80,7 +83,7 @@ class Heads:
         whole = data.startswith(before + _VERSION) and len(data) == end + (size or 0)
         if whole and len(target) == _TARGET and len(rest) <= _LONGEST and _fields_in(rest) == fields:
             if size is None:
-                _add(self._known, rest, fields)
+                _add(self._known, rest, conditions_of(fields))
             else:
                 _add(self._sending, rest, (gather_fields(fields), size))
 

@@ -22,6 +22,13 @@ Source: TypeAlias = Callable[[int], int]
 """Sends over a socket, by its descriptor, what the socket takes now, and tells how many bytes that were."""
 
 
+Conditions: TypeAlias = Mapping[bytes, bytes]
+"""The header fields of a request that asks for more than the whole of a blob; empty if it does not."""
+
+CONDITIONAL: Final = frozenset({b"if-none-match", b"if-modified-since", b"range"})
+"""The names of those that do."""
+
+
 class Stream(Protocol):
     """A body that is produced piece by piece; closing it, at any point, gives back what it holds."""
 
@@ -86,6 +93,12 @@ def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
     for name, value in fields:
         gathered[name] = gathered[name] + b", " + value if name in gathered else value
     return gathered
+
+
+def conditions_of(fields: Iterable[Field]) -> Conditions:
+    """Tell whether header fields ask for more than the whole of a blob, and what."""
+    gathered = gather_fields(fields)
+    return {} if CONDITIONAL.isdisjoint(gathered) else gathered
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
 from pystor.http.dispatch import Dispatch
 from pystor.http.heads import Head, Heads
-from pystor.http.messages import METHODS
+from pystor.http.messages import METHODS, conditions_of
 from pystor.http.wire import Refused, collect, content_length, without_upgrade
 
 PIECE: Final = 8192
@@ -45,7 +45,6 @@ class StorProtocol(Dispatch):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._piece = min(PIECE, self._limits.max_header_bytes)
-        self._greeted = False  # a whole head was read
         self._moved = False  # something other than a header field has come out of the parser
         self._carried = 0  # bytes since then
         self._plain: Head | None = None  # a request that was answered at once, and the connection goes on
@@ -83,15 +82,13 @@ class StorProtocol(Dispatch):
             if sent is None:
                 return False
             self._greeted = True
-            self.headers = []
             self._go_short_way(sent)
             return True
-        head = _heads.find(data)
-        if head is None:
+        asked = _heads.find(data)
+        if asked is None:
             return False
-        method, self.url, self.headers = head
         self._greeted = True
-        gone = self._go_fast(method, keep_alive=True)
+        gone = self._go_fast(*asked, keep_alive=True)
         self._declined = not gone
         return gone
 
@@ -228,7 +225,8 @@ class StorProtocol(Dispatch):
         if keep_alive and self._connection_named:
             keep_alive = self.parser.get_http_version() != "1.0"
         waits = self._long_way or self._declined or self._running is not None or self.flow.write_paused
-        if waits or method not in _FAST or not self._go_fast(method, keep_alive=keep_alive):
+        fast = not waits and method in _FAST
+        if not fast or not self._go_fast(method, self.url, conditions_of(self.headers), keep_alive=keep_alive):
             self._go_long_way(method, keep_alive)
         elif keep_alive:
             self._plain = method, self.url, self.headers
