@@ -45,6 +45,32 @@ class SharedState(ServerState):
 class Connection(HttpToolsProtocol):
     """A connection's life, whatever is asked on it."""
 
+    # uvicorn has 28 attributes: with more than 30 in its dictionary each object finds its methods anew, each time.
+    __slots__ = (
+        "_deaf",
+        "_dropped",
+        "_ended",
+        "_flow",
+        "_greeted",
+        "_last",
+        "_limits",
+        "_linger_until",
+        "_lingering",
+        "_outbox",
+        "_peer",
+        "_phase",
+        "_posted",
+        "_reading",
+        "_refusal",
+        "_response_transport",
+        "_running",
+        "_socket",
+        "_surplus",
+        "_timer",
+        "_unparsed",
+        "_unsent",
+    )
+
     server_state: SharedState
 
     def __init__(

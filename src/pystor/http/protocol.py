@@ -36,6 +36,22 @@ _heads: Final = Heads()
 class StorProtocol(Dispatch):
     """What is asked on a connection."""
 
+    __slots__ = (
+        "_carried",
+        "_chunked",
+        "_connection_named",
+        "_declined",
+        "_left",
+        "_length",
+        "_long_way",
+        "_moved",
+        "_noted",
+        "_piece",
+        "_plain",
+        "_retell",
+        "_sent",
+    )
+
     def __init__(
         self,
         config: Config,
@@ -88,7 +104,8 @@ class StorProtocol(Dispatch):
         if asked is None:
             return False
         self._greeted = True
-        gone = self._go_fast(*asked, keep_alive=True)
+        method, target, conditions = asked
+        gone = self._go_fast(method, target, conditions, keep_alive=True)
         self._declined = not gone
         return gone
 
