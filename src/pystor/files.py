@@ -177,9 +177,16 @@ class FileReplica:
 
     @property
     def again(self) -> Again | None:
-        """How to read of it again, from the same file, without waiting."""
+        """How to read of it again, from the same file, without waiting; None also if it has changed meanwhile."""
         how = self._how
-        return None if how is None else partial(_read_again, os.fsencode(self.path), how, self.fingerprint)
+        if how is None:
+            return None
+        try:
+            told = posix.stat(self.fd)
+            is_same = _fingerprint(os.fstat(self.fd)) == self.fingerprint
+        except OSError:
+            return None
+        return partial(_read_again, os.fsencode(self.path), how, told) if is_same else None
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -198,12 +205,12 @@ def _fingerprint(info: os.stat_result) -> Fingerprint:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _read_again(path: bytes, how: posix.How, fingerprint: Fingerprint, offset: int, room: memoryview) -> bool:
+def _read_again(path: bytes, how: posix.How, told: bytes, offset: int, room: memoryview) -> bool:
     fd = posix.open_cached(path, how)
     if fd < 0:
         return False
     try:
-        if _fingerprint(os.fstat(fd)) != fingerprint:
+        if not posix.has_stat(fd, told):
             return False
         return not room or os.preadv(fd, (room,), offset, os.RWF_NOWAIT) == len(room)
     except OSError:

@@ -1,6 +1,6 @@
 """System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
 
-Sources: openat2(2), mincore(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
+Sources: openat2(2), mincore(2), fstat(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _OpenHow(ctypes.Structure):
 _quick: Final = ctypes.PyDLL(None, use_errno=True)
 _slow: Final = ctypes.CDLL(None, use_errno=True)
 
-_syscall = _quick.syscall  # no argtypes: what is made once below need not be converted with each call
+_syscall = _quick.syscall  # no argtypes: numbers and bytes go as they are, which is quicker
 _syscall.restype = ctypes.c_long
 
 _mmap = _quick.mmap
@@ -41,6 +41,10 @@ _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _mincore = _quick.mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _FAILED: Final = ctypes.c_void_p(-1).value
+
+_fstat = _quick.fstat if hasattr(_quick, "fstat") else functools.partial(_quick["__fxstat"], 0)  # glibc before 2.33
+_told: Final = bytearray(256)  # more than any `struct stat` has
+_TOLD: Final = ctypes.byref((ctypes.c_char * len(_told)).from_buffer(_told))
 
 _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -78,9 +82,8 @@ READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang
 READ_CACHED: Final = _OpenHow(READ | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
 """How a file is opened that needs no disk, for openat2(2). What is a link is told from what is missing so."""
 
-_OPENAT2: Final = ctypes.c_long(_SYS_OPENAT2)
-_ANYWHERE: Final = ctypes.c_long(AT_FDCWD)
-_HOW_SIZE: Final = ctypes.c_size_t(ctypes.sizeof(READ_CACHED))
+_ANYWHERE: Final = AT_FDCWD & 0xFFFFFFFF  # ctypes raises and catches an exception for a negative number
+_HOW_SIZE: Final = ctypes.sizeof(READ_CACHED)
 
 How: TypeAlias = object
 QUIETLY: Final[How] = ctypes.byref(_OpenHow(READ | os.O_NOFOLLOW | os.O_NOATIME, 0, _RESOLVE_CACHED))
@@ -101,13 +104,24 @@ def open_cached(path: bytes, how: How) -> int:
     known that there is no such file, `-ELOOP` when it is a link and cannot be opened. A number and no exception, since
     a miss is as usual as a hit.
     """
-    fd: int = _syscall(_OPENAT2, _ANYWHERE, path, how, _HOW_SIZE)
+    fd: int = _syscall(_SYS_OPENAT2, _ANYWHERE, path, how, _HOW_SIZE)
     if fd >= 0:
         return fd
     code = ctypes.get_errno()
     if code == errno.ELOOP:
-        fd = _syscall(_OPENAT2, _ANYWHERE, path, _BY_LINK[how], _HOW_SIZE)
+        fd = _syscall(_SYS_OPENAT2, _ANYWHERE, path, _BY_LINK[how], _HOW_SIZE)
     return fd if fd >= 0 else -code
+
+
+def stat(fd: int) -> bytes:
+    """Tell all that the kernel does of an open file, as it does; raises `OSError`."""
+    _check(_fstat(fd, _TOLD))
+    return bytes(_told)
+
+
+def has_stat(fd: int, told: bytes) -> bool:
+    """Tell whether `stat` would tell the same of an open file; in half the time of `os.fstat`. For one thread."""
+    return _fstat(fd, _TOLD) == 0 and _told == told
 
 
 def is_cached(fd: int, offset: int, size: int) -> bool:

@@ -35,8 +35,9 @@ class Shortcut(Generic[_T]):
 
     def learn(self, replica: Replica, note: _T) -> None:
         """Take note of a replica that is verified."""
-        if replica.again is not None:
-            way = Way(replica.storage, replica.size, replica.modified, replica.again, note)
+        again = replica.again
+        if again is not None:
+            way = Way(replica.storage, replica.size, replica.modified, again, note)
             self._ways[replica.storage] = way
 
     def pick(self) -> Way[_T] | None:

@@ -113,6 +113,17 @@ def test_a_replica_that_is_not_what_it_was_is_looked_for_anew(
     assert not descriptors(tmp_path)
 
 
+def test_there_is_no_way_back_to_what_changed_after_it_was_opened(pair: list[Directory]) -> None:
+    replica = pair[0].open(BLOB)
+    assert replica is not None
+    with replica:
+        ways = [replica.again]
+        where(pair[0], BLOB).chmod(0o640)
+        ways.append(replica.again)
+    ways.append(replica.again)
+    assert [way is None for way in ways] == [False, True, True]
+
+
 def test_a_storage_that_is_not_local_has_no_shortcut(pair: list[Directory]) -> None:
     for storage in pair:
         storage.local = False
