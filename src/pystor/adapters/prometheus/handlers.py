@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from pystor.adapters.prometheus.families import BOUNDS, WIDTH
@@ -33,6 +34,9 @@ from pystor.events import (
 )
 
 _SERVED: Final = frozenset({200, 206})
+_SHORT: Final = BOUNDS[0]
+"""Seconds within which most is answered."""
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH"})
 """The methods that are told apart; a client can invent more than anybody wants to store."""
 
@@ -127,21 +131,30 @@ def _answered_at_once(sheet: Sheet) -> Callable[[AnsweredAtOnce], None]:
     blobs, sizes = Slots(sheet, "stor_blobs_served"), Slots(sheet, "stor_served_bytes")
     nowhere = sheet.slot("stor_blobs_missing", ())
 
+    @cache
+    def of_answers(method: str, status: int) -> tuple[int, int]:
+        return requests[method, status], durations[method]
+
+    @cache
+    def of_blobs(storage: str, tier: str) -> tuple[int, int]:
+        return blobs[storage, tier], sizes[storage, tier]
+
     def count(event: AnsweredAtOnce) -> None:
         method, _, status, _, hinted, asked, size, seconds, _, storage, tier = event
-        values[requests[method, status]] += 1
-        slot = durations[method]
-        values[slot + bisect_left(BOUNDS, seconds)] += 1
-        values[slot + WIDTH - 1] += seconds
+        answers, duration = of_answers(method, status)
+        values[answers] += 1.0  # floats, as they are kept: to add a number of another kind takes longer
+        values[duration + (bisect_left(BOUNDS, seconds) if seconds > _SHORT else 0)] += 1.0
+        values[duration + WIDTH - 1] += seconds
         values[sent] += size
-        values[hits if hinted else misses] += 1
-        values[lookups] += 1
+        values[hits if hinted else misses] += 1.0
+        values[lookups] += 1.0
         values[attempts] += asked
-        if storage is None:
-            values[nowhere] += 1
+        if storage is None or tier is None:
+            values[nowhere] += 1.0
         elif status in _SERVED:
-            values[blobs[storage, tier]] += 1
-            values[sizes[storage, tier]] += size
+            served, bytes_served = of_blobs(storage, tier)
+            values[served] += 1.0
+            values[bytes_served] += size
 
     return count
 
