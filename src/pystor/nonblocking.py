@@ -40,6 +40,7 @@ class NonBlockingLookup:
         self._settled: int | None = None
         self._are_local = False
         self._storages: Final = [member.storage for each in sets for member in each.members]
+        self._nowhere: Final = Seen(None, len(self._storages))
         self._others: Final = {
             each: tuple(member for other in sets if other is not each for member in other.members) for each in sets
         }
@@ -56,7 +57,7 @@ class NonBlockingLookup:
             if missing and members and self._is_nowhere_else(path, likeliest):
                 # That counts if they are in their places afterwards, and still of the kind that is asked so.
                 is_sure = self._is_all_in_place() and self._are_local
-                return Seen(None, len(self._storages)) if is_sure else None
+                return self._nowhere if is_sure else None
             for member in members:
                 found = member.storage.open_cached_path(path)
                 if found is False:
@@ -64,7 +65,7 @@ class NonBlockingLookup:
                 if found is not None:
                     return Seen(found, len(missing) + 1, [each for each in missing if each.storage.is_in_place()])
                 missing.append(member)
-        return Seen(None, len(missing)) if self._is_all_in_place() else None
+        return self._nowhere if self._is_all_in_place() else None
 
     def _is_nowhere_else(self, path: bytes, likeliest: ReplicaSet) -> bool:
         """Ask all other sets at once, if they are known to be local; False if that does not tell."""

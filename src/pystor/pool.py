@@ -96,6 +96,7 @@ class Pool:
         self.observe: Final = observe
         self._verify_first: Final = verify_first
         self._places: Final = Places(sets)
+        self._nowhere: Final = FindResult(None, hinted=False, attempts=sum(len(each.members) for each in sets))
         self._member_of: Final = {member.storage.root: member for member in self.members()}
         self._set_of: Final = {
             member.storage.root: replica_set for replica_set in self.sets for member in replica_set.members
@@ -247,6 +248,8 @@ class Pool:
         seen = self._lookup.look(digest, self._begin_at(digest, hint))
         if seen is None:
             return None
+        if seen.replica is None and hint is None:
+            return self._nowhere
         self._note(digest, seen.replica, seen.missing)
         return FindResult(seen.replica, hint is not None, seen.attempts)
 

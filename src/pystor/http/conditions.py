@@ -30,12 +30,15 @@ class Selection(NamedTuple):
     stop: int
 
 
+_UNCHANGED: Final = Selection(304, 0, 0)
+
+
 def select(headers: Mapping[bytes, bytes], *, size: int, etag: bytes, modified: int, ranges: bool) -> Selection:
     """Choose by the request's header fields; `modified` is in seconds since the epoch, `ranges` false for a HEAD."""
     if CONDITIONAL.isdisjoint(headers):
         return Selection(200, 0, size)
     if _is_unchanged(headers, etag, modified):
-        return Selection(304, 0, 0)
+        return _UNCHANGED
     wanted = headers.get(b"range") if ranges else None
     if wanted is None or not _if_range_holds(headers.get(b"if-range"), etag, modified):
         return Selection(200, 0, size)
