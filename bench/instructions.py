@@ -25,7 +25,10 @@ from bench.peers import free_port, started
 from bench.results import RECORD
 from tests.support import Server, needs
 
-_WARM, _GETS, _POSTS = 100, 300, 100
+_WARM, _GETS, _POSTS = 100, 100, 50
+_TIMES = 3
+"""So often each is counted, and the least counts: what a worker does every second is no part of a request."""
+
 _SIZE = 4096
 
 
@@ -59,12 +62,15 @@ def _measure(
         for number, name in enumerate(digests, first):
             _ask(connection, "POST", f"/{name}", bodies.body(number), login)
 
+    def count_of(do: Callable[[int], None], times: int) -> int:
+        counted()
+        do(times)
+        return counted() // times
+
     found = {}
     for name, do, times in (("GET 4 KiB", get, _GETS), ("POST 4 KiB", post, _POSTS)):
         do(_WARM)
-        counted()
-        do(times)
-        found[name] = counted() // times
+        found[name] = min(count_of(do, times) for _ in range(_TIMES))
     return found
 
 

@@ -1,11 +1,12 @@
 """One worker of Stor, alone in its process, for tools that look at a process: `python -m bench.worker CONFIG PORT`.
 
-No supervisor, and no openat2 where the tool does not know that system call: an open takes its place that does the same
-in nearly the same steps.
+No supervisor, no storage that is taken for slow, as all are under such a tool, and no openat2 where it does not know
+that system call: an open takes its place that does the same in nearly the same steps.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from pystor import config, main, posix
+from pystor import bulkhead, config, main, posix
 from pystor.http import server
 from pystor.http.supervisor import STOPPING
 
@@ -30,6 +31,7 @@ def serve(file: Path, port: int) -> None:
     """Serve as a worker does, until SIGTERM."""
     settings, _ = config.load(file)
     main.prepare(settings)
+    bulkhead._SLOW = math.inf  # type: ignore[misc]  # noqa: SLF001  slow ones are asked in another way
     if posix.open_cached(os.fsencode(file), posix.PLAINLY) < 0:
         posix.open_cached = _open
     ours, theirs = multiprocessing.Pipe()
