@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -14,8 +12,8 @@ from pystor.commit import Committers
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor, one
-from pystor.probing import Probes
-from pystor.steps import Awaited, Known, Refusal, Running, Step, Syncing
+from pystor.probing import Inquiry, Probes
+from pystor.steps import Awaited, Known, OnReplica, Refusal, Running, Step, Syncing
 
 _T = TypeVar("_T")
 
@@ -58,9 +56,8 @@ class Bulkhead:
         self._threads: Final = threads
         self._executor = self._new_executor()
         self._probes: Final = Probes(storage.root)
+        self._inquiry: Final = Inquiry(self._probes, self._probe)
         self._was_away = False
-        self._asking: Final[set[asyncio.Task[None]]] = set()  # probes that are under way
-        self._asked = 0.0  # when the last one was sent, on the monotonic clock
         self._waited_for: Final[set[Awaited[Any]]] = set()
         self._room: Final = memoryview(bytearray(_ROOM))
 
@@ -77,6 +74,7 @@ class Bulkhead:
         writing: bool = False,
         ahead: bool = False,
         waits: bool = False,
+        of: Replica | Digest | None = None,
     ) -> _T:
         """Run a synchronous operation in a thread of this storage.
 
@@ -85,7 +83,8 @@ class Bulkhead:
         closed if it can be. An operation that has not begun by then does not, unless it is `certain`. While the storage
         is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
         `ahead`, does not wait behind others. What `waits` for the disk, as an fsync does, is not in the way of what
-        does not, and makes no storage a slow one.
+        does not, and makes no storage a slow one. If what is `of` one replica is late while the storage answers a
+        probe, it is that replica which is `unreadable`.
         """
         step = self.begin(
             operation,
@@ -96,6 +95,7 @@ class Bulkhead:
             writing=writing,
             ahead=ahead,
             waits=waits,
+            of=of,
         )
         return await step.result()
 
@@ -109,6 +109,7 @@ class Bulkhead:
         writing: bool = False,
         ahead: bool = False,
         waits: bool = False,
+        of: Replica | Digest | None = None,
         count: Callable[[_T], int] = one,
     ) -> Step[_T]:
         """Do as `run` does, without waiting for it: the step gives the result.
@@ -120,7 +121,11 @@ class Bulkhead:
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         seconds = self.storage.timeouts.answer if timeout is None else timeout
-        step = Running(self, executor, job, _name(operation), seconds)
+        step: Running[_T]
+        if of is None or not (self.storage.writable and self.storage.syncs):  # else a probe proves nothing of the disk
+            step = Running(self, executor, job, _name(operation), seconds)
+        else:
+            step = OnReplica(self, executor, job, _name(operation), seconds, path=of.path, inquiry=self._inquiry)
         if not (probing or certain):
             self.remember(step)
         return step
@@ -159,6 +164,10 @@ class Bulkhead:
         """Let nobody wait any longer for a storage that hangs."""
         for step in tuple(self._waited_for):
             step.give_up(self._is_out(step.name))
+
+    def has_answered_since(self, since: float) -> bool:
+        """Tell whether it has answered a probe since a moment on the monotonic clock, and few replicas are late."""
+        return self._inquiry.is_well_since(since)
 
     def let_go(self, since: float) -> None:
         """Let nobody wait any longer who had no thread before `since`, but for those whose timeout is longer."""
@@ -227,12 +236,10 @@ class Bulkhead:
         take as long as a write: one that is only slow is taken in again when it answers.
         """
         if self.unwritable:
-            hangs = not self._ask()
-            left = self._asked + self.storage.timeouts.answer - time.monotonic()
-            if self._asking and left > 0:
-                await asyncio.wait(self._asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            sent = self._inquiry.send()
+            heard = await self._inquiry.is_heard_within(self.storage.timeouts.answer)
             if self.unwritable:
-                if hangs or self._asking:
+                if not (sent and heard):
                     self._release()
                 return
         elif self.slow:
@@ -240,17 +247,9 @@ class Bulkhead:
                 await self.check()
         self._begin_anew()
 
-    def _ask(self) -> bool:
-        """Send a probe, and take note of what it finds whenever that comes; False if it would hang as the last one."""
-        if not self._probes.may_begin():
-            return False
-        self._asked = time.monotonic()
-        task = asyncio.create_task(self._probe())
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        return True
-
-    async def _probe(self) -> None:
+    async def _probe(self) -> bool:
+        """Probe the storage, and take it in again if it does all it should; False if it does not."""
+        was_unwritable = self.unwritable
         try:
             await self.run(self.storage.probe, timeout=WRITE_TIMEOUT, probing=True, waits=True)
         except StorageError as error:
@@ -258,8 +257,10 @@ class Bulkhead:
                 self._release()
             elif error.unwritable:
                 self._switch.set(State.UNWRITABLE)  # it reads again, at least
-        else:
+            return False
+        if was_unwritable or self.out:  # a write that failed while it was probed is not forgotten
             self._switch.set(State.IN)
+        return True
 
     async def prove(self, period: float) -> None:
         """Probe a disk of this machine every `period` seconds, in one of all workers; raises `StorageError`.
@@ -272,15 +273,16 @@ class Bulkhead:
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""
-        if self._was_away and self._executor.room <= 0:
-            self._executor.stop()
-            self._executor = self._new_executor()
+        if self._was_away:
+            self._inquiry.forget_late()
+            if self._executor.room <= 0:
+                self._executor.stop()
+                self._executor = self._new_executor()
         self._was_away = False
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for task in tuple(self._asking):
-            task.cancel()
+        self._inquiry.stop()
         self._executor.stop()
         self._probes.stop()
         self._committers.stop()
@@ -288,19 +290,19 @@ class Bulkhead:
     async def open(self, digest: Digest) -> Replica | None:
         """Open the replica of a blob; at once if the storage is local and the names are in the kernel's cache."""
         found = self.storage.open_cached(digest)
-        return await self.run(self.storage.open, digest) if found is False else found
+        return await self.run(self.storage.open, digest, of=digest) if found is False else found
 
     def begin_open_own(self, digest: Digest) -> Step[Replica | None]:
         """Do the same without waiting for it, and only if the replica is the storage's own beyond doubt."""
         found = self.storage.open_own_cached(digest)
-        return self.begin(self.storage.open_own, digest) if found is False else Known(found)
+        return self.begin(self.storage.open_own, digest, of=digest) if found is False else Known(found)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes of a replica; at once if they are in memory."""
         room = self._room[:size] if size <= _ROOM else memoryview(bytearray(size))
         if replica.read_cached(offset, room):
             return bytes(room)
-        return await self.run(replica.read, offset, size)
+        return await self.run(replica.read, offset, size, of=replica)
 
     async def check(self) -> Space:
         """Measure the storage's room, and see that it is there."""

@@ -28,10 +28,11 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
         ReplicaState.UNKNOWN in survey.states.values() for survey in surveys
     ):
         raise Unavailable("A storage does not answer; it is tried again when it does")
+    bad = frozenset(member.storage.root for survey in surveys for member in survey.bad)
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:
-            replica = await tiers.find(digest)
+            replica = await tiers.find(digest, without=bad)
         except NotFound:
             return 0
         size = replica.size

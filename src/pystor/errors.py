@@ -21,6 +21,7 @@ Every error is raised once, where it is known, and turned into an HTTP status on
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Sequence
 from typing import Final
@@ -122,6 +123,8 @@ class StorageError(StorError):
         """Whether the storage as a whole is taken to have failed."""
         self.unreadable = unreadable
         """Whether it is this one replica that cannot be read, as far as can be told."""
+        self.sequel: asyncio.Future[StorageError] | None = None
+        """What an operation on one replica that was late fails with in the end, if it does."""
         self.storage = storage
         self.operation = operation
         self.reason = reason

@@ -44,6 +44,7 @@ class Job(Generic[_T]):
         "began",
         "failed",
         "future",
+        "late",
         "seconds",
         "things",
         "waits",
@@ -75,6 +76,8 @@ class Job(Generic[_T]):
         """When a thread began it, on the monotonic clock; None while it waits for one."""
         self.failed: float = math.inf
         """When it raised: the thread has begun another since, before anybody could know."""
+        self.late: Callable[[BaseException | None], None] | None = None
+        """Is told when it is over at last, and what it raised; to be set before the future is done."""
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -94,7 +97,9 @@ class Job(Generic[_T]):
             self.failed = time.monotonic()
         if self.future.done():
             close(result)
-            return
+            if self.late is None:
+                return
+            result = None
         try:
             self._loop.call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -110,6 +115,8 @@ class Job(Generic[_T]):
         self.seconds += time.monotonic()
         if self.future.done():
             self._dispose(result)
+            if self.late is not None:
+                self.late(error)
         elif error is not None:
             self.future.set_exception(error)
         else:

@@ -74,8 +74,10 @@ class Looks:
 
     async def _open(self, batch: Sequence[_Look]) -> Done:
         member, digests = self._member, [look.digest for look in batch]
-        step = member.begin(_open, member.storage, digests, count=len)
+        step = member.begin(_open, member.storage, digests, count=len, of=digests[0])
         outcome = await step.outcome()
+        if isinstance(outcome, StorageError) and outcome.unreadable and len(batch) > 1:
+            return Done()  # nobody knows which of them is late
         if isinstance(outcome, Exception):
             return Done([outcome] * len(batch))
         for each in outcome:

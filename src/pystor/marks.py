@@ -37,6 +37,13 @@ class Marks:
         if marks[at] != mark:
             marks[at + 1], marks[at] = marks[at], mark
 
+    def drop(self, fingerprint: Fingerprint, name: str) -> None:
+        """Forget it."""
+        mark, at = hash((fingerprint, name)), self._place(fingerprint)
+        for each in (at, at + 1):
+            if self._marks[each] == mark:
+                self._marks[each] = 0
+
     def _place(self, fingerprint: Fingerprint) -> int:
         device, inode, *_ = fingerprint
         return (2 * inode + device * _SPREAD) & self._pairs

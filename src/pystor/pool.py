@@ -201,10 +201,15 @@ class Pool:
                 return
 
     def failed(self, root: str, digest: Digest, error: StorageError) -> None:
-        """Report a storage that did not give a blob; a replica that cannot be read is to be repaired."""
+        """Report a storage that did not give a blob; a replica that cannot be read is to be repaired.
+
+        If that was late, what comes of it in the end counts as well.
+        """
         self.observe(StorageFailed(error, digest))
         if error.unreadable:
             self.repairs.ask(self._member_of[root], digest)
+        if error.sequel is not None:
+            error.sequel.add_done_callback(lambda sequel: self.failed(root, digest, sequel.result()))
 
     async def _open_good(self, member: Bulkhead, digest: Digest) -> Replica | None:
         replica = await member.open(digest)
@@ -240,7 +245,8 @@ class Pool:
         self.repairs.ask(self._member_of[replica.storage], digest)
         if self.verifier.suspect(replica):
             self.observe(ReplicaBad(digest, replica.storage))
-        return StorageError(replica.storage, f"verify {replica.path}", "the content is not what it is named after")
+        reason = "it is not what it is named after, or could not be read a moment ago"
+        return StorageError(replica.storage, f"verify {replica.path}", reason)
 
     def find_now(self, digest: Digest) -> FindResult | None:
         """Open a replica, which is not verified yet, or learn that there is none; None if that takes waiting."""

@@ -1,10 +1,15 @@
-"""The threads that probe a storage: one at a time, and none behind those that wait for the storage."""
+"""The threads that probe a storage: one at a time, and none behind those that wait for the storage.
+
+A probe tells a storage that hangs from one of which a single replica is late.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from pystor import marker
 from pystor.executor import Executor
@@ -14,6 +19,10 @@ _AGAIN_AFTER: Final = 3.0
 
 _A_MOMENT: Final = 0.5
 """Seconds within which a thread that has told the result may not rest yet."""
+
+
+_MOST_LATE: Final = 3
+"""Replicas that may be late at once of a storage that is well: more bad sectors than that are a bad disk."""
 
 
 class Probes:
@@ -53,6 +62,67 @@ class Probes:
     def stop(self) -> None:
         """Let the thread end when it can."""
         self.executor.stop()
+
+
+class Inquiry:
+    """Whether a storage is well though something is late: it is asked for something else. For one event loop."""
+
+    def __init__(self, probes: Probes, probe: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+        """`probe` sends a probe to a thread of the `probes`, and tells in the end whether the storage did it."""
+        self._probes: Final = probes
+        self._probe: Final = probe
+        self._under_way: Final[set[asyncio.Task[None]]] = set()
+        self._sent = 0.0
+        self._answered = 0.0  # when the last probe was sent that was answered
+        self._late: Final[dict[object, str]] = {}  # what is late, and of which replica
+
+    def send(self) -> bool:
+        """Send a probe; False if it would hang as the last one does."""
+        if not self._probes.may_begin():
+            return False
+        self._sent = time.monotonic()
+        task = asyncio.create_task(self._go(self._sent))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return True
+
+    async def _go(self, sent: float) -> None:
+        if await self._probe():
+            self._answered = sent
+
+    async def is_heard_within(self, seconds: float) -> bool:
+        """Wait until a probe is back, or the last one is silent for so long; False if one still is under way."""
+        left = self._sent + seconds - time.monotonic()
+        if self._under_way and left > 0:
+            await asyncio.wait(self._under_way, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return not self._under_way
+
+    def ask(self, since: float) -> None:
+        """Send a probe, unless one is under way, or was answered since a moment on the monotonic clock."""
+        if not self._under_way and self._answered < since:
+            self.send()
+
+    def is_well_but_for(self, replica: str, step: object, since: float) -> bool:
+        """Tell whether a probe was answered since, and few replicas are late: `step` is, until it `has_come`."""
+        self._late[step] = replica
+        return self.is_well_since(since)
+
+    def is_well_since(self, since: float) -> bool:
+        """Tell the same when nothing more is late."""
+        return self._answered >= since and len(set(self._late.values())) <= _MOST_LATE
+
+    def has_come(self, step: object) -> None:
+        """Take note that what was late is over."""
+        self._late.pop(step, None)
+
+    def forget_late(self) -> None:
+        """Wait no more for what is late: it hangs in what the storage was."""
+        self._late.clear()
+
+    def stop(self) -> None:
+        """Wait for no probe any more."""
+        for task in tuple(self._under_way):
+            task.cancel()
 
 
 def _mounts_at(root: str) -> list[str]:

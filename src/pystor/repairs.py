@@ -19,6 +19,9 @@ _ASKED_AT_MOST: Final = 10_000
 _ASKED_FOR: Final = 10.0
 """Seconds for which that is so: another worker may have repaired it since, and it may be bad again."""
 
+_TRIED_FOR: Final = 10
+"""Seconds for which a storage that is out may come back to note one."""
+
 
 class Repairs:
     """The repairs that this process has asked for."""
@@ -28,11 +31,12 @@ class Repairs:
         self._observe: Final = observe
         self._asked: Final[dict[Digest, float]] = {}
         self._noting: Final[set[asyncio.Task[None]]] = set()
+        self._stopped = False  # what was late may come after that
 
     def ask(self, member: Bulkhead, digest: Digest) -> None:
         """Put a blob on the repair queue of a storage, in the background, unless that was done just now."""
         now = time.monotonic()
-        if not member.storage.writable or now - self._asked.get(digest, -math.inf) < _ASKED_FOR:
+        if self._stopped or not member.storage.writable or now - self._asked.get(digest, -math.inf) < _ASKED_FOR:
             return
         if len(self._asked) >= _ASKED_AT_MOST:
             self._asked.clear()
@@ -42,6 +46,10 @@ class Repairs:
         task.add_done_callback(self._noting.discard)
 
     async def _note(self, member: Bulkhead, digest: Digest) -> None:
+        for _ in range(_TRIED_FOR):
+            if not member.out:
+                break
+            await asyncio.sleep(1.0)  # a sector that cannot be read may keep the whole disk busy until now
         try:
             await member.enqueue("repair", digest)
         except StorageError as error:
@@ -59,6 +67,7 @@ class Repairs:
 
     async def stop(self) -> None:
         """End what is being noted: the next who reads it finds out again."""
+        self._stopped = True
         noting = tuple(self._noting)
         for task in noting:
             task.cancel()

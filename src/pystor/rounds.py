@@ -86,6 +86,10 @@ class Round:
         """Take note of a failure of the storage where it is."""
         return self._at.note(error)
 
+    def has_answered_since(self, since: float) -> bool:
+        """Tell whether the storage where it is has answered a probe since."""
+        return self._at.has_answered_since(since)
+
     def let_go(self, since: float) -> None:
         """Let nobody wait any longer for a thread of the storage where it is."""
         self._at.let_go(since)

@@ -12,7 +12,7 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import JobDone, Observer
-from pystor.verification import Verifier, hash_whole
+from pystor.verification import Verifier
 
 _WAITING_AT_MOST: Final = 1000
 """Blobs of a storage that are noted; one too many is noted when it is read again."""
@@ -79,9 +79,7 @@ class Scrub:
             self._failed(member.storage.root, digest, error)
 
     async def _verify(self, member: Bulkhead, replica: Replica, digest: Digest) -> None:
-        found = await hash_whole(member, replica, self._bytes_per_second)
+        good = await self._verifier.hash(member, replica, digest, self._bytes_per_second)
         self._observe(JobDone("verify", digest, replica.size))
-        if found == digest:
-            self._verifier.remember(replica, digest)
-        else:
+        if not good:
             self._found_bad(replica, digest)

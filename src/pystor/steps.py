@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from pystor.blob import Storage
 from pystor.errors import StorageError
@@ -29,6 +30,10 @@ class Member(Protocol):
         """Take note of a failure. Returns it."""
         ...
 
+    def has_answered_since(self, since: float) -> bool:
+        """Tell whether it has answered a probe since a moment on the monotonic clock: few replicas hold all threads."""
+        ...
+
     def let_go(self, since: float) -> None:
         """Let nobody wait any longer who had no thread before `since`, on the monotonic clock: what was begun hangs."""
         ...
@@ -39,6 +44,22 @@ class Member(Protocol):
 
     def forget(self, step: Awaited[Any]) -> None:
         """Take note that nobody waits for a step any more."""
+        ...
+
+
+class Inquiry(Protocol):
+    """What tells whether a storage is well while an operation on one of its replicas is late."""
+
+    def ask(self, since: float) -> None:
+        """Ask the storage for something else, unless it has answered that since a moment on the monotonic clock."""
+        ...
+
+    def is_well_but_for(self, replica: str, step: object, since: float) -> bool:
+        """Tell whether it has answered since, and few replicas at most are late: `step` is, until it `has_come`."""
+        ...
+
+    def has_come(self, step: object) -> None:
+        """Take note that an operation that was late is over."""
         ...
 
 
@@ -106,6 +127,8 @@ class Known(Step[_T]):
 class Awaited(Step[_T]):
     """A step that takes time: until there is a result, the timeout is over, or the storage is out."""
 
+    _LOOKED_AFTER: ClassVar = 1.0  # of the timeout
+
     def __init__(self, member: Member, future: asyncio.Future[_T], name: str, timeout: float) -> None:
         self.name: Final = name
         self.timeout: Final = timeout
@@ -113,7 +136,7 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._timer = asyncio.get_running_loop().call_later(timeout, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(timeout * self._LOOKED_AFTER, self._expire)
 
     @property
     def syncing(self) -> int:
@@ -130,8 +153,10 @@ class Awaited(Step[_T]):
 
     def _fail(self, what: str, *, dead: bool) -> None:
         if not self._future.done():
-            reason = f"{what} within {self.timeout:g} s"
-            self._future.set_exception(StorageError(self._member.storage.root, self.name, reason, dead=dead))
+            self._future.set_exception(self._error(what, dead=dead))
+
+    def _error(self, what: str, *, dead: bool) -> StorageError:
+        return StorageError(self._member.storage.root, self.name, f"{what} within {self.timeout:g} s", dead=dead)
 
     def give_up(self, error: StorageError) -> None:
         """Wait no more, for a reason that another step has found."""
@@ -170,7 +195,8 @@ class Running(Awaited[_T]):
         began = self.began
         if began is None:
             if self._executor.full:
-                self._fail("no thread was free", dead=self._executor.came_back < self._asked)
+                hangs = self._executor.came_back < self._asked
+                self._fail("no thread was free", dead=hangs and not self._member.has_answered_since(self._asked))
             else:
                 self._fail("no thread could be started", dead=False)
             return
@@ -178,7 +204,10 @@ class Running(Awaited[_T]):
         if left > 0:
             self._timer = asyncio.get_running_loop().call_later(left, self._expire)
         else:
-            self._fail("no answer", dead=not self._member.storage.answers_since(began))
+            self._overrun(began)
+
+    def _overrun(self, began: float) -> None:
+        self._fail("no answer", dead=not self._member.storage.answers_since(began))
 
     def _note(self, error: StorageError) -> None:
         super()._note(error)
@@ -205,6 +234,59 @@ class Running(Awaited[_T]):
         """Wait no more: what comes is closed."""
         self._leave()
         self._job.abandon()
+
+
+class OnReplica(Running[_T]):
+    """An operation on one replica. That it is late may be for a bad sector, which a disk tries to read for long.
+
+    So the storage is asked for something else when half of the time is over: if it answers, it is this replica alone
+    that cannot be read.
+    """
+
+    _LOOKED_AFTER: ClassVar = 0.5
+
+    def __init__(
+        self,
+        member: Member,
+        executor: Executor,
+        job: Job[_T],
+        name: str,
+        timeout: float,
+        *,
+        path: str,
+        inquiry: Inquiry,
+    ) -> None:
+        """`path` is where the replica lies, on the storage or from the root of the machine."""
+        super().__init__(member, executor, job, name, timeout)
+        self._path: Final = path
+        self._inquiry: Final = inquiry
+
+    def _expire(self) -> None:
+        began = self._asked if self.began is None else self.began
+        left = began + self.timeout - time.monotonic()
+        half = self.timeout * self._LOOKED_AFTER
+        if left <= 0:
+            super()._expire()
+            return
+        if left <= half:
+            self._inquiry.ask(began)
+        self._timer = asyncio.get_running_loop().call_later(left if left <= half else left - half, self._expire)
+
+    def _overrun(self, began: float) -> None:
+        if self._future.done():
+            return
+        alone = self._inquiry.is_well_but_for(os.path.basename(self._path), self, began)
+        error = self._error("no answer", dead=not (alone or self._member.storage.answers_since(began)))
+        error.unreadable = alone
+        error.sequel = sequel = asyncio.get_running_loop().create_future()
+
+        def come(failure: BaseException | None) -> None:
+            self._inquiry.has_come(self)
+            if isinstance(failure, StorageError):
+                sequel.set_result(failure)
+
+        self._job.late = come
+        self._future.set_exception(error)
 
 
 class Syncing(Awaited[None]):

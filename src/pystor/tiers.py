@@ -96,7 +96,9 @@ class Tiers:
 
     def failed(self, replica: Replica, digest: Digest, error: StorageError) -> None:
         """Report a replica that could not be read."""
-        self._tier_of[replica.storage].pool.failed(replica.storage, digest, error)
+        pool = self._tier_of[replica.storage].pool
+        pool.verifier.doubt(replica, digest, error)
+        pool.failed(replica.storage, digest, error)
 
     def verify_later(self, replica: Replica, digest: Digest) -> None:
         """Have a replica verified in the background."""

@@ -12,6 +12,7 @@ from typing import Final
 from pystor.blob import READ_SIZE, Fingerprint, Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
+from pystor.errors import StorageError
 from pystor.marks import Marks
 
 _MOST_BAD: Final = 65_536
@@ -72,16 +73,45 @@ class Verifier:
             return True
         if self._was_just_bad(replica):
             return False
-        if replica.size <= _QUICK:
-            return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
-        good = await hash_whole(member, replica) == digest
+        return await self.hash(member, replica, digest)
+
+    async def hash(
+        self, member: Bulkhead, replica: Replica, digest: Digest, bytes_per_second: float = math.inf
+    ) -> bool:
+        """Tell whether a replica is good by hashing it, a large one at most so quickly; raises `StorageError`."""
+        try:
+            if replica.size <= _QUICK:
+                return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
+            good = await _hash(member, replica, bytes_per_second) == digest
+        except StorageError as error:
+            self.doubt(replica, digest, error)
+            raise
         if good:
             self.remember(replica, digest)
         return good
 
+    def doubt(self, replica: Replica, digest: Digest, error: StorageError) -> None:
+        """Take note that a replica could not be read.
 
-async def hash_whole(member: Bulkhead, replica: Replica, bytes_per_second: float = math.inf) -> Digest:
-    """Hash a replica, at most so quickly; raises `StorageError`.
+        If the disk took long for that, nobody waits for it again for a while: it is as one that was found bad.
+        """
+        if error.unreadable:
+            self._good.drop(replica.fingerprint, digest.hex)
+        if error.sequel is None:
+            return
+        if error.unreadable:
+            self.suspect(replica)
+
+        def learn(sequel: asyncio.Future[StorageError]) -> None:
+            if sequel.result().unreadable:
+                self._good.drop(replica.fingerprint, digest.hex)
+                self.suspect(replica)
+
+        error.sequel.add_done_callback(learn)
+
+
+async def _hash(member: Bulkhead, replica: Replica, bytes_per_second: float) -> Digest:
+    """Hash a large replica.
 
     Each piece takes its turn at a thread, so that several large replicas at once are in nobody's way.
     """
@@ -92,7 +122,7 @@ async def hash_whole(member: Bulkhead, replica: Replica, bytes_per_second: float
 
     for offset in range(0, replica.size, READ_SIZE):
         began = time.monotonic()
-        await member.run(verify, offset, timeout=member.storage.timeouts.whole(READ_SIZE))
+        await member.run(verify, offset, timeout=member.storage.timeouts.whole(READ_SIZE), of=replica)
         pause = READ_SIZE / bytes_per_second - (time.monotonic() - began)
         if pause > 0:
             await asyncio.sleep(pause)

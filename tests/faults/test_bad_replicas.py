@@ -18,7 +18,7 @@ from tests.contract import disk
 from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, replica, settles, sha
 from tests.contract.house import House
 from tests.faults.conftest import Shared, shared
-from tests.faults.reads import read_once
+from tests.faults.reads import Repeated, page, read_once, reads
 from tests.support.fuse import Fault, FaultyStorage
 from tests.support.server import Server
 
@@ -113,6 +113,29 @@ def test_every_read_is_right_and_a_replica_with_bad_sectors_is_replaced_within_s
     assert settles(lambda: inode_of(faulty, content) != bad)
     assert replica(faulty.source, sha(content)).read_bytes() == content
     assert settles(lambda: not (faulty.source / ".stor/repair" / sha(content).upper()).exists())
+
+
+@pytest.mark.parametrize("size", [SMALL, 3 * MIB], ids=["small", "large"])
+def test_a_bad_sector_that_a_disk_takes_long_to_give_up_costs_one_timeout_and_no_storage(
+    stor: House, faulty: FaultyStorage, size: int
+) -> None:
+    content = fresh(size)
+    assert stor.store(content).status == 201
+    bad = inode_of(faulty, content)
+    with (
+        faulty.failing(Fault(("read",), error="EIO", delay=4.0, inode=bad)),
+        page(stor, "/status") as status,
+        Repeated(lambda: str(stor.store(fresh(SMALL)).status), 1) as stored,
+        reads(stor, [content], 2) as asked,
+    ):
+        assert settles(lambda: inode_of(faulty, content) != bad)
+
+    assert asked.outcomes() == {"ok"}
+    assert asked.worst() < 3.0  # the timeout of 2 s once; the rest is for the machine
+    assert status.outcomes() == {"200"}
+    assert stored.outcomes() == {"201"}
+    assert replica(faulty.source, sha(content)).read_bytes() == content
+    assert len(list((faulty.source / ".stor/quarantine").iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", [disk.flipped, disk.truncated, disk.emptied, disk.lengthened, disk.missing])

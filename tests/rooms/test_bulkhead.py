@@ -364,6 +364,94 @@ def test_what_is_late_is_no_fault_of_a_storage_that_answers_what_was_asked_later
     run(scenario())
 
 
+# One replica that is late
+
+
+def unreadable() -> None:
+    raise StorageError("/a", "read", "Input/output error", unreadable=True)
+
+
+def test_a_replica_that_is_late_while_its_storage_answers_a_probe_is_unreadable_and_says_nothing_of_the_storage(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        began = time.monotonic()
+        with pytest.raises(StorageError) as failure:
+            await bulkhead.run(hang, unreadable, timeout=0.3, of=BLOB)
+        assert time.monotonic() - began < 2
+        assert (failure.value.unreadable, failure.value.dead, is_out(bulkhead)) == (True, False, False)
+        assert failure.value.sequel is not None
+        assert not failure.value.sequel.done()
+        hang.over.set()
+        assert (await failure.value.sequel).reason == "Input/output error"
+        bulkhead.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("silent", ["probe", "read only", "without syncs"])
+def test_a_replica_that_is_late_takes_its_storage_out_in_time_unless_that_answers_a_probe_that_proves_something(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    hang = Hang()
+    match silent:
+        case "probe":
+            monkeypatch.setattr(storage, "probe", hang)
+        case "read only":
+            monkeypatch.setattr(storage, "writable", False)
+        case _:
+            monkeypatch.setattr(Directory, "syncs", False)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        began = time.monotonic()
+        with pytest.raises(StorageError) as failure:
+            await bulkhead.run(hang, unreadable, timeout=0.2, of=BLOB)
+        assert time.monotonic() - began < 2
+        assert (failure.value.unreadable, is_out(bulkhead)) == (False, True)
+        hang.over.set()
+        if failure.value.sequel is not None:
+            assert (await failure.value.sequel).unreadable
+        await eventually(lambda: hang.ended == hang.begun)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it_answers_probes(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, blobs = Hang(), [Digest.of(bytes([number])) for number in range(4)]
+    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        few = await outcomes([bulkhead.begin(hang, timeout=0.2, of=digest) for digest in blobs[:3] * 2])
+        assert [isinstance(error, StorageError) and error.unreadable for error in few] == [True] * 6
+        assert not is_out(bulkhead)
+        with pytest.raises(StorageError):
+            await bulkhead.run(hang, timeout=0.2, of=blobs[3])
+        assert is_out(bulkhead)
+        hang.over.set()
+        await eventually(lambda: hang.ended == 7)
+        await bulkhead.recover()
+        for digest in blobs:
+            again = Hang()
+            with pytest.raises(StorageError):
+                await bulkhead.run(again, timeout=0.1, of=digest)
+            assert not is_out(bulkhead)
+            again.over.set()
+            await eventually(lambda again=again: again.ended == 1)  # type: ignore[misc]
+            await asyncio.sleep(0.01)  # the loop learns of it
+        bulkhead.stop()
+
+    run(scenario())
+
+
 # What comes too late
 
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
+from pystor import upkeep
+from pystor.blob import Timeouts
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageFull, Unavailable
 from pystor.events import Event, LeftoversSwept, ReplicaRepaired
-from tests.rooms.tools import adopted, blobs, place, run, running, tiers_of, where
+from pystor.pool import Pool
+from pystor.reading import Reading
+from tests.rooms.tools import (
+    adopted,
+    bad_sector,
+    beside,
+    blobs,
+    eventually,
+    place,
+    run,
+    running,
+    tiers_of,
+    where,
+)
 
 CONTENTS = [b"a blob", b"b" * 3_000_000]
 
@@ -54,6 +72,94 @@ def test_what_is_not_there_any_more_is_not_copied_and_not_counted_as_missed(pair
 
     assert run(scenario()) == 0
     assert told(events) == []
+
+
+@pytest.fixture
+def quick(memory: Path) -> list[Directory]:
+    """A pair that answers its probes at once, and is not waited for long."""
+    pair = [adopted(memory / name) for name in "ab"]
+    for storage in pair:
+        storage.timeouts = Timeouts(answer=0.4)  # type: ignore[misc]
+    return pair
+
+
+async def read(pool: Pool, content: bytes) -> None:
+    """Read a blob, which is right whichever storage is asked first."""
+    tiers = tiers_of(pool)
+    replica = await tiers.find(Digest.of(content))
+    async with aclosing(Reading(tiers, Digest.of(content), replica, 0, len(content))) as pieces:
+        assert b"".join([piece async for piece in pieces]) == content
+
+
+async def read_until(holds: Callable[[], bool], pool: Pool, content: bytes) -> None:
+    for _ in range(500):
+        if holds():
+            return
+        await read(pool, content)
+        await asyncio.sleep(0.001)
+    raise AssertionError("it was read in vain")
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=["small", "large"])
+def test_a_replica_that_was_good_before_it_could_not_be_read_is_replaced(
+    quick: list[Directory], content: bytes
+) -> None:
+    digest, paths = Digest.of(content), [place(storage, content) for storage in quick]
+    old = inode(paths[0])
+
+    async def scenario() -> None:
+        async with running(quick) as pool:
+            assert await copy(tiers_of(pool), pool, digest) == 0
+            with bad_sector(paths[0]) as over:
+                over.set()
+                await read_until(lambda: beside(quick[0], "repair") != [], pool, content)
+                assert await copy(tiers_of(pool), pool, digest) == len(content)
+
+    run(scenario())
+    assert inode(paths[0]) != old
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=["small", "large"])
+def test_a_replica_that_is_late_is_replaced_and_nobody_waits_for_it_a_second_time(
+    quick: list[Directory], content: bytes
+) -> None:
+    digest, paths = Digest.of(content), [place(storage, content) for storage in quick]
+    old = inode(paths[0])
+
+    async def scenario() -> None:
+        async with running(quick) as pool:
+            with bad_sector(paths[0]):
+                await read_until(lambda: beside(quick[0], "repair") != [], pool, content)
+                async with asyncio.timeout(0.4):
+                    assert await copy(tiers_of(pool), pool, digest) == len(content)
+                assert [member.out for member in pool.members()] == [False, False]
+
+    run(scenario())
+    assert inode(paths[0]) != old
+    assert [blobs(storage) for storage in quick] == [[content]] * 2
+
+
+def test_a_replica_that_keeps_the_whole_disk_busy_until_it_cannot_be_read_is_replaced_when_the_disk_is_back(
+    quick: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.05)
+    content, digest = CONTENTS[0], Digest.of(CONTENTS[0])
+    paths = [place(storage, content) for storage in quick]
+    old = inode(paths[0])
+
+    async def scenario() -> None:
+        async with running(quick) as pool:
+            with bad_sector(paths[0]) as over:
+                monkeypatch.setattr(quick[0], "probe", lambda: over.wait(20))
+                await read_until(lambda: any(member.out for member in pool.members()), pool, content)
+                over.set()
+                await eventually(lambda: beside(quick[0], "repair") != [])
+                over.clear()
+                async with asyncio.timeout(0.4):
+                    assert await copy(tiers_of(pool), pool, digest) == len(content)
+
+    run(scenario())
+    assert inode(paths[0]) != old
 
 
 def test_a_storage_that_is_away_keeps_only_its_own_set_from_being_repaired(tmp_path: Path) -> None:

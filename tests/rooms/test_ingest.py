@@ -39,6 +39,7 @@ from tests.rooms.tools import (
     NOBODY,
     adopted,
     as_nobody,
+    bad_sector,
     beside,
     blobs,
     body_of,
@@ -559,6 +560,28 @@ def test_a_replica_that_is_missing_or_bad_is_made_good_from_the_body(
     assert [blobs(storage) for storage in pair] == [[content], [content]]
     assert len(beside(pair[harmed], "quarantine")) == (state != "missing")
     assert not beside(whole, "quarantine")
+    assert clean(*pair)
+
+
+@each_content
+def test_a_replica_that_a_disk_does_not_come_to_read_is_replaced_by_an_upload_and_kept(
+    pair: list[Directory], content: bytes
+) -> None:
+    paths = [place(storage, content) for storage in pair]
+    inode = paths[0].stat().st_ino
+    for storage in pair:
+        storage.timeouts = Timeouts(answer=0.3)  # type: ignore[misc]
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with bad_sector(paths[0]):
+                assert (await put(pool, content)).created is False
+                assert [member.out for member in pool.members()] == [False, False]
+
+    run(scenario())
+    assert paths[0].stat().st_ino != inode
+    assert [blobs(storage) for storage in pair] == [[content]] * 2
+    assert len(beside(pair[0], "quarantine")) == 1
     assert clean(*pair)
 
 

@@ -43,6 +43,9 @@ class Cold(Directory):
             assert self.go_on.wait(20)
         return super().open(digest)
 
+    def probe(self) -> None:
+        assert not self.hangs or self.go_on.wait(20)
+
 
 @pytest.fixture
 def storage(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Cold:
@@ -130,6 +133,26 @@ def test_who_asks_a_storage_that_hangs_is_refused_in_time(storage: Cold, monkeyp
 
     run(scenario())
     assert clean_now(storage)
+
+
+def test_one_blob_that_is_late_is_that_of_whoever_asks_for_it(storage: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
+    monkeypatch.setattr(storage, "probe", lambda: None)
+    place(storage, CONTENTS[1])
+    storage.hangs = {DIGESTS[2]}
+
+    async def scenario() -> None:
+        member = Bulkhead(storage)
+        found = await look(Looks(member), DIGESTS[:4])
+        assert [found[0], found[1], found[3]] == [None, CONTENTS[1], None]
+        assert isinstance(found[2], StorageError)
+        assert found[2].unreadable
+        assert not member.out
+        storage.go_on.set()
+        await eventually(lambda: clean_now(storage))
+        member.stop()
+
+    run(scenario())
 
 
 def test_what_is_found_for_one_who_waits_no_more_is_closed(storage: Cold) -> None:

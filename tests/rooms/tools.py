@@ -246,6 +246,33 @@ def break_disk(
     monkeypatch.setattr(os, call, fails)
 
 
+@contextmanager
+def bad_sector(path: Path) -> Iterator[threading.Event]:
+    """Let every read of a file wait until the event is set, and fail then; what comes in its place is read."""
+    over, inode, real = threading.Event(), path.stat().st_ino, {call: getattr(os, call) for call in ("pread", "preadv")}
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if os.fstat(fd).st_ino == inode:
+            over.wait(20)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data: bytes = real["pread"](fd, size, offset)
+        return data
+
+    def preadv(fd: int, *arguments: Any) -> int:
+        if os.fstat(fd).st_ino == inode:
+            raise BlockingIOError
+        count: int = real["preadv"](fd, *arguments)
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pread", pread)
+        patch.setattr(os, "preadv", preadv)
+        try:
+            yield over
+        finally:
+            over.set()
+
+
 def break_reads(monkeypatch: pytest.MonkeyPatch, below: Path | str, *, from_offset: int = 0) -> None:
     """Let every way to read fail with EIO from an offset on."""
     for call in ("pread", "preadv"):
