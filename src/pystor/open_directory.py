@@ -124,9 +124,10 @@ class OpenDirectory:
 
 
 def measure(place: str | int) -> Space:
-    """Tell the room of the filesystem of a path or descriptor. Raises `OSError`."""
+    """Tell the room of the filesystem of a path or descriptor: none if it has no inodes left. Raises `OSError`."""
     room = os.statvfs(place)
-    return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+    full = room.f_files > 0 and room.f_favail == 0  # who counts none makes them as they are needed
+    return Space(room.f_blocks * room.f_frsize, 0 if full else room.f_bavail * room.f_frsize)
 
 
 def try_out(directory: str) -> None:

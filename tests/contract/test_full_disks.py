@@ -170,6 +170,22 @@ def test_one_member_without_inodes_is_507_and_the_other_keeps_nothing(make_stor:
         check_full(stor.store(fresh(1000)))
 
 
+def test_a_pair_without_inodes_is_not_chosen_and_tells_that_it_has_no_room(
+    make_stor: HouseFactory, mounts: Mounts
+) -> None:
+    full, other = small_pair(mounts, 64 * MIB, inodes=64), small_pair(mounts)
+    stor = make_stor(pairs=[full, other], workers=1)
+    stor.server.stop()
+    _use_up_inodes(full[0])
+    stor.server.start()
+
+    assert [report["free_bytes"] > 0 for report in stor.report()] == [False, True, True, True]
+    for content in [fresh(1000) for _ in range(5)]:
+        assert stor.store(content).status == 201
+        assert pairs_holding(stor, content) == {other}
+    assert "storage failed" not in stor.server.stderr
+
+
 def _use_up_inodes(storage: Path) -> None:
     try:
         for number in range(1000):
