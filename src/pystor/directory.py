@@ -277,7 +277,7 @@ class Directory:
 
     def open_for_writing(self) -> OpenDirectory:
         """See that the storage is in its place, and hold it open for what is written there now."""
-        return OpenDirectory(self.root, self._open_root(), left=self.left, durable=self._durable)
+        return OpenDirectory(self._open_root(), left=self.left)
 
     def stage(self, size: int) -> StagedFile:
         """Begin a replica of `size` bytes (0: unknown): they are reserved before the first one is written."""
@@ -290,7 +290,8 @@ class Directory:
             try:
                 opened = time.monotonic()
                 self._guard(fd)
-                return Root(fd, Filesystem(os.fstat(fd).st_dev, fd, opened) if self._commits else None)
+                filesystem = Filesystem(os.fstat(fd).st_dev, fd, opened) if self._commits else None
+                return Root(self.root, fd, durable=self._durable, filesystem=filesystem)
             except BaseException:
                 os.close(fd)
                 raise

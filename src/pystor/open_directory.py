@@ -12,7 +12,7 @@ from pystor import tree
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
-from pystor.staging import Root, StagedFile, refusal
+from pystor.staging import Root, StagedFile
 
 _AT_ONCE: Final = 1 << 20  # what is written in one go needs no reservation: the write itself finds out
 _BESIDE: Final = 16 << 10  # bytes that a small file may take beside its own: its last block, and new directories
@@ -23,14 +23,11 @@ _PROBE: Final = b"Stor was here\n"
 class OpenDirectory:
     """A storage that was found in its place, and is held open. For one thread; errors are `StorageError`."""
 
-    def __init__(self, storage: str, root: Root, *, left: Callable[[Space], int], durable: bool) -> None:
+    def __init__(self, root: Root, *, left: Callable[[Space], int]) -> None:
         """Take over the root; `left` tells how much of its room may be used."""
-        self._storage: Final = storage
         self._root: Final = root
         self._left_of: Final = left
-        self._durable: Final = durable
         self._left: int | None = None
-        self._made: Final[set[str]] = set()
 
     def make_way(self, digest: Digest) -> bool:
         """Make the directory of a blob if there is none; False if something stands under the blob's name.
@@ -40,11 +37,9 @@ class OpenDirectory:
         if self._room() < 0:
             raise self._full()
         try:
-            made = tree.make_directory(digest.leaf, self._root.fd)
+            return self._root.make_way(digest) or not self._has(digest)
         except OSError as error:
-            raise refusal(self._storage, self._root.fd, "make a directory", error) from error
-        self._made.update(made)
-        return bool(made) or not self._has(digest)
+            raise self._root.refusal("make a directory", error) from error
 
     def _has(self, digest: Digest) -> bool:
         try:
@@ -52,7 +47,7 @@ class OpenDirectory:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise StorageError.from_os(self._storage, "look", error) from error
+            raise StorageError.from_os(self._root.path, "look", error) from error
         return True
 
     def probe(self) -> None:
@@ -61,10 +56,10 @@ class OpenDirectory:
             staged.write(_PROBE)
             staged.sync()
             if staged.read_back(len(_PROBE)) != _PROBE:
-                raise _deceives(self._storage)
+                raise _deceives(self._root.path)
         if not tree.takes_names(".", self._root.fd):
             refusal = PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
-            raise StorageError.from_os(self._storage, "probe", refusal, writing=True, whole=True)
+            raise StorageError.from_os(self._root.path, "probe", refusal, writing=True, whole=True)
 
     def stage(self, size: int, *, shared: bool = False) -> StagedFile:
         """Begin a replica of `size` bytes: they are reserved before the first one is written.
@@ -89,11 +84,11 @@ class OpenDirectory:
     def stage_unsized(self) -> StagedFile:
         """Begin a replica of which nobody knows how large it will be: room is reserved for each write of it."""
         self._take_room(0)
-        return StagedFile(self._storage, self._root.join(), durable=self._durable, left=self._measure)
+        return StagedFile(self._root.join(), left=self._measure)
 
     def _begin(self, *, shared: bool = False) -> StagedFile:
-        unnamed = shared and (self._root.filesystem is not None or not self._durable)
-        return StagedFile(self._storage, self._root.join(), durable=self._durable, unnamed=unnamed, made=self._made)
+        unnamed = shared and (self._root.filesystem is not None or not self._root.durable)
+        return StagedFile(self._root.join(), unnamed=unnamed)
 
     def _take_room(self, size: int) -> None:
         """Count what is written as used: the room is measured once for all that comes in one go."""
@@ -111,10 +106,10 @@ class OpenDirectory:
         try:
             return self._left_of(measure(self._root.fd))
         except OSError as error:
-            raise StorageError.from_os(self._storage, "stat", error) from error
+            raise StorageError.from_os(self._root.path, "stat", error) from error
 
     def _full(self) -> StorageFull:
-        return StorageFull(self._storage, "reserve space", "only the reserve is left")
+        return StorageFull(self._root.path, "reserve space", "only the reserve is left")
 
     def __enter__(self) -> OpenDirectory:
         return self

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from pystor import posix, tree
 from pystor.blob import Filesystem, Fingerprint
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 from pystor.temporary import Temporary
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _PUBLISHED_MODE: Final = 0o644
 _AT_ONCE: Final = 1 << 20  # bytes that are sent to the disk as soon as they are written
@@ -31,37 +34,49 @@ _A_STEP: Final = 20.0  # seconds
 _SLOWEST_DISK: Final = 5e6  # bytes per second
 
 
-def refusal(storage: str, root_fd: int, operation: str, error: OSError) -> StorageError:
-    """Tell a directory that refuses the name of a blob from a storage that refuses any.
-
-    Whatever is wrong there, a file in the way or a block of the disk that cannot be read, the storage takes others.
-    """
-    takes_others = tree.takes_names(".", root_fd) and tree.takes_changes(root_fd)
-    return StorageError.from_os(storage, operation, error, writing=not takes_others, whole=True)
-
-
 class Root:
     """A storage's root, held open for all that is written below it in one go: who leaves last closes it."""
 
-    def __init__(self, fd: int, filesystem: Filesystem | None = None) -> None:
-        """Take over a descriptor; `filesystem` is what may be synced as a whole by it."""
+    def __init__(self, path: str, fd: int, *, durable: bool, filesystem: Filesystem | None = None) -> None:
+        """Take over a descriptor of it; `filesystem` is what may be synced as a whole by that.
+
+        `durable`: what is written is synced before it counts as published.
+        """
+        self.path: Final = path
         self.fd: Final = fd
+        self.durable: Final = durable
         self.filesystem: Final = filesystem
+        self.made: Final[set[str]] = set()
+        """The directories below it in which one was made."""
         here = os.fstat(fd)
         self._identity: Final = (here.st_dev, here.st_ino)
         self._was_there = -math.inf
         self._users = 1
         self._lock: Final = threading.Lock()
 
-    def is_at(self, path: str) -> bool:
-        """Tell whether a path leads here, or did in this very moment. Raises `OSError`."""
+    def is_in_place(self) -> bool:
+        """Tell whether its path leads here, or did in this very moment. Raises `OSError`."""
         now = time.monotonic()
         if now - self._was_there > _MOMENT:  # it costs as much as another step of a small upload
-            there = os.stat(path)
+            there = os.stat(self.path)
             if (there.st_dev, there.st_ino) != self._identity:
                 return False
             self._was_there = now
         return True
+
+    def make_way(self, digest: Digest) -> bool:
+        """Make the directory of a blob; False if there is one already. Raises `OSError`."""
+        made = tree.make_directory(digest.leaf, self.fd)
+        self.made.update(made)
+        return bool(made)
+
+    def refusal(self, operation: str, error: OSError) -> StorageError:
+        """Tell a directory that refuses the name of a blob from a storage that refuses any.
+
+        Whatever is wrong there, a file in the way or a block of the disk that cannot be read, the storage takes others.
+        """
+        takes_others = tree.takes_names(".", self.fd) and tree.takes_changes(self.fd)
+        return StorageError.from_os(self.path, operation, error, writing=not takes_others, whole=True)
 
     def join(self) -> Root:
         """Need it, too."""
@@ -78,6 +93,29 @@ class Root:
                     os.close(self.fd)
 
 
+def _step(
+    operation: str, *, whole: bool = False
+) -> Callable[[Callable[Concatenate[StagedFile, _P], _T]], Callable[Concatenate[StagedFile, _P], _T]]:
+    """Make a method a step of a replica, during which no other is taken; what fails in it is the storage's failure.
+
+    After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again. A name that
+    is refused is that of one blob, unless it is one of the storage's own (`whole`), or its root takes none.
+    """
+
+    def as_step(method: Callable[Concatenate[StagedFile, _P], _T]) -> Callable[Concatenate[StagedFile, _P], _T]:
+        @functools.wraps(method)
+        def step(self: StagedFile, *arguments: _P.args, **named: _P.kwargs) -> _T:
+            with self._step:
+                try:
+                    return method(self, *arguments, **named)
+                except OSError as error:
+                    raise self._failure(operation, error, whole=whole) from error
+
+        return step  # type: ignore[return-value]  # mypy gives `self` a name that callers may use
+
+    return as_step
+
+
 class StagedFile:
     """One replica that is being written. Leaving its `with` block, or `discard`, removes what was not published.
 
@@ -85,28 +123,16 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(
-        self,
-        storage: str,
-        root: Root,
-        *,
-        durable: bool,
-        unnamed: bool = False,
-        made: AbstractSet[str] = frozenset(),
-        left: Callable[[], int] | None = None,
-    ) -> None:
-        """Make the temporary; takes over one use of the root. `made` are directories in which one was made for it.
+    def __init__(self, root: Root, *, unnamed: bool = False, left: Callable[[], int] | None = None) -> None:
+        """Make the temporary; takes over one use of the root.
 
         `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but what made its bytes
         durable has to be done once more when it has its name, since it is only then that the file is to stay. `left`
         measures how many bytes may still be written, for one that reserves nothing before its first byte.
         """
         self.filesystem: Final = root.filesystem
-        self._storage: Final = storage
-        self._root: Root | None = root
-        self._root_fd = root.fd
-        self._durable: Final = durable
-        self._made: Final = made
+        self._root: Final = root
+        self._root_fd = root.fd  # -1 when it is closed: the number may be another file's by then
         self._left: Final = left
         self._temporary: Temporary | None = None
         self._published = False
@@ -115,11 +141,11 @@ class StagedFile:
         # Whoever gives up waiting for a step discards from another thread: not before the step is over.
         self._step: Final = threading.Lock()
         try:
-            with self._translated("create a temporary file", whole=True):
-                self._temporary = Temporary(root.fd, nameless=unnamed)
-        except StorageError:
+            self._temporary = Temporary(root.fd, nameless=unnamed)
+        except OSError as error:
+            failure = self._failure("create a temporary file", error, whole=True)
             self.discard()
-            raise
+            raise failure from error
 
     @property
     def _fd(self) -> int:
@@ -130,27 +156,27 @@ class StagedFile:
         """Seconds that each step may take: an fsync has to write what the kernel still has in memory."""
         return _A_STEP + self._written / _SLOWEST_DISK
 
+    @_step("reserve space")
     def reserve(self, size: int) -> None:
         """Set aside room for `size` bytes; raises `StorageFull` when there is not as much."""
         if size > 0:
-            with self._translated("reserve space"):
-                posix.reserve(self._fd, size)
+            posix.reserve(self._fd, size)
 
+    @_step("write")
     def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
         """Append all of `data`.
 
         For others who wait for the disk, what is large goes to it for a while in pieces of `piece` bytes, one by one.
         """
         view = memoryview(data)
-        with self._translated("write"):
-            self._make_room(len(view))
-            if self.filesystem is None or len(view) < _AT_ONCE:
-                self._append(view)
-            else:
-                rest = self._write_gently(view, piece) if piece else view
-                if rest:
-                    self._append(rest)
-                    self._write_back()
+        self._make_room(len(view))
+        if self.filesystem is None or len(view) < _AT_ONCE:
+            self._append(view)
+        else:
+            rest = self._write_gently(view, piece) if piece else view
+            if rest:
+                self._append(rest)
+                self._write_back()
 
     def _make_room(self, size: int) -> None:
         """Reserve room for what comes next, if none was for all; one upload after the other, in all workers."""
@@ -158,7 +184,7 @@ class StagedFile:
             return
         with tree.alone(self._root_fd):
             if self._left() < size:
-                raise StorageFull(self._storage, "reserve space", "only the reserve is left")
+                raise StorageFull(self._root.path, "reserve space", "only the reserve is left")
             posix.reserve(self._fd, size, self._written)
 
     def _write_gently(self, view: memoryview, piece: int) -> memoryview:
@@ -195,81 +221,81 @@ class StagedFile:
             posix.write_back(self._fd, self._sent, self._written - self._sent, wait=True)
         self._sent = self._written
 
+    @_step("read back")
     def read_back(self, size: int) -> bytes:
         """Read what was written, from its beginning."""
-        with self._translated("read back"):
-            return os.pread(self._fd, size, 0)
+        return os.pread(self._fd, size, 0)
 
+    @_step("chmod")
     def seal(self) -> None:
         """Give it the mode of a replica: nothing more is written."""
-        with self._translated("chmod"):
-            os.fchmod(self._fd, _PUBLISHED_MODE)
+        os.fchmod(self._fd, _PUBLISHED_MODE)
 
     def sync(self) -> None:
         """Put the bytes on stable storage. To be called once: after a failure the kernel forgets what it lost."""
         self.seal()
-        if self._durable:
-            with self._translated("fsync", whole=True):
-                os.fsync(self._fd)
+        if self._root.durable:
+            self._fsync()
+
+    @_step("fsync", whole=True)
+    def _fsync(self) -> None:
+        os.fsync(self._fd)
 
     @property
     def published(self) -> bool:
         """Whether it has its final name, and is over with that: what still syncs its directories may hang."""
         return self._published and not self._step.locked()
 
+    @_step("publish")
     def name(self, digest: Digest) -> None:
         """Give the replica its final name, which a sync of the whole filesystem makes durable.
 
         What stands under that name already is replaced at once; a reader sees the one or the other. On a disk that is
         no longer the storage's that is a failure.
         """
-        with self._translated("publish"):
-            self._take_name(digest)
-            self._see_in_place()
+        self._take_name(digest)
+        self._see_in_place()
 
+    @_step("publish")
     def publish(self, digest: Digest) -> None:
         """Give the replica its final name, and make the name durable with each directory on its way."""
-        with self._translated("publish"):
-            made = self._take_name(digest)
-            if self._durable:
-                tree.sync_way(digest.leaf, made | self._made, self._root_fd)
-            self._see_in_place()
-            self._close()
+        self._take_name(digest)
+        if self._root.durable:
+            tree.sync_way(digest.leaf, self._root.made, self._root_fd)
+        self._see_in_place()
+        self._close()
 
     def _see_in_place(self) -> None:
         """See that what was published is where others find it: the disk may have been replaced since it was begun.
 
         Else it is not done, and closed as what may hang: the last file of a disk that was unmounted has it synced.
         """
-        if self._root is None or not self._root.is_at(self._storage):
-            raise StorageError(self._storage, "publish", "another disk was put in its place meanwhile")
+        if self._root_fd < 0 or not self._root.is_in_place():
+            raise StorageError(self._root.path, "publish", "another disk was put in its place meanwhile")
         self._published = True
 
-    def _take_name(self, digest: Digest) -> set[str]:
+    def _take_name(self, digest: Digest) -> None:
         temporary = self._temporary
         if temporary is None:
             raise OSError(errno.ECANCELED, "the upload was given up")
         try:
-            made = self._keep(temporary, digest)
+            self._keep(temporary, digest)
         except OSError as error:
-            raise refusal(self._storage, self._root_fd, "publish", error) from error
+            raise self._root.refusal("publish", error) from error
         self._temporary = None
         temporary.close()
-        return made
 
-    def _keep(self, temporary: Temporary, digest: Digest) -> set[str]:
+    def _keep(self, temporary: Temporary, digest: Digest) -> None:
         try:
             temporary.keep(digest.path)
         except FileNotFoundError:
-            made = tree.make_directory(digest.leaf, self._root_fd)
+            self._root.make_way(digest)
             temporary.keep(digest.path)
-            return made
-        return set()
 
+    @_step("quarantine")
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
         """Keep what stands under the final name in quarantine, if it is what was found bad; `publish` replaces it."""
-        with self._translated("quarantine"):
-            tree.set_aside(digest, bad, self._root_fd)
+        tree.set_aside(digest, bad, self._root_fd)
 
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""
@@ -281,42 +307,17 @@ class StagedFile:
     close = discard
 
     def _close(self) -> None:
-        root = self._root
-        self._temporary, self._root, self._root_fd = None, None, -1
-        if root is not None:
-            root.leave()
+        self._temporary = None
+        if self._root_fd >= 0:
+            self._root_fd = -1
+            self._root.leave()
+
+    def _failure(self, operation: str, error: OSError, *, whole: bool = False) -> StorageError:
+        whole = whole or not tree.takes_names(".", self._root_fd)
+        return StorageError.from_os(self._root.path, operation, error, writing=True, whole=whole)
 
     def __enter__(self) -> StagedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.discard()
-
-    def _translated(self, operation: str, *, whole: bool = False) -> _Step:
-        return _Step(self._step, self._storage, self._root_fd, operation, whole)
-
-
-class _Step:
-    """One step of a replica, during which no other is taken; what fails in it is the storage's failure.
-
-    After a failed fsync what was lost is marked clean: only a probe tells whether to trust the disk again. A name that
-    is refused is that of one blob, unless it is one of the storage's own (`whole`), or its root takes none.
-    """
-
-    __slots__ = ("_lock", "_operation", "_root_fd", "_storage", "_whole")
-
-    def __init__(self, lock: threading.Lock, storage: str, root_fd: int, operation: str, whole: bool) -> None:
-        self._lock: Final = lock
-        self._storage: Final = storage
-        self._root_fd: Final = root_fd
-        self._operation: Final = operation
-        self._whole: Final = whole
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._lock.release()
-        if isinstance(error, OSError):
-            whole = self._whole or not tree.takes_names(".", self._root_fd)
-            raise StorageError.from_os(self._storage, self._operation, error, writing=True, whole=whole) from error

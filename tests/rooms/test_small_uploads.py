@@ -466,7 +466,7 @@ def test_a_name_that_is_not_answered_is_that_of_one_and_the_good_replicas_are_no
     go_on, name_one = threading.Event(), small_uploads._name_one
 
     def name_late(upload: SmallUpload, staged: Any) -> None:
-        if staged._storage == pair[1].root:
+        if staged._root.path == pair[1].root:
             assert go_on.wait(20)
         name_one(upload, staged)
 
@@ -512,7 +512,7 @@ def test_a_storage_is_slow_by_each_thing_that_it_does_and_makes_only_itself_slow
     make_way = OpenDirectory.make_way
 
     def slowly(opened: OpenDirectory, digest: Digest) -> bool:
-        if opened._storage == pair[1].root:
+        if opened._root.path == pair[1].root:
             time.sleep(seconds)
         return make_way(opened, digest)
 
@@ -665,7 +665,7 @@ def test_what_is_left_for_one_storage_is_done_there_alone(
 
     def slowly(name: str, real: Any) -> None:
         def one(first: Any, second: Any) -> Any:
-            storage = (first if name == "_write_one" else second)._storage
+            storage = (first if name == "_write_one" else second)._root.path
             done[storage + name] += 1
             if storage == pair[slow].root:
                 time.sleep(0.1)

@@ -1116,6 +1116,6 @@ def test_a_staged_replica_that_cannot_be_made_gives_its_descriptors_back(storage
     in_the_way(storage, TEMPORARIES)
     root_fd = os.open(storage.root, os.O_RDONLY)
     with pytest.raises(StorageError):
-        StagedFile(storage.root, Root(root_fd), durable=True)
+        StagedFile(Root(storage.root, root_fd, durable=True))
 
     assert not descriptors(tmp_path)
