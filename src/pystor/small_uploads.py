@@ -187,7 +187,7 @@ class SmallUploads:
 
     async def _sync(self, batch: Sequence[SmallUpload]) -> None:
         """Wait for syncs of what was just done on each storage, where that does not sync for itself."""
-        going = {member: _shared(member, batch) for member in self.members}
+        going = {member: _shared(member, batch) for member in self.members if member.storage.syncs}
         steps = {
             member: member.commit(_longest_open(member, uploads), len(uploads))
             for member, uploads in going.items()
@@ -252,10 +252,10 @@ def _fail(member: Bulkhead, part: Sequence[SmallUpload], error: Exception) -> No
 def _note(member: Bulkhead, part: Sequence[SmallUpload], done: Done) -> list[_Part]:
     """Take note of what became of uploads on a storage; returns what was not begun, each for itself."""
     for upload, outcome in zip(part, done, strict=False):
-        # What fails because it was given up says nothing of the storage.
-        if isinstance(outcome, StorageError) and not upload.done.done():
-            member.note(outcome)
         if isinstance(outcome, Exception):
+            # What fails because it was given up says nothing of the storage.
+            if isinstance(outcome, StorageError) and not upload.done.done():
+                member.note(outcome)
             upload.failed[member] = outcome
         elif outcome is not None:
             upload.staged[member] = outcome
@@ -270,7 +270,7 @@ def _begin(member: Bulkhead, work: Work[SmallUpload], part: Sequence[SmallUpload
 
 def _timeout(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
     """Seconds that a work with uploads on a storage may take."""
-    return max((upload.staged[member].timeout for upload in part if member in upload.staged), default=WRITE_TIMEOUT)
+    return max([upload.staged[member].timeout for upload in part if member in upload.staged], default=WRITE_TIMEOUT)
 
 
 def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:

@@ -47,7 +47,7 @@ class Root:
         self.durable: Final = durable
         self.filesystem: Final = filesystem
         self.made: Final[set[str]] = set()
-        """The directories below it in which one was made."""
+        """The directories that were made below it."""
         here = os.fstat(fd)
         self._identity: Final = (here.st_dev, here.st_ino)
         self._was_there = -math.inf
@@ -66,9 +66,7 @@ class Root:
 
     def make_way(self, digest: Digest) -> bool:
         """Make the directory of a blob; False if there is one already. Raises `OSError`."""
-        made = tree.make_directory(digest.leaf, self.fd)
-        self.made.update(made)
-        return bool(made)
+        return tree.make_directory(digest.leaf, self.fd, self.made)
 
     def refusal(self, operation: str, error: OSError) -> StorageError:
         """Tell a directory that refuses the name of a blob from a storage that refuses any.

@@ -28,21 +28,24 @@ _FRESH: Final = 600.0
 """Seconds. A directory that changed longer ago than this was written out since, by who changed it or by the kernel."""
 
 
-def make_directory(directory: str, root_fd: int) -> set[str]:
-    """Make a directory below a root, and what is missing above it; returns those in which something is new.
+def make_directory(directory: str, root_fd: int, made: set[str]) -> bool:
+    """Make a directory below a root, and what is missing above it, and note what was `made`.
 
-    Raises `OSError`.
+    False if it is there already, maybe by another upload, just now. Raises `OSError`.
     """
-    above, _, _ = directory.rpartition("/")
-    try:
-        os.mkdir(directory, dir_fd=root_fd)
-    except FileExistsError:
-        return set()  # maybe by another upload, just now
-    except FileNotFoundError:
-        if not above:
-            raise  # the root itself is gone
-        return make_directory(above, root_fd) | make_directory(directory, root_fd)
-    return {above or "."}
+    while True:
+        try:
+            os.mkdir(directory, dir_fd=root_fd)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            above = directory.rpartition("/")[0]
+            if not above:
+                raise  # the root itself is gone
+            make_directory(above, root_fd, made)
+        else:
+            made.add(directory)
+            return True
 
 
 def takes_names(root: str, root_fd: int | None = None) -> bool:
@@ -62,19 +65,21 @@ def takes_changes(root_fd: int) -> bool:
     return True
 
 
-def sync_way(leaf: str, changed: AbstractSet[str], root_fd: int) -> None:
-    """Sync a leaf, where a name is new, and each directory above it in which a directory may be new. Raises `OSError`.
+def sync_way(leaf: str, made: AbstractSet[str], root_fd: int) -> None:
+    """Sync a leaf, where a name is new, and each directory above it in which one was `made`. Raises `OSError`.
 
     Another upload may have made a directory a moment ago and not synced its parent yet: a fresh parent is synced as
     well, whoever changed it.
     """
+    changed = True
     for directory in (*_upwards(leaf), "."):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
         try:
-            if directory == leaf or directory in changed or _is_fresh(fd):
+            if changed or _is_fresh(fd):
                 os.fsync(fd)
         finally:
             os.close(fd)
+        changed = directory in made
 
 
 def confirm(root: str, digest: Digest) -> None:

@@ -1034,7 +1034,7 @@ def test_the_root_that_is_gone_is_no_reason_to_make_directories_for_ever(tmp_pat
     root.rmdir()
     try:
         with pytest.raises(FileNotFoundError):
-            tree.make_directory(BLOB.leaf, fd)
+            tree.make_directory(BLOB.leaf, fd, set())
     finally:
         os.close(fd)
 
