@@ -133,8 +133,7 @@ class RequestFailed:
     method: Method
 
 
-@dataclass(frozen=True, slots=True)
-class BlobStored:
+class BlobStored(NamedTuple):
     """A blob of `size` bytes is on stable storage in every replica, under `paths`."""
 
     digest: Digest

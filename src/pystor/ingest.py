@@ -252,7 +252,7 @@ async def _publish(
 
 
 def _paths(digest: Digest, members: Iterable[Bulkhead]) -> tuple[str, ...]:
-    return tuple(member.storage.locate(digest) for member in members)
+    return tuple([member.storage.locate(digest) for member in members])
 
 
 def _tell_repaired(pool: Pool, digest: Digest, gap: Survey) -> None:

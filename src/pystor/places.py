@@ -91,7 +91,9 @@ class Places:
         return chosen
 
     def _choose(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        taking = [replica_set for replica_set in self._sets if replica_set.takes]
-        left = [replica_set.left - size for replica_set in taking]
-        chosen = placement.choose(digest, [replica_set.seed for replica_set in taking], left)
-        return [taking[index] for index in chosen]
+        fitting = [replica_set for replica_set in self._sets if replica_set.left >= size and replica_set.takes]
+        if len(fitting) < 2:
+            return fitting
+        left = [replica_set.left - size for replica_set in fitting]
+        chosen = placement.choose(digest, [replica_set.seed for replica_set in fitting], left)
+        return [fitting[index] for index in chosen]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from pystor.blob import Fingerprint, QueueName, Staged
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
@@ -82,9 +82,9 @@ class Upload:
         If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is
         raised keeps anybody from acknowledging it.
         """
-        await _all(
-            {member: self._begin(member, self._staged[member].set_aside, digest, bad) for member, bad in keep.items()}
-        )
+        if keep:
+            aside = {member: self._staged[member].set_aside for member in keep}
+            await _all({member: self._begin(member, aside[member], digest, bad) for member, bad in keep.items()})
         failures = await self._name(digest)
         if not failures:
             return
@@ -138,9 +138,9 @@ class _Batched(Upload):
             await self._uploads.name(self._upload, digest)
         return self._upload.failed
 
-    async def __aexit__(self, *_: object) -> None:
+    def __aexit__(self, *_: object) -> Coroutine[Any, Any, None]:
         self._uploads.leave()
-        await super().__aexit__()
+        return super().__aexit__()
 
 
 async def send(

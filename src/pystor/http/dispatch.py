@@ -144,7 +144,8 @@ class Dispatch(Connection):
             self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]  # only Cycles are put there
         if not self.pipeline:
             waiting, self._unparsed = self._unparsed, b""
-            self._consume(waiting)
+            if waiting:
+                self._consume(waiting)
         if not (self.pipeline or self._deaf):
             self._flow.release()
         self._rest()
