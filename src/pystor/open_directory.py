@@ -68,12 +68,12 @@ class OpenDirectory:
         """
         if size <= _AT_ONCE:
             self._take_room(size)
-            return self._begin(shared=shared)
+            return StagedFile(self._root.join(), unnamed=shared and self._root.shares)
         # One at a time, in all workers: what one upload is promised, no other is.
         with tree.alone(self._root.fd):
             if self._measure() < size:
                 raise self._full()
-            staged = self._begin()
+            staged = StagedFile(self._root.join())
             try:
                 staged.reserve(size)
             except BaseException:
@@ -85,10 +85,6 @@ class OpenDirectory:
         """Begin a replica of which nobody knows how large it will be: room is reserved for each write of it."""
         self._take_room(0)
         return StagedFile(self._root.join(), left=self._measure)
-
-    def _begin(self, *, shared: bool = False) -> StagedFile:
-        unnamed = shared and (self._root.filesystem is not None or not self._root.durable)
-        return StagedFile(self._root.join(), unnamed=unnamed)
 
     def _take_room(self, size: int) -> None:
         """Count what is written as used: the room is measured once for all that comes in one go."""

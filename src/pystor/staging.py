@@ -46,6 +46,8 @@ class Root:
         self.fd: Final = fd
         self.durable: Final = durable
         self.filesystem: Final = filesystem
+        self.shares: Final = filesystem is not None or not durable
+        """Whether nothing below it has to be synced for itself."""
         self.made: Final[set[str]] = set()
         """The directories that were made below it."""
         here = os.fstat(fd)
