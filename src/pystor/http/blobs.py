@@ -173,5 +173,5 @@ class Blobs:
 
 def _stored(stored: Stored, *headers: Field) -> Response:
     """Answer where a blob is now, as JSON."""
-    paths = f"[{', '.join(map(encode_basestring_ascii, stored.paths))}]"  # as json.dumps has it, in a tenth of the time
+    paths = f"[{', '.join(map(encode_basestring_ascii, stored.paths))}]"  # as json.dumps does with each
     return typed(201 if stored.created else 200, b"application/json", paths.encode(), *headers)
