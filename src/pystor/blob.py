@@ -151,6 +151,10 @@ class Staged(Protocol):
         """Whether it has its final name and does nothing any more; it is closed without waiting then."""
         ...
 
+    def date(self, modified: int) -> None:
+        """Have it be of another time than now, in nanoseconds since the epoch, if the storage can; after all writes."""
+        ...
+
     def seal(self) -> None:
         """Take note that nothing more is written; `sync` does so too."""
         ...

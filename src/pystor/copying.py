@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
 from pystor.digest import Digest
 from pystor.errors import NotFound, Unavailable
@@ -35,7 +36,8 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
             replica = await tiers.find(digest, without=bad)
         except NotFound:
             return 0
-        size = replica.size
+        size, modified = replica.size, replica.fingerprint[3]
+        surveys = [replace(each, modified=modified) if each.modified is None else each for each in surveys]
         async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:
             stored = await store(into, Body(aiter(pieces), size, size), digest, surveys)
     if stored.unmended is not None:

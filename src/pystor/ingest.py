@@ -176,7 +176,7 @@ async def _store_stream(
 async def _sync_and_publish(
     pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey], surveys: Sequence[Survey]
 ) -> Stored:
-    await upload.sync()
+    await upload.sync(_times(surveys))
     return await _publish(pool, upload, digest, gaps, surveys)
 
 
@@ -225,12 +225,25 @@ async def _begin(
     gaps = [survey for survey in surveys if survey.mendable]
     if gaps:
         try:
-            return await Upload.stage([member for gap in gaps for member in gap.lacking()], size, content), gaps
+            members = [member for gap in gaps for member in gap.lacking()]
+            return await Upload.stage(members, size, content, _times(surveys)), gaps
         except StorageError as error:
             if any(survey.complete for survey in surveys):
                 raise  # it is stored: what could not be mended now is not worth another copy
             pool.observe(StorageFailed(error, digest))
-    return await pool.stage(digest, size, content), []
+    return await pool.stage(digest, size, content, times=_times(surveys)), []
+
+
+def _times(surveys: Sequence[Survey]) -> dict[Bulkhead, int]:
+    """Tell of which time a replica is to be, on each storage: since when its set has the blob, or else any set."""
+    known = [survey.modified for survey in surveys if survey.modified is not None]
+    first = min(known, default=0)
+    return {
+        member: first if survey.modified is None else survey.modified
+        for survey in surveys
+        for member in survey.states
+        if known
+    }
 
 
 async def _publish(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
 from pystor.scrubbing import Scrub
-from pystor.small_uploads import SmallUploads
+from pystor.small_uploads import NOW, SmallUploads
 from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
 from pystor.verification import Verifier
@@ -308,15 +308,21 @@ class Pool:
         return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
 
     async def stage(
-        self, digest: Digest | None, size: int, content: bytes | None, unseen: Digest | None = None
+        self,
+        digest: Digest | None,
+        size: int,
+        content: bytes | None,
+        unseen: Digest | None = None,
+        times: Mapping[Bulkhead, int] = NOW,
     ) -> Upload:
         """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.
 
         The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
         not known. What is `unseen` is to be looked for; if nothing stands under its name it gets that at once, unless
-        something is to be noted before. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did
-        not answer, and `AlreadyThere` if something stands there.
+        something is to be noted before. `times` are as for `Upload.stage`. Raises `NoSpace`, or
+        `Unavailable` if a storage that might have had room did not answer, and `AlreadyThere` if something
+        stands there.
         """
         ranked = await self._places.choose(digest or Digest.of(os.urandom(32)), size)
         failed = False
@@ -324,7 +330,8 @@ class Pool:
             try:
                 if content is None:
                     return await Upload.stage(replica_set.members, size, None)
-                return await send(self._small_uploads[replica_set], content, unseen, None if self.mirrored else unseen)
+                name = None if self.mirrored else unseen
+                return await send(self._small_uploads[replica_set], content, unseen, name, times)
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)

@@ -124,9 +124,11 @@ class ReplicaSet:
         finally:
             for replica in opened:
                 close(replica)  # again, unless this is cancelled before anybody has looked
-        seen = zip(self.members, opened, states, strict=True)
-        bad = {member: _fingerprint_of(found) for member, found, state in seen if state is ReplicaState.BAD}
-        return Survey(self, dict(zip(self.members, states, strict=True)), bad)
+        prints = dict(zip(self.members, map(_fingerprint_of, opened), strict=True))
+        seen = dict(zip(self.members, states, strict=True))
+        bad = {member: prints[member] for member, state in seen.items() if state is ReplicaState.BAD}
+        good = [found for member, found in prints.items() if found and seen[member] is ReplicaState.GOOD]
+        return Survey(self, seen, bad, min((found[3] for found in good), default=None))
 
 
 async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest, verifier: Verifier) -> bool:
@@ -160,6 +162,8 @@ class Survey:
     states: dict[Bulkhead, ReplicaState]
     bad: Mapping[Bulkhead, Fingerprint | None]
     """The members with a replica that is not the blob, and which one that is; None: one that could not be opened."""
+    modified: int | None = None
+    """Since when it has been stored, in nanoseconds since the epoch; None if nobody knows."""
 
     @property
     def complete(self) -> bool:

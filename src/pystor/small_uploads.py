@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from pystor.batches import Batches
@@ -23,6 +24,9 @@ from pystor.steps import Step, outcomes
 
 _LITTLE: Final = 256 << 10
 """Bytes of a batch that are written in less time than its files are made in."""
+
+NOW: Final[Mapping[Bulkhead, int]] = MappingProxyType({})
+"""Every replica is of the time when it is written."""
 
 
 class AlreadyThere(Exception):
@@ -40,6 +44,8 @@ class SmallUpload:
     """Whether it is synced for itself."""
     name: Digest | None = None
     """What it is to be called; it is named as soon as it is written if that is known by then."""
+    times: Mapping[Bulkhead, int] = field(default_factory=lambda: NOW)
+    """Of which time it is to be on which storage, in nanoseconds since the epoch; of now on the others."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Whether it is as far as it can go for now."""
     staged: dict[Bulkhead, Staged] = field(default_factory=dict)
@@ -67,13 +73,19 @@ class SmallUploads:
         self._held: Callable[[], None] = _nothing
         """Lets the next batch be written, once that which was written last is named."""
 
-    async def write(self, content: bytes, unseen: Digest | None = None, name: Digest | None = None) -> SmallUpload:
+    async def write(
+        self,
+        content: bytes,
+        unseen: Digest | None = None,
+        name: Digest | None = None,
+        times: Mapping[Bulkhead, int] = NOW,
+    ) -> SmallUpload:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
 
         It has its `name` as well by then, if that is given; `failed` tells where not. Raises the failure of a storage
         to write it, or `AlreadyThere` if one has something under the name of what is `unseen`; then nothing stays.
         """
-        upload = SmallUpload(content, unseen, name=name)
+        upload = SmallUpload(content, unseen, name=name, times=times)
         for member in self.members:
             member.uploads += 1
         try:
@@ -276,15 +288,17 @@ def _timeout(member: Bulkhead, part: Sequence[SmallUpload]) -> float:
 def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
     """Write uploads to a storage, in a thread."""
     with member.storage.open_for_writing() as opened:
-        return one_by_one(lambda upload: _write_one(opened, upload), batch)
+        return one_by_one(lambda upload: _write_one(opened, upload, upload.times.get(member)), batch)
 
 
-def _write_one(opened: OpenStorage, upload: SmallUpload) -> Staged:
+def _write_one(opened: OpenStorage, upload: SmallUpload, modified: int | None = None) -> Staged:
     if upload.unseen is not None and not opened.make_way(upload.unseen):
         raise AlreadyThere
     staged = opened.stage(len(upload.content), shared=not upload.alone)
     try:
         staged.write(upload.content)
+        if modified is not None:
+            staged.date(modified)
         if upload.alone or staged.filesystem is None:
             staged.sync()
         else:

@@ -121,5 +121,5 @@ def _is_abandoned(fd: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return time.time() - os.fstat(fd).st_mtime > _FOREIGN_AGE
+        return time.time() - os.fstat(fd).st_ctime > _FOREIGN_AGE  # a copy has the mtime of what it was made of
     return True

@@ -12,7 +12,7 @@ from pystor.blob import Fingerprint, QueueName, Staged
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
-from pystor.small_uploads import SmallUpload, SmallUploads, discard
+from pystor.small_uploads import NOW, SmallUpload, SmallUploads, discard
 from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
@@ -37,14 +37,16 @@ class Upload:
         return list(self._staged)
 
     @classmethod
-    async def stage(cls, members: Sequence[Bulkhead], size: int, content: bytes | None) -> Upload:
+    async def stage(
+        cls, members: Sequence[Bulkhead], size: int, content: bytes | None, times: Mapping[Bulkhead, int] = NOW
+    ) -> Upload:
         """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces.
 
-        What is in memory is on stable storage when this returns, as after `sync`.
+        What is in memory is on stable storage when this returns, as after `sync`, which takes the same `times`.
         """
         if content is None:
             return await cls._stage_in_turn(members, size)
-        return await send(SmallUploads(members), content)
+        return await send(SmallUploads(members), content, times=times)
 
     @classmethod
     async def _stage_in_turn(cls, members: Sequence[Bulkhead], size: int) -> Upload:
@@ -72,8 +74,13 @@ class Upload:
             }
         )
 
-    async def sync(self) -> None:
-        """Put every replica on stable storage, before the first one gets its name."""
+    async def sync(self, times: Mapping[Bulkhead, int] = NOW) -> None:
+        """Put every replica on stable storage, before the first one gets its name.
+
+        Those in `times` are to be of another time than now, in nanoseconds since the epoch.
+        """
+        dated = self._staged.keys() & times.keys()
+        await _all({member: self._begin(member, self._staged[member].date, times[member]) for member in dated})
         await _all({member: self._begin(member, staged.sync) for member, staged in self._staged.items()})
 
     async def publish(self, digest: Digest, *, keep: Mapping[Bulkhead, Fingerprint | None] = _NOTHING) -> None:
@@ -144,14 +151,18 @@ class _Batched(Upload):
 
 
 async def send(
-    uploads: SmallUploads, content: bytes, unseen: Digest | None = None, name: Digest | None = None
+    uploads: SmallUploads,
+    content: bytes,
+    unseen: Digest | None = None,
+    name: Digest | None = None,
+    times: Mapping[Bulkhead, int] = NOW,
 ) -> Upload:
     """Begin a small blob, with others if there are any: it is on stable storage when this returns.
 
     If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `AlreadyThere` if
-    something stands under the name of what is `unseen`.
+    something stands under the name of what is `unseen`. `times` are as for `Upload.sync`.
     """
-    return _Batched(uploads, await uploads.write(content, unseen, name))
+    return _Batched(uploads, await uploads.write(content, unseen, name, times))
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

@@ -20,6 +20,8 @@ from tests.support import needs
 
 SMALL, LARGE = 5_000, 3_000_000
 
+OLD_AS_TOLD: Final = "Fri, 13 Feb 2009 23:31:30 GMT"
+
 DAMAGES: Final = (disk.missing, disk.truncated, disk.emptied, disk.flipped, disk.lengthened, disk.a_looping_link)
 
 
@@ -199,6 +201,35 @@ def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactor
     assert sorted(done.stdout.splitlines()) == sorted(f"{sha(content)}  done" for content in contents)
     assert all(is_whole(path, content) for content, both in zip(contents, paths, strict=True) for path in both)
     assert command(stor, "repair", "--all").stdout == ""
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("way", ["read", "upload", "upload of unknown length", "repair"])
+def test_a_replica_that_was_mended_is_of_the_time_of_the_others(stor: House, size: int, way: str) -> None:
+    """`Last-Modified` is that of whichever replica is read: it must not change from one request to the next."""
+    content = fresh(size)
+    first, second = place_on(stor.pairs[0], content)
+    disk.missing(second)
+    if way == "read":
+        assert settles(lambda: stor.get(content).body == content and is_whole(second, content))
+    elif way == "repair":
+        assert command(stor, "repair", "--all").returncode == 0
+    else:
+        answer = stor.store(content) if way == "upload" else stor.store_chunked(content)
+        assert answer.status == 200
+    assert is_whole(second, content)
+    assert second.stat().st_mtime_ns == first.stat().st_mtime_ns
+    assert {stor.get(content).headers["last-modified"] for _ in range(10)} == {OLD_AS_TOLD}
+
+
+def test_each_set_that_is_made_whole_keeps_its_own_time(make_stor: HouseFactory) -> None:
+    stor, content = make_stor(), fresh(SMALL)
+    lacking = []
+    for number, pair in enumerate(stor.pairs[:2]):
+        lacking.append(place_on(pair, content, disk.OLD + number)[1])
+        disk.missing(lacking[-1])
+    assert stor.store(content).status == 200
+    assert [path.stat().st_mtime for path in lacking] == [disk.OLD, disk.OLD + 1]
 
 
 def test_stor_repair_of_all_goes_on_without_a_storage_that_is_away_and_tells_it_from_blobs_that_fail(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import aclosing
@@ -61,6 +62,21 @@ def test_a_copy_is_made_and_is_not_counted_as_asked_for(pair: list[Directory], c
     assert run(scenario()) == len(content)
     assert blobs(pair[1]) == [content]
     assert told(events) == []
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=["small", "large"])
+def test_a_copy_in_another_pool_is_of_the_time_of_what_it_was_made_of(
+    pair: list[Directory], tmp_path: Path, content: bytes
+) -> None:
+    path = place(pair[0], content)
+    os.utime(path, ns=(1, 1_234_567_890_123_456_789))
+
+    async def scenario() -> None:
+        async with running([adopted(tmp_path / "other")]) as other, running(pair[:1]) as pool:
+            assert await copy(tiers_of(pool), other, Digest.of(content)) == len(content)
+
+    run(scenario())
+    assert where(Directory(str(tmp_path / "other")), Digest.of(content)).stat().st_mtime_ns == 1_234_567_890_123_456_789
 
 
 def test_what_is_not_there_any_more_is_not_copied_and_not_counted_as_missed(pair: list[Directory]) -> None:

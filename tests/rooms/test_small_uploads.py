@@ -639,10 +639,10 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
     all_at_once = threading.Barrier(8)
     real = small_uploads._write_one
 
-    def write_one(opened: Any, upload: SmallUpload) -> Any:
+    def write_one(opened: Any, upload: SmallUpload, *modified: Any) -> Any:
         if upload.content != CONTENTS[0]:
             all_at_once.wait(10)
-        return real(opened, upload)
+        return real(opened, upload, *modified)
 
     monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
@@ -664,12 +664,12 @@ def test_what_is_left_for_one_storage_is_done_there_alone(
     done = Counter[str]()
 
     def slowly(name: str, real: Any) -> None:
-        def one(first: Any, second: Any) -> Any:
+        def one(first: Any, second: Any, *modified: Any) -> Any:
             storage = (first if name == "_write_one" else second)._root.path
             done[storage + name] += 1
             if storage == pair[slow].root:
                 time.sleep(0.1)
-            return real(first, second)
+            return real(first, second, *modified)
 
         monkeypatch.setattr(small_uploads, name, one)
 
@@ -731,9 +731,9 @@ def test_where_a_disk_is_waited_for_others_are_written_before_those_before_are_n
     go_on, written = threading.Event(), list[bytes]()
     write_one, name_one = small_uploads._write_one, small_uploads._name_one
 
-    def note(opened: Any, upload: SmallUpload) -> Any:
+    def note(opened: Any, upload: SmallUpload, *modified: Any) -> Any:
         written.append(upload.content)
-        return write_one(opened, upload)
+        return write_one(opened, upload, *modified)
 
     def name_late(upload: SmallUpload, staged: Any) -> None:
         assert go_on.wait(20)
@@ -781,9 +781,9 @@ def test_small_blobs_are_written_on_the_processor_of_the_event_loop_and_larger_o
     storage = adopted(memory / "a", local=True, durable=False)
     real, seen = small_uploads._write_one, []
 
-    def write_one(opened: Any, upload: SmallUpload) -> Any:
+    def write_one(opened: Any, upload: SmallUpload, *modified: Any) -> Any:
         seen.append(os.sched_getaffinity(0))
-        return real(opened, upload)
+        return real(opened, upload, *modified)
 
     monkeypatch.setattr(small_uploads, "_write_one", write_one)
 

@@ -851,13 +851,32 @@ def test_where_locks_are_unknown_only_age_tells(storage: Directory, monkeypatch:
     monkeypatch.setattr(fcntl, "flock", unknown)
     directory = Path(storage.root, TEMPORARIES)
     (directory / "young").write_bytes(b"")
-    (directory / "old").write_bytes(b"")
-    os.utime(directory / "old", (time.time() - 8 * 86400,) * 2)
+    (directory / "copy").write_bytes(b"")
+    os.utime(directory / "copy", (time.time() - 8 * 86400,) * 2)  # as a replica has it that is a copy of an old one
+    assert storage.sweep() == 0
 
-    assert storage.sweep() == 1
-    assert os.listdir(directory) == ["young"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 8 * 86400)
+    assert storage.sweep() == 2
     publish(storage, CONTENT)
     assert blobs(storage) == [CONTENT]
+
+
+def test_a_replica_is_of_another_time_than_now_where_the_filesystem_can_do_that(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    path = Path(storage.root, BLOB.path)
+    for attempt in range(2):
+        with storage.stage(6) as staged:
+            staged.write(CONTENT)
+            staged.date(1_234_567_890_123_456_789)
+            staged.sync()
+            staged.publish(BLOB)
+        assert (path.stat().st_mtime_ns == 1_234_567_890_123_456_789) == (attempt == 0)
+        monkeypatch.setattr(os, "utime", refuse)
 
 
 def test_what_vanishes_during_a_sweep_is_no_failure(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:

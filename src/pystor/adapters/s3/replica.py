@@ -141,7 +141,7 @@ class BucketReplica:
 
 def fingerprint_of(bucket: str, key: str, meta: ObjectMeta) -> Fingerprint:
     """Make what changes when the bytes of an object do."""
-    modified = int(meta["last_modified"].timestamp() * 1_000_000)
+    modified = int(meta["last_modified"].timestamp() * 1_000_000) * 1000
     return _number(bucket), _number(key), meta["size"], modified, _number(f"{meta['e_tag']} {meta['version']}")
 
 

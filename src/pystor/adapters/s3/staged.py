@@ -61,6 +61,9 @@ class StagedObject:
         """Whether it is closed without waiting: never."""
         return False
 
+    def date(self, modified: int) -> None:
+        """Nothing to do: an object is of the time when it was sent."""
+
     def seal(self) -> None:
         """Nothing to do."""
 
