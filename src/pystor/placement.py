@@ -21,6 +21,9 @@ from pystor.digest import Digest
 ROOMY: Final = 1_000_000_000
 """Bytes that a set should have left after a blob to be chosen by chance; below that the roomiest set is chosen."""
 
+PLENTY: Final = 100 * ROOMY
+"""The same for a blob of which nobody knows how long it will be: it cannot go on elsewhere where it does not fit."""
+
 _SCALE: Final = 2.0**-52
 
 
@@ -50,15 +53,16 @@ def best(digest: Digest, seeds: Sequence[int], weights: Sequence[float]) -> int:
     return scores.index(max(scores))
 
 
-def choose(digest: Digest, seeds: Sequence[int], left: Sequence[int]) -> list[int]:
+def choose(digest: Digest, seeds: Sequence[int], left: Sequence[int], roomy_from: int = ROOMY) -> list[int]:
     """Rank the sets that can take a new blob: indices, the one to try first in front.
 
     `left` is what each set would have left after the blob, in bytes; a set with less than nothing is not in the answer.
+    Those that have `roomy_from` are chosen by chance, the roomiest one of all others after them.
     """
     fitting = [index for index in range(len(seeds)) if left[index] >= 0]
     if len(fitting) < 2:
         return fitting
-    roomy = [index for index in fitting if left[index] >= ROOMY]
+    roomy = [index for index in fitting if left[index] >= roomy_from]
     by_chance = order(digest, [seeds[index] for index in roomy], [left[index] for index in roomy])
     tight = sorted(set(fitting) - set(roomy), key=lambda index: left[index], reverse=True)
     return [roomy[rank] for rank in by_chance] + tight

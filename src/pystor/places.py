@@ -10,6 +10,7 @@ from typing import Final
 
 from pystor import placement
 from pystor.digest import Digest
+from pystor.placement import PLENTY, ROOMY
 from pystor.replicas import ReplicaSet
 
 _FRESH: Final = 1.0
@@ -80,7 +81,7 @@ class Places:
     # Where a blob goes
 
     async def choose(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        """Rank the sets that take blobs and have room for one of `size` bytes."""
+        """Rank the sets that take blobs and have room for one of `size` bytes; 0: nobody knows that yet."""
         if begun := self._begin_to_measure(_FRESH):
             await asyncio.wait(begun, timeout=_MOMENT)
         chosen = self._choose(digest, size)
@@ -95,5 +96,7 @@ class Places:
         if len(fitting) < 2:
             return fitting
         left = [replica_set.left - size for replica_set in fitting]
-        chosen = placement.choose(digest, [replica_set.seed for replica_set in fitting], left)
+        chosen = placement.choose(
+            digest, [replica_set.seed for replica_set in fitting], left, ROOMY if size else PLENTY
+        )
         return [fitting[index] for index in chosen]

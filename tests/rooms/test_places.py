@@ -22,7 +22,7 @@ from pystor.upkeep import Upkeep
 from tests.rooms.tools import adopted, break_disk, eventually, run
 from tests.support.mounts import Mounts
 
-MIB = 1 << 20
+MIB, GB = 1 << 20, 10**9
 DIGESTS = [Digest.of(b"%d" % number) for number in range(200)]
 
 
@@ -61,6 +61,20 @@ def test_nobody_is_refused_for_room_that_has_been_freed_a_moment_ago(mounts: Mou
         assert await ranks.choose(DIGESTS[0], 4 * MIB) == []
         fat.unlink()
         assert len(await ranks.choose(DIGESTS[0], 4 * MIB)) == 1
+
+    run(scenario())
+
+
+def test_a_blob_of_unknown_length_goes_where_there_is_most_room_unless_there_is_plenty(mounts: Mounts) -> None:
+    tight, roomy = sets_of(*(adopted(mounts.tmpfs(gigabytes * GB)) for gigabytes in (3, 8)))
+    vast = sets_of(*(adopted(mounts.tmpfs(gigabytes * GB)) for gigabytes in (250, 500)))
+
+    async def scenario() -> None:
+        one, other = Places([tight, roomy]), Places(vast)
+        await asyncio.gather(one.measure(0.0), other.measure(0.0))
+        assert {(await one.choose(digest, 0))[0] for digest in DIGESTS} == {roomy}
+        assert {(await one.choose(digest, MIB))[0] for digest in DIGESTS} == {tight, roomy}
+        assert {(await other.choose(digest, 0))[0] for digest in DIGESTS} == set(vast)
 
     run(scenario())
 
