@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 _UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.ELOOP, errno.ENXIO})  # the last is a socket's
 _DEAD: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT})
@@ -113,10 +113,12 @@ class StorageError(StorError):
     `storage` (its root), `operation` and `reason` are for operators; the text for the client names none of them.
     """
 
+    text: ClassVar = "A storage failed; nothing was acknowledged, try again"
+
     def __init__(
         self, storage: str, operation: str, reason: str, *, unreadable: bool = False, dead: bool = False
     ) -> None:
-        super().__init__("A storage failed; nothing was acknowledged, try again")
+        super().__init__(self.text)
         self.unwritable = False
         """Whether the storage is taken to be out for writes, whatever it does for reads."""
         self.dead = dead
@@ -157,6 +159,8 @@ class StorageError(StorError):
 
 class StorageFull(StorageError):
     """A storage has no bytes, inodes or quota left."""
+
+    text = "No room is left on a storage; nothing was acknowledged; add storages or free some"
 
 
 class ConfigError(Exception):

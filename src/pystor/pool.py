@@ -337,4 +337,6 @@ class Pool:
                 failed = failed or not isinstance(error, StorageFull)
         if failed or not self._places.all_take:
             raise Unavailable("No replica set could take the file, and a storage did not answer; try again later")
-        raise NoSpace(f"No replica set has room for {size} bytes; add storages or free some")
+        if not any(replica_set.writable for replica_set in self.sets):
+            raise NoSpace("No replica set takes new blobs; mend writable_pairs_regex, which no whole set matches")
+        raise NoSpace(f"No replica set has room for {f'{size} bytes' if size else 'more'}; add storages or free some")

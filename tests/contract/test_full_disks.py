@@ -101,9 +101,18 @@ def test_a_chunked_blob_larger_than_the_disk_is_507_and_leaves_nothing_behind(
 ) -> None:
     stor = make_stor(pairs=[small_pair(mounts)])
     with stor.nothing_left_behind():
-        check_full(stor.store_chunked(fresh(12 * MIB)))
+        check_full(answer := stor.store_chunked(fresh(12 * MIB)))
 
+    assert answer.body == b"No room is left on a storage; nothing was acknowledged; add storages or free some"
     assert stor.store(fresh(4 * MIB)).status == 201
+
+
+def test_what_is_told_of_a_full_set_names_no_number_that_nobody_knows(make_stor: HouseFactory, mounts: Mounts) -> None:
+    stor = make_stor(pairs=[small_pair(mounts, 2 * MIB)], config={"reserve_bytes": 2 * MIB})
+    check_full(answer := stor.store_chunked(fresh(3 * MIB)))
+    assert answer.body == b"No replica set has room for more; add storages or free some"
+    check_full(answer := stor.store(fresh(3 * MIB)))
+    assert answer.body == b"No replica set has room for %d bytes; add storages or free some" % (3 * MIB)
 
 
 def test_a_pair_is_as_full_as_its_fullest_member(make_stor: HouseFactory, mounts: Mounts) -> None:
@@ -255,7 +264,8 @@ def test_a_pair_with_one_member_that_is_read_only_takes_no_blob(make_stor: House
 def test_when_every_pair_is_read_only_an_upload_is_507(make_stor: HouseFactory) -> None:
     stor = make_stor(config={"writable_pairs_regex": "no storage has this name"})
     with stor.nothing_left_behind():
-        check_full(stor.store(fresh()))
+        check_full(answer := stor.store(fresh()))
+    assert answer.body == b"No replica set takes new blobs; mend writable_pairs_regex, which no whole set matches"
 
 
 def test_a_read_only_pair_is_read_and_its_blobs_are_duplicates(half_read_only: House) -> None:

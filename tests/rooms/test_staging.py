@@ -633,7 +633,7 @@ def test_the_reserve_stays_free(mounts: Mounts) -> None:
         with pytest.raises(StorageFull):
             storage.stage(size)
     publish(storage, bytes(3 << 20))
-    with pytest.raises(StorageFull, match=r"A storage failed"):
+    with pytest.raises(StorageFull, match=r"No room is left on a storage"):
         storage.stage(1 << 20)
     assert storage.left(storage.check()) < 1 << 20
 
