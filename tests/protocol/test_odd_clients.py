@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import socket
 import time
 
 import pytest
@@ -132,16 +133,45 @@ def test_nothing_is_sent_directly_in_chunks_nor_to_who_is_gone(site: Site) -> No
         eventually(lambda: narrow.app.events[-100:] == ["direct False"] * 100)
 
 
-@pytest.mark.parametrize("method", [b"FOO", b"get", b"DESCRIBE", b"X-PURGE"])
+@pytest.mark.parametrize(
+    "method", [b"FOO", b"get", b"DESCRIBE", b"X-PURGE", b"GETX", b"POSTS", b"OPTIONSX", b"\r\nFOO"]
+)
 def test_a_method_that_nobody_knows_is_405_with_those_that_are_there(site: Site, method: bytes) -> None:
     answer = site.ask(get("/fast/x", method=method))
     assert status(answer) == 405
     assert b"\r\nallow: GET, HEAD, POST, PUT, OPTIONS\r\n" in answer
 
 
+@pytest.mark.parametrize("end", [2, 3, 4])
+def test_such_a_method_that_comes_by_itself_is_405_too(site: Site, end: int) -> None:
+    with site.connect() as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.send(b"BREW /fast/x"[:end])
+        time.sleep(0.05)
+        client.send(get("/fast/x", method=b"BREW")[end:])
+        assert status(client.rest()) == 405
+
+
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"hello\r\n\r\n", b"GET\x00 / HTTP/1.1\r\n\r\n"])
 def test_what_is_no_request_is_400(site: Site, garbage: bytes) -> None:
     assert status(site.ask(garbage)) == 400
+
+
+def test_http_1_0_that_offers_to_upgrade_is_answered_as_http_1_0(site: Site) -> None:
+    fields = (b"connection: upgrade", b"upgrade: h2c", b"expect: 100-continue")
+    with site.connect() as client:
+        client.send(post("/echo", b"abc", *fields).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = client.rest()
+    assert status(answer) == 200
+    assert b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+def test_http_1_0_that_does_not_tell_how_long_its_body_is_is_411(site: Site, method: bytes) -> None:
+    """By the end of the connection it would be known too late: the empty blob would be stored, and the body dropped."""
+    answer = site.ask(get("/echo", method=method).replace(b"HTTP/1.1", b"HTTP/1.0") + b"precious bytes", end=True)
+    assert (status(answer), line(answer)) == (411, b"Send Content-Length: HTTP/1.0 has no other way to tell it")
+    assert status(site.ask(post("/echo", b"").replace(b"HTTP/1.1", b"HTTP/1.0"))) == 200
 
 
 def test_http_1_0_knows_no_interim_answer_so_its_expectation_is_ignored(site: Site) -> None:

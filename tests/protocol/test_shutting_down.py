@@ -28,7 +28,9 @@ def test_shutting_down_waits_for_answers_for_a_while(request_: bytes, expected: 
         time.sleep(0.05)
         running.stop()
         with taking(0.0, 5.0):
-            assert status(client.rest()) == expected
+            answer = client.rest()
+    assert status(answer) == expected
+    assert (b"\r\nretry-after: " in answer) == (expected == 503)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("shortlate", 200), ("shortstall", 503)])
@@ -42,6 +44,7 @@ def test_shutting_down_waits_for_the_short_way_for_a_while(name: str, expected: 
         with taking(0.0, 5.0):
             answer = client.rest()
     assert status(answer) == expected
+    assert (b"\r\nretry-after: " in answer) == (expected == 503)
     assert b"\r\nconnection: close\r\n" in answer
 
 

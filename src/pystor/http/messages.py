@@ -15,6 +15,9 @@ Field: TypeAlias = tuple[bytes, bytes]
 METHODS: Final = b"GET, HEAD, POST, PUT, OPTIONS"
 """All that anything here can be asked by, as `Allow` spells it."""
 
+RETRY: Final[Field] = (b"retry-after", b"5")
+"""Asking again may help, in so many seconds."""
+
 DIRECT: Final = "stor.http.response.direct"
 """An ASGI extension, and its event: the body goes on with what a `Source` sends by itself."""
 

@@ -24,8 +24,9 @@ _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding
 _FAST: Final = frozenset({b"GET", b"HEAD"})
 _SENDING: Final = frozenset({b"POST", b"PUT"})
 _P: Final = ord("P")
-_OTHER_METHOD: Final = re.compile(rb"(?!(?:GET|HEAD|POST|PUT|OPTIONS) )[!#$%&'*+.^_`|~0-9A-Za-z-]+ [/*h]")
-"""How a request with a method of others begins; what is no request at all begins otherwise.
+_NO_METHOD: Final = ("Invalid method", "Expected space after method")  # as the parser says it
+_OTHER_METHOD: Final = re.compile(rb"[\r\n]*(?!(?:GET|HEAD|POST|PUT|OPTIONS) )[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: [/*h]|\Z)")
+"""How a request with a method of others begins, as far as it has come; what is no request at all begins otherwise.
 
 It is looked for where a read begins: behind a request that came with it, such a method is answered with 400.
 """
@@ -184,7 +185,7 @@ class StorProtocol(Dispatch):
         elif isinstance(error, httptools.HttpParserCallbackError):
             self.logger.error("A request could not be handled", exc_info=cause)
             self._refuse(500, "Internal Server Error")
-        elif str(error).startswith("Invalid method") and _OTHER_METHOD.match(data):
+        elif str(error).startswith(_NO_METHOD) and _OTHER_METHOD.match(data):
             self._refuse(405, f"This method is not known; use one of {METHODS.decode()}", (b"allow", METHODS))
         else:
             self._refuse(400, f"This is not a valid HTTP/1.1 request: {error}")
@@ -237,6 +238,8 @@ class StorProtocol(Dispatch):
         if not self.url.isascii():
             raise Refused(400, "The request's target must be ASCII; percent-encode the rest")
         method: bytes = self.parser.get_method()
+        if method in _SENDING and self.parser.get_http_version() == "1.0":
+            self._check_length()
         self._greeted = True
         keep_alive: bool = self.parser.should_keep_alive() and not self.server_state.parting
         if keep_alive and self._connection_named:
@@ -290,13 +293,18 @@ class StorProtocol(Dispatch):
         if size > self._limits.max_header_bytes:
             raise Refused(431, self._too_large())
 
+    def _check_length(self) -> None:
+        """See that the end of a body is told: it would end with the connection, and none be taken for an empty one."""
+        if not self._chunked and all(name != b"content-length" for name, _ in self.headers):
+            raise Refused(411, "Send Content-Length: HTTP/1.0 has no other way to tell it")
+
     def _too_large(self) -> str:
         return f"The request line and headers are larger than {self._limits.max_header_bytes} bytes"
 
     def _go_long_way(self, method: bytes, keep_alive: bool) -> None:
         self._sent = None
         if self.parser.should_upgrade() and (self._length or self._chunked) and method != b"CONNECT":
-            self._retell = without_upgrade(method, self.url, self.headers)
+            self._retell = without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
             return
         self._timer.stop()
         self._moved = True

@@ -7,22 +7,21 @@ from typing import Final
 from pystor import errors
 from pystor.errors import StorError
 from pystor.http.auth import CHALLENGE
-from pystor.http.messages import Field, Response, text
+from pystor.http.messages import RETRY, Field, Response, text
 
-_RETRY: Final[Field] = (b"retry-after", b"5")
 _CLOSE: Final[Field] = (b"connection", b"close")
 
 STATUSES: Final[dict[type[StorError], tuple[int, tuple[Field, ...]]]] = {
     errors.MalformedDigest: (404, ()),
     errors.NotFound: (404, ()),
-    errors.Unavailable: (503, (_RETRY,)),
+    errors.Unavailable: (503, (RETRY,)),
     errors.Unauthorized: (401, (CHALLENGE,)),
     errors.NoSpace: (507, ()),
     errors.TooLarge: (413, ()),
     errors.DigestMismatch: (412, ()),
     errors.IncompleteBody: (400, (_CLOSE,)),
     errors.StalledBody: (408, (_CLOSE,)),
-    errors.StorageError: (503, (_RETRY,)),
+    errors.StorageError: (503, (RETRY,)),
     errors.StorageFull: (507, ()),
 }
 

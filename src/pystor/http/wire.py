@@ -15,11 +15,11 @@ from typing import Any, Final
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from pystor.http.messages import DIRECT, Field, Response, Source, bytes_of, encode_fields, text
+from pystor.http.messages import DIRECT, RETRY, Field, Response, Source, bytes_of, encode_fields, text
 
 _log: Final = logging.getLogger("pystor")
 
-PARTED: Final = text(503, "The server is shutting down; nothing was stored, try again")
+PARTED: Final = text(503, "The server is shutting down; nothing was stored, try again", RETRY)
 """What is answered when the time to shut down is over."""
 
 
@@ -272,10 +272,10 @@ def path_and_query(target: bytes) -> tuple[bytes, bytes]:
     return path, query
 
 
-def without_upgrade(method: bytes, target: bytes, fields: list[Field]) -> bytes:
+def without_upgrade(method: bytes, target: bytes, version: str, fields: list[Field]) -> bytes:
     """Write a request's head again, without its offer to change the protocol."""
     kept = b"".join([b"%b: %b\r\n" % field for field in fields if field[0] != b"upgrade"])
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, kept)
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode("ascii"), kept)
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
