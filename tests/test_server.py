@@ -49,6 +49,9 @@ class Application:
     async def take(self, *_: object) -> Response:
         raise AssertionError("nobody sends anything here")
 
+    def refused(self, *_: object) -> None:
+        raise AssertionError("nobody sends what is no request")
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)

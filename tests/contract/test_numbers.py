@@ -38,6 +38,20 @@ def test_an_upload_is_in_flight_until_it_ends_and_nothing_else_is(make_stor: Hou
     assert settles(lambda: in_flight() == 0)
 
 
+def test_what_is_answered_before_there_is_a_request_is_counted_and_in_the_access_log(make_stor: HouseFactory) -> None:
+    stor = make_stor(config={"access_log": 1})
+    with stor.wire() as wire:
+        wire.send(b"BREW /tea HTTP/1.1\r\nHost: stor\r\n\r\n")
+        assert wire.answer().status == 405
+    with stor.wire() as wire:
+        wire.send(f"GET /{'a' * 100_000}".encode())
+        assert wire.answer().status == 431
+
+    assert settles(lambda: number(stor, 'stor_requests_total{method="other",status="405"}') == 1)
+    assert settles(lambda: number(stor, 'stor_requests_total{method="GET",status="431"}') == 1)
+    assert settles(lambda: "other - 405" in stor.server.stderr)
+
+
 def test_what_was_repaired_and_what_is_in_quarantine_is_counted(make_stor: HouseFactory) -> None:
     stor, rotten, lost = make_stor(), fresh(), fresh()
 

@@ -50,6 +50,7 @@ class Application:
         self.limits = limits
         self.events: list[str] = []
         self.targets: list[bytes] = []
+        self.refusals: list[tuple[str, str, int]] = []
         self.room = memoryview(bytearray(60_000))
         self.release = asyncio.Event()
 
@@ -58,6 +59,10 @@ class Application:
         if target.startswith(b"/fast-error"):
             raise RuntimeError("a secret of the inside")
         return self.respond(target.decode()) if target.startswith(b"/fast") else None
+
+    def refused(self, method: str, path: str, response: Response, client: str) -> None:
+        assert client == "127.0.0.1"
+        self.refusals.append((method, path, response.status))
 
     def respond(self, path: str) -> Response:
         """What both ways answer: `/fast/304`, `/slow/204`, `/fast/bytes/4096`, else the path itself.

@@ -157,6 +157,35 @@ def test_what_is_no_request_is_400(site: Site, garbage: bytes) -> None:
     assert status(site.ask(garbage)) == 400
 
 
+TOLD: dict[str, tuple[bytes, tuple[str, str, int]]] = {
+    "no HTTP": (b"garbage\r\n\r\n", ("other", "-", 400)),
+    "a method of others": (get("/fast/x", method=b"BREW"), ("other", "-", 405)),
+    "two lengths": (post("/long/x%20y?z", b"x", b"content-length: 2"), ("POST", "/long/x y", 400)),
+    "a head that is cut": (b"GET /fast/x HTTP/1.1\r\n", ("GET", "/fast/x", 400)),
+    "a long head": (get("/fast/x", b"a: " + b"b" * 70_000), ("GET", "/fast/x", 431)),
+    "garbage behind a request": (get("/fast/x") + b"\0", ("other", "-", 400)),
+}
+
+
+@pytest.mark.parametrize("request_", TOLD)
+def test_what_is_answered_without_the_application_is_told_to_it(site: Site, request_: str) -> None:
+    site.app.refusals.clear()
+    sent, told = TOLD[request_]
+    site.ask(sent, end=True)
+    assert site.app.refusals == [told]
+
+
+def test_what_the_application_has_begun_to_answer_it_tells_itself(site: Site) -> None:
+    site.app.refusals.clear()
+    bad = get("/echo", b"transfer-encoding: chunked", method=b"POST") + b"no chunk\r\n"
+    assert status(site.ask(bad)) == 400
+    assert site.app.refusals == []
+    answers = site.ask(get("/late/x") + bad)
+    assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"HTTP/1.1 400 Bad Request\r\n" in answers
+    assert site.app.refusals == [("POST", "/echo", 400)]
+
+
 def test_http_1_0_that_offers_to_upgrade_is_answered_as_http_1_0(site: Site) -> None:
     fields = (b"connection: upgrade", b"upgrade: h2c", b"expect: 100-continue")
     with site.connect() as client:

@@ -121,6 +121,10 @@ class App:
         figures = (body.received, outcome.sent, now - began)
         self._report(request.method, request.path, response, client, figures, now - sending if whole else None)
 
+    def refused(self, method: str, path: str, response: Response, client: str) -> None:
+        """Tell of a request that was answered by the connection."""
+        self._report(method, path, response, client, (0, len(bytes_of(response)), 0.0), None)
+
     def _report(
         self,
         method: str,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pystor.http.messages import Field, Source, bytes_of, text
+from pystor.http.messages import Field, Response, Source, bytes_of, text
 from pystor.http.wire import Cycle, Flow, Limits, ResponseTransport, ShortRequest, Timer, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
 
@@ -243,6 +244,7 @@ class Connection(HttpToolsProtocol):
         if self._surplus or self._is_ending():
             return
         cycle, self._reading = self._reading, None
+        named = self._named(cycle)
         self._phase = BETWEEN
         if cycle is not None and cycle is self._running:
             self._running = None
@@ -253,11 +255,21 @@ class Connection(HttpToolsProtocol):
             self._linger() if cycle.response_complete else self._close()
             return
         response = text(status, line, *fields)
+        if cycle is None or not cycle.disconnected:  # else the application has begun with it, and tells of it
+            self._tell_refused(named, response)
         self._refusal = encode_head(response, self.server_state.default_headers, keep_alive=False) + bytes_of(response)
         if self._running is None:
             self._say_last()
         else:
             self._flow.hold()
+
+    @abstractmethod
+    def _named(self, cycle: Cycle | None) -> tuple[str, str]:
+        """Tell method and path of what is refused, as far as known; the cycle is that whose body is being read."""
+
+    @abstractmethod
+    def _tell_refused(self, named: tuple[str, str], response: Response) -> None:
+        """Tell of what never came to the application."""
 
     def _say_last(self) -> None:
         self._write(self._refusal)

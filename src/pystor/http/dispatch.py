@@ -14,7 +14,7 @@ from abc import abstractmethod
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
-from pystor.http.connection import BETWEEN, WHOLE, Connection
+from pystor.http.connection import BETWEEN, HEAD, WHOLE, Connection
 from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Conditions, Response, bytes_of
 from pystor.http.wire import Cycle, Limits, ShortRequest, encode_head, path_and_query
@@ -40,6 +40,10 @@ class Application(Protocol):
 
     async def take(self, sent: Sent, client: str) -> Response:
         """Answer a request whose body is here in full, with a body of bytes; as the long way does."""
+        ...
+
+    def refused(self, method: str, path: str, response: Response, client: str) -> None:
+        """Take note of a request that was answered here: the method is `other`, and the path `-`, if not known."""
         ...
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -129,6 +133,17 @@ class Dispatch(Connection):
             keep_alive=not self._last,
             on_response=self.on_response_complete,
         )
+
+    def _named(self, cycle: Cycle | None) -> tuple[str, str]:
+        if cycle is not None:
+            return cycle.scope["method"], cycle.scope["path"]
+        if self._phase != HEAD or not self.url:
+            return "other", "-"
+        method: bytes = self.parser.get_method()
+        return method.decode("ascii"), unquote(path_and_query(self.url)[0].decode("ascii", "backslashreplace"))
+
+    def _tell_refused(self, named: tuple[str, str], response: Response) -> None:
+        self.app.refused(*named, response, self._peer)
 
     def _run(self, cycle: Cycle) -> None:
         self._running = cycle
