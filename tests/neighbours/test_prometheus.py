@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -499,6 +500,23 @@ def test_the_lengths_of_queues_are_those_of_all_workers(home: Path) -> None:
         asked.close()
 
     asyncio.run(scenario())
+
+
+def test_without_descriptors_the_others_are_told_as_they_were_last(home: Path, workers: list[Worker]) -> None:
+    metrics = Prometheus(home, version="1")
+    metrics(RequestEnded("GET", "/", 200, 0.02, 0, 10, ""))
+    for exhausted, expected in ((True, 1), (False, 4), (True, 4)):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            if exhausted:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            told = samples(metrics)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert told['stor_requests_total{method="GET",status="200"}'] == told["stor_workers"] == expected
+        for worker in workers:
+            worker.count(1)
+    metrics.close()
 
 
 # The directory

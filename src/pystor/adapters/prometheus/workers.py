@@ -27,19 +27,27 @@ class Workers:
         self.sheet: Final = Sheet(None if directory is None else directory / f"{unique}{_SUFFIX}")
         self._directory: Final = directory if self.sheet.shared else None
         self._readers: dict[Path, Reader] = {}
+        self._others: tuple[Totals, int] = {}, 0
 
     def totals(self) -> tuple[Totals, int]:
         """Add up what all counted, and tell how many workers live."""
-        totals: Totals = {}
+        if self._directory is not None:
+            # Without descriptors the others are what they were: if some were left out, their counts would seem to fall.
+            with contextlib.suppress(OSError):
+                self._others = self._read_others(self._directory)
+        others, workers = self._others
+        totals = dict(others)
         _add(totals, self.sheet.own(), gauges=True)
-        workers = 1
-        if self._directory is None:
-            return totals, workers
-        with locked(self._directory, share=True):
-            paths = self._directory.glob(f"*{_SUFFIX}")
+        return totals, workers + 1
+
+    def _read_others(self, directory: Path) -> tuple[Totals, int]:
+        totals: Totals = {}
+        workers = 0
+        with locked(directory, share=True):
+            paths = directory.glob(f"*{_SUFFIX}")
             self._readers = {path: self._readers.get(path) or Reader(path) for path in paths}
             for path, reader in self._readers.items():
-                with contextlib.suppress(OSError, ValueError):  # it ended, or begins, just now
+                with contextlib.suppress(FileNotFoundError, ValueError):  # it ended, or begins, just now
                     if path != self.sheet.path:
                         alive = not is_dead(path, share=True)
                         _add(totals, reader.read(), gauges=alive)
