@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -189,6 +190,18 @@ def test_an_idle_server_announces_itself_serves_and_ends_at_once_with_status_0(s
         assert time.monotonic() - began < 3.0  # without load, 0.3
     leaves_nothing(running)
     assert "Traceback" not in running.errors
+
+
+def test_each_process_may_have_open_what_the_system_allows(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        running = start(workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert running.is_served()
+    for pid in [running.pid, *running.workers]:
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (min(hard, 1 << 20), hard)
 
 
 def test_a_signal_before_anything_is_ready_ends_it_too(start: Start) -> None:

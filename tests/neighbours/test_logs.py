@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from pystor.adapters import logs
-from pystor.adapters.logs import Described, kinds, network, repeats
+from pystor.adapters.logs import Described, kinds, network, repeats, sinks
+from pystor.adapters.logs.entries import Entry
+from pystor.adapters.logs.network import GelfTcp
 from pystor.digest import Digest
 from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
@@ -459,6 +461,24 @@ def test_gelf_by_tcp_ends_each_message_with_a_nul() -> None:
         eventually(lambda: len(graylog.messages) == 1500, within=5)
         numbers = [int(message["_request"].split("-")[1], 16) for message in graylog.messages]
         assert numbers == list(range(1, 1501))
+
+
+def test_a_process_that_has_more_open_than_select_can_tell_of_logs_all_the_same() -> None:
+    with TcpGraylog() as graylog, contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        output = GelfTcp(("127.0.0.1", graylog.port), {})
+        output.open()
+        output.write([Entry(0.0, logging.INFO, "pystor", "a line")])
+        eventually(lambda: len(graylog.messages) == 1, within=5)
+        output.close()
+
+        readable, writable = os.pipe()
+        os.set_blocking(writable, False)
+        threading.Timer(0.05, os.read, (readable, 1 << 16)).start()
+        sinks._write_all(writable, bytes((1 << 16) + 10))
+        os.close(readable)
+        os.close(writable)
 
 
 def test_a_graylog_that_is_away_holds_nobody_up_and_gets_everything_when_it_is_back(written: Log) -> None:

@@ -12,6 +12,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -36,6 +37,9 @@ from pystor.outbox import Outbox
 
 BACKLOG: Final = 2048
 """Connections that may wait to be accepted."""
+
+MOST_OPEN: Final = 1 << 20
+"""Descriptors that a process never needs more of; where there is no limit, who goes through all would not end."""
 
 KILL_AFTER: Final = 2.0
 """Seconds that a worker has after its shutdown_timeout, before it is killed."""
@@ -62,11 +66,21 @@ def serve(
     is closed at the end. `announce` is called once with the URL at this `host`, when requests are answered. Raises
     OSError when the system has no room for the workers.
     """
+    _allow_descriptors()
     url = _url(host, listener.getsockname()[1])
     task = Task(application, listener, limits, shutdown_timeout, settled=processors.are_taken_by(workers))
     grace = shutdown_timeout + KILL_AFTER
     supervisor = Supervisor(task.run, workers, grace=grace, on_ready=lambda: announce(url))
     return supervisor.run(on_stop=partial(close, listener))
+
+
+def _allow_descriptors() -> None:
+    """Let this process, and those that it starts, have as many files and connections open as they may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError):  # then it has what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

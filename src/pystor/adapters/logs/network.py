@@ -158,7 +158,9 @@ class GelfTcp(_Socket):
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Send messages; one that hung up would take them and lose them, so look first."""
-        if select.select([self.connected], [], [], 0)[0] and not self.connected.recv(65536):
+        looking = select.poll()
+        looking.register(self.connected, select.POLLIN)
+        if looking.poll(0) and not self.connected.recv(65536):
             raise ConnectionResetError("Connection closed by the log server")
         messages = (as_gelf(entry, self._host, self._fields) for entry in entries)
         self.connected.sendall(b"".join(message.replace(b"\0", b"") + b"\0" for message in messages))

@@ -98,4 +98,6 @@ def _write_all(handle: int, content: bytes) -> None:
         try:
             content = content[os.write(handle, content) :]
         except BlockingIOError:  # somebody else made it so
-            select.select([], [handle], [], 1.0)
+            waiting = select.poll()
+            waiting.register(handle, select.POLLOUT)
+            waiting.poll(1000)
