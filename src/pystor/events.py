@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from pystor.digest import Digest
-from pystor.errors import StorageError
+from pystor.errors import StorageError, StorError
 
 Method: TypeAlias = Literal["get", "post"]
 """What is wanted of a blob: `get` is GET or HEAD, `post` is POST or PUT."""
@@ -178,6 +178,14 @@ class ReplicaRepaired:
 
 
 @dataclass(frozen=True, slots=True)
+class PromotionFailed:
+    """A blob that was read from the archive could not be stored in the pool."""
+
+    digest: Digest
+    error: StorError
+
+
+@dataclass(frozen=True, slots=True)
 class StorageFailed:
     """A storage did not do what was asked of it, about a blob if that is known."""
 
@@ -228,6 +236,7 @@ Event: TypeAlias = (
     | HealthChecked
     | ReplicaBad
     | ReplicaRepaired
+    | PromotionFailed
     | StorageFailed
     | LeftoversSwept
     | NeighbourFailed

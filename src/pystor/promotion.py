@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from pystor.background import tolerated
 from pystor.copying import copy
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorError
-from pystor.events import BlobServed, Event, StorageFailed
+from pystor.errors import NoSpace, StorageError, StorageFull, StorError, Unavailable
+from pystor.events import BlobServed, Event, PromotionFailed, StorageFailed
 from pystor.pool import Pool
 from pystor.tiers import Tiers
 
 _WAITING_AT_MOST: Final = 1000
+_REST_SECONDS: Final = 30.0
+"""For so long nothing is promoted once the pool took nothing: what it does not take is fetched all the same."""
 
 
 class Promotion:
@@ -26,6 +29,7 @@ class Promotion:
         self._waiting: Final[asyncio.Queue[Digest]] = asyncio.Queue(_WAITING_AT_MOST)
         self._noted: Final[set[Digest]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._rests_until = 0.0
 
     def __call__(self, event: Event) -> None:
         """Note a blob; one too many is noted when it is read again."""
@@ -52,13 +56,18 @@ class Promotion:
     async def _run(self) -> None:
         while True:
             digest = await self._waiting.get()
-            with tolerated(f"The promotion of {digest.hex}"):
-                await self._promote(digest)
+            if time.monotonic() >= self._rests_until:
+                with tolerated(f"The promotion of {digest.hex}"):
+                    await self._promote(digest)
             self._noted.discard(digest)
 
     async def _promote(self, digest: Digest) -> None:
         try:
             await copy(self._tiers, self._pool, digest)
         except StorError as error:
+            if isinstance(error, NoSpace | StorageFull | Unavailable):
+                self._rests_until = time.monotonic() + _REST_SECONDS
             if isinstance(error, StorageError):
                 self._pool.observe(StorageFailed(error, digest))
+            else:
+                self._pool.observe(PromotionFailed(digest, error))

@@ -32,6 +32,16 @@ def make_stor(make_server: Callable[..., Server], seaweed: Seaweed) -> Make:
     return make
 
 
+@pytest.fixture
+def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
+    with Proxy(("127.0.0.1", seaweed.port)) as between:
+        yield between
+
+
+def behind(proxy: Proxy, seaweed: Seaweed) -> dict[str, str]:
+    return {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": proxy.endpoint}
+
+
 def key_of(content: bytes) -> str:
     digest = sha(content)
     return f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}"
@@ -132,16 +142,6 @@ def test_a_look_up_is_counted_once_whatever_the_archive_is_asked(make_stor: Make
     assert float(told["stor_archive_misses_total"]) == (1 if order == "pool-first" else 2)
 
 
-@pytest.fixture
-def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
-    with Proxy(("127.0.0.1", seaweed.port)) as between:
-        yield between
-
-
-def behind(proxy: Proxy, seaweed: Seaweed) -> dict[str, str]:
-    return {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": proxy.endpoint}
-
-
 def test_more_clients_at_once_than_the_archive_is_asked_for_are_all_served(
     make_stor: Make, seaweed: Seaweed, proxy: Proxy
 ) -> None:
@@ -196,6 +196,22 @@ def test_who_wants_no_bytes_from_the_archive_has_nothing_promoted(
     else:
         assert settles(lambda: len(stor.replicas(read)) == 2)  # they are promoted in their order
         assert stor.replicas(asked) == []
+
+
+@pytest.mark.parametrize("full", [{"reserve_bytes": "500TiB"}, {"writable_pairs_regex": "^none$"}], ids=str)
+def test_a_pool_that_takes_nothing_is_told_once_and_doubles_no_reads_of_the_archive(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy, full: dict[str, str]
+) -> None:
+    keys = {"s3_promote": True, "s3_credentials": behind(proxy, seaweed), **full}
+    stor, contents = make_stor(config=keys, workers=1), [fresh(5_000) for _ in range(5)]
+    for content in contents:
+        seaweed.store().put(key_of(content), content)
+        assert stor.get(content).body == content
+        assert settles(lambda: "not promoted" in stor.server.stderr)
+    fetched = [asked for asked in proxy.asked if any(key_of(content)[:40].encode() in asked for content in contents)]
+    assert len(fetched) == len(contents) + 1
+    assert stor.server.stderr.count("is not promoted from the archive: No replica set has room for 5000 bytes") == 1
+    assert "stor_promotions_failed_total 1.0" in stor.ask("GET", "/metrics").body.decode()
 
 
 def test_a_client_is_redirected_to_the_archive_and_gets_the_blob_there(make_stor: Make, seaweed: Seaweed) -> None:

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pystor.adapters import prometheus
 from pystor.adapters.prometheus import FAMILIES, Prometheus, slices
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorageFull
+from pystor.errors import NoSpace, StorageError, StorageFull
 from pystor.events import (
     AnsweredAtOnce,
     ArchiveMissed,
@@ -41,6 +41,7 @@ from pystor.events import (
     LookedUp,
     MalformedName,
     NeighbourFailed,
+    PromotionFailed,
     ReplicaBad,
     ReplicaRepaired,
     RequestBegan,
@@ -82,6 +83,7 @@ EVENTS: list[Event] = [
     ReplicaRepaired(DIGEST, "/mnt/data2", quarantined=False),
     StorageFailed(StorageError(DISK, "open", "Input/output error")),
     LeftoversSwept(DISK, 4),
+    PromotionFailed(DIGEST, NoSpace("No replica set has room")),
     NeighbourFailed("memcached", "it hangs"),
     JobDone("mirror", DIGEST, 50),
 ]
@@ -177,6 +179,7 @@ def test_what_is_counted_is_told(used: Prometheus) -> None:
         "stor_stored_bytes_total": 50,
         "stor_blobs_duplicate_total": 1,
         'stor_uploads_refused_total{reason="no_space"}': 1,
+        "stor_promotions_failed_total": 1,
         "stor_lookups_total": 1,
         "stor_lookup_attempts_total": 3,
         "stor_location_cache_hits_total": 1,

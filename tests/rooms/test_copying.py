@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pystor import upkeep
+from pystor import promotion, upkeep
 from pystor.blob import Timeouts
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageFull, Unavailable
-from pystor.events import Event, LeftoversSwept, ReplicaRepaired
+from pystor.events import BlobServed, Event, LeftoversSwept, PromotionFailed, ReplicaRepaired, nobody
 from pystor.pool import Pool
+from pystor.promotion import Promotion
 from pystor.reading import Reading
+from pystor.tiers import Tier, Tiers
 from tests.rooms.tools import (
     adopted,
     bad_sector,
@@ -222,3 +224,33 @@ def test_what_is_not_in_the_pool_is_not_copied_there_while_a_storage_that_may_ha
 
     with pytest.raises(Unavailable):
         run(scenario())
+
+
+def test_promotion_rests_after_the_pool_took_nothing_and_goes_on_when_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "_REST_SECONDS", 0.2)
+    archived, full = adopted(tmp_path / "archive"), adopted(tmp_path / "pool", "a pool", reserve=1 << 60)
+    contents, events = [b"first", b"second", b"third"], list[Event]()
+    served = [BlobServed(Digest.of(content), archived.root, "archive", len(content), 0.0) for content in contents]
+    for content in contents:
+        place(archived, content)
+
+    def failed() -> list[Digest]:
+        return [event.digest for event in events if isinstance(event, PromotionFailed)]
+
+    async def scenario() -> None:
+        async with running([full], events=events) as pool, running([archived]) as archive:
+            promoting = Promotion(Tiers([Tier("archive", archive)], nobody), pool)
+            await promoting.start()
+            promoting(served[0])
+            promoting(served[1])
+            await eventually(lambda: failed() == [served[0].digest])
+            monkeypatch.setattr(full, "_reserve", 0)
+            await asyncio.sleep(0.3)
+            promoting(served[2])
+            await eventually(lambda: blobs(full) == [b"third"])
+            await promoting.stop()
+
+    run(scenario())
+    assert failed() == [served[0].digest]

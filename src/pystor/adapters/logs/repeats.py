@@ -8,12 +8,12 @@ import logging
 from collections.abc import Hashable, Mapping
 from typing import Final
 
-from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, StorageFailed
+from pystor.events import Event, LeftoversSwept, NeighbourFailed, PromotionFailed, ReplicaBad, StorageFailed
 
 REPEATED: Final = 10.0
 """Seconds in which the same failure is one line."""
 
-TOLD: Final = frozenset({StorageFailed, ReplicaBad, NeighbourFailed, LeftoversSwept})
+TOLD: Final = frozenset({StorageFailed, ReplicaBad, PromotionFailed, NeighbourFailed, LeftoversSwept})
 """The events that are written down by `log`."""
 
 KEYS: Final = 1000
@@ -34,6 +34,9 @@ def log(event: Event, more: int = 0) -> None:
         case ReplicaBad(digest, storage):
             place = {"storage": storage, "digest": digest.hex}
             _tell(logging.ERROR, f"bad replica of {digest.hex} on {storage}", more, place)
+        case PromotionFailed(digest, error):
+            text = f"blob {digest.hex} is not promoted from the archive: {error}"
+            _tell(logging.WARNING, text, more, {"digest": digest.hex})
         case NeighbourFailed(neighbour, reason):
             _tell(logging.WARNING, f"{neighbour} failed: {reason}", more, {"neighbour": neighbour})
         case LeftoversSwept(storage, count) if count:
@@ -53,6 +56,8 @@ def _key(event: Event) -> Hashable:
             return StorageFailed, error.storage, error.operation.partition(" ")[0]
         case ReplicaBad(digest, storage):
             return ReplicaBad, storage, digest
+        case PromotionFailed(_, error):
+            return PromotionFailed, type(error)  # the text has the size of the blob
         case NeighbourFailed(neighbour, reason):
             return NeighbourFailed, neighbour, reason
     return None

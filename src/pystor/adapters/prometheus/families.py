@@ -53,6 +53,7 @@ FAMILIES: Final = (
     Family("stor_lookup_attempts", "counter", "Storages that were asked meanwhile."),
     Family("stor_location_cache_hits", "counter", "Blobs whose location was known."),
     Family("stor_location_cache_misses", "counter", "Blobs whose location was not known."),
+    Family("stor_promotions_failed", "counter", "Blobs of the archive that could not be stored in the pool."),
     Family("stor_storage_failures", "counter", "Times a storage did not do what it was asked.", ("storage",)),
     Family(
         "stor_bad_replicas",
