@@ -1,7 +1,8 @@
 """The level of the location cache that all workers on all machines share: memcached.
 
 It is asked for a bounded time, and left alone while it does not answer: a breaker for each server opens after a few
-failures in a row, and a task in the background, never a request, finds out whether it is back.
+failures in a row, and a task in the background, never a request, finds out whether it is back. That answers are late
+may be for this process, which is busy: that is only a doubt, which the same task clears up.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import emcache
 from emcache.protocol import MemcacheAsciiProtocol
 
 from pystor.adapters.names import Host
+from pystor.batches import Batches
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import NeighbourFailed, Observer
@@ -27,7 +29,7 @@ NAME: Final = "memcached"
 """What this neighbour is called in `NeighbourFailed`."""
 
 FAILURES: Final = 5
-"""So many failures in a row open the breaker of a server."""
+"""So many failures in a row open the breaker of a server; if the last one is a late answer, it is tried at once."""
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 4.0
@@ -37,7 +39,13 @@ TRIAL: Final = 1.0
 """Seconds that a server has to show that it is there; no request waits for that."""
 
 MAX_CONNECTIONS: Final = 8
-"""Connections of one worker to one server; requests share them."""
+"""Connections of one worker to one server; half of them are for questions, and half for what is sent."""
+
+_AT_ONCE: Final = MAX_CONNECTIONS // 2
+"""Questions that are under way. More are not asked: who waits for a connection says nothing of the server."""
+
+_TURNS: Final = 6
+"""So many turns of the loop it takes at most until what has come is read, and has reached who waits for it."""
 
 MAX_PUTS: Final = 64
 """Values on their way to one server; more are not sent."""
@@ -48,6 +56,7 @@ _BEGINNINGS: Final = ("/", "s3://")
 _KEY_OF_TRIAL: Final = b"stor"
 
 T = TypeVar("T")
+_Wanted: TypeAlias = tuple[bytes, asyncio.Future[bytes | None]]  # a key, and who waits for its value
 
 
 class Memcached:
@@ -57,7 +66,7 @@ class Memcached:
     """
 
     def __init__(self, servers: Sequence[tuple[str, int]], *, timeout: float = 0.020, observe: Observer) -> None:
-        """`timeout` is in seconds and bounds a `get`."""
+        """`timeout` is in seconds and bounds a `get`; what came by then counts, also if the loop is late to read it."""
         self._servers: Final = [_Server(host, port, timeout, observe) for host, port in servers]
 
     async def start(self) -> None:
@@ -73,8 +82,8 @@ class Memcached:
 
     async def get(self, digest: Digest) -> str | None:
         """Tell the path that was noted for a blob, or None: there is none, or no good answer in time."""
-        item = await self._server_of(digest).ask(lambda client: client.get(digest.hex.encode()))
-        return None if item is None else _path(item.value)
+        value = await self._server_of(digest).get(digest.hex.encode())
+        return None if value is None else _path(value)
 
     def put(self, digest: Digest, path: str) -> None:
         """Note a path; it is sent in the background, or not at all."""
@@ -88,8 +97,7 @@ class Memcached:
         _hush(asyncio.get_running_loop())
         for server in self._servers:
             await server.probe()
-        names = ", ".join(server.name for server in self._servers)
-        return f"stored a value and got it back: {names}"
+        return f"stored a value and got it back: {', '.join(server.name for server in self._servers)}"
 
     def _server_of(self, digest: Digest) -> _Server:
         return max(self._servers, key=lambda server: server.score(digest))
@@ -107,6 +115,10 @@ class _Server:
         self._client: emcache.Client | None = None
         self._failures = 0
         self._broken: Final = asyncio.Event()
+        self._doubted = False
+        self._questions: Final = Batches(self._ask_for)
+        self._asking: Final[set[asyncio.Task[Mapping[bytes, emcache.Item] | None]]] = set()
+        self._turn_to_send: Final = asyncio.Semaphore(MAX_CONNECTIONS - _AT_ONCE)
         self._keeper: asyncio.Task[None] | None = None
         self._puts: Final[set[asyncio.Task[Any]]] = set()
 
@@ -118,38 +130,68 @@ class _Server:
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        tasks = [*self._puts, *([] if self._keeper is None else [self._keeper])]
+        tasks = [*self._puts, *self._asking, *([] if self._keeper is None else [self._keeper])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ask(self, command: Callable[[emcache.Client], Awaitable[T]]) -> T | None:
+    async def get(self, key: bytes) -> bytes | None:
+        """Tell a value, or None; what is wanted at the same time is one question."""
+        if self._client is None or len(self._asking) >= _AT_ONCE:
+            return None
+        value: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._questions.join((key, value))
+        return await value
+
+    async def _ask_for(self, wanted: list[_Wanted], through: Callable[[], None]) -> None:
+        through()
+        found: Mapping[bytes, emcache.Item] = {}
+        try:
+            if len(self._asking) < _AT_ONCE:
+                found = await self._ask_many({key for key, _ in wanted}) or {}
+        finally:
+            for key, value in wanted:
+                if not value.done():
+                    value.set_result(found[key].value if key in found else None)
+
+    async def _ask_many(self, keys: Collection[bytes]) -> Mapping[bytes, emcache.Item] | None:
+        task = asyncio.create_task(self._ask(lambda client: client.get_many([*keys])))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return await task
+
+    async def _ask(self, command: Callable[[emcache.Client], Coroutine[Any, Any, T]]) -> T | None:
         """Run a command; None if the server is left alone, or fails."""
         client = self._client
         if client is None:
             return None
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await command(client)
+            answer = await _in_time(command(client), self._timeout)
         except Exception as error:  # noqa: BLE001  whatever the server says, and the library makes of it
             self._failed(client, error)
             return None
         self._failures = 0
         return answer
 
-    def send(self, command: Callable[[emcache.Client], Awaitable[object]]) -> None:
+    def send(self, command: Callable[[emcache.Client], Coroutine[Any, Any, object]]) -> None:
         """Run a command in the background, unless many are under way."""
         if self._client is None or len(self._puts) >= MAX_PUTS:
             return
-        task = asyncio.create_task(self.ask(command))
+        task = asyncio.create_task(self._send(command))
         self._puts.add(task)
         task.add_done_callback(self._puts.discard)
+
+    async def _send(self, command: Callable[[emcache.Client], Coroutine[Any, Any, object]]) -> None:
+        async with self._turn_to_send:
+            await self._ask(command)
 
     def _failed(self, client: emcache.Client, error: Exception) -> None:
         if client is not self._client:
             return  # one of many that failed together: told already
         self._failures += 1
-        self._report(error, self._timeout)
+        self._doubted = isinstance(error, TimeoutError)
+        if not self._doubted:
+            self._report(error, self._timeout)
         if self._failures >= FAILURES:
             self._client = None
             self._broken.set()
@@ -165,6 +207,8 @@ class _Server:
             if client is not None:
                 pause = FIRST_PAUSE
                 await self._serve(client)
+                if self._doubted:
+                    continue
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -172,12 +216,11 @@ class _Server:
         """Make a client whose server is as quick as requests need it, which else would find out again and again."""
         try:
             client = await self._connect()
-        except Exception as error:  # noqa: BLE001  as in `ask`
+        except Exception as error:  # noqa: BLE001  as in `_ask`
             self._report(error, TRIAL)
             return None
         try:
-            async with asyncio.timeout(self._timeout):
-                await client.get(_KEY_OF_TRIAL)
+            await _in_time(client.get(_KEY_OF_TRIAL), self._timeout)
         except BaseException as error:
             await _close(client)
             if not isinstance(error, Exception):
@@ -244,6 +287,21 @@ def _reason(error: Exception, timeout: float) -> str:
             return os.strerror(number)
         case _:
             return "its answer is not one of memcached"
+
+
+async def _in_time(answering: Coroutine[Any, Any, T], timeout: float) -> T:  # noqa: ASYNC109  not that of a scope
+    """Wait for an answer for so many seconds, and for one that has come by then until the loop has read it."""
+    answer = asyncio.create_task(answering)
+    try:
+        await asyncio.wait({answer}, timeout=timeout)
+        for _ in range(_TURNS):
+            if answer.done():
+                return answer.result()
+            await asyncio.sleep(0)
+        raise TimeoutError
+    finally:
+        answer.cancel()
+        await asyncio.wait({answer})  # only then its connection is given back
 
 
 async def _client_at(address: str, port: int) -> emcache.Client:
