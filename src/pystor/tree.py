@@ -33,16 +33,17 @@ def make_directory(directory: str, root_fd: int, made: set[str]) -> bool:
 
     False if it is there already, maybe by another upload, just now. Raises `OSError`.
     """
+    above = directory.rpartition("/")[0]
     while True:
         try:
             os.mkdir(directory, dir_fd=root_fd)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            above = directory.rpartition("/")[0]
             if not above:
-                raise  # the root itself is gone
+                raise  # the root itself is gone, or what is above is a link that leads nowhere
             make_directory(above, root_fd, made)
+            above = ""
         else:
             made.add(directory)
             return True

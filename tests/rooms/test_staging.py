@@ -693,6 +693,19 @@ def test_a_file_in_the_way_of_a_directory_is_in_the_way_of_its_own_blobs_only(
     assert not caught.value.unwritable
 
 
+def test_a_link_that_leads_nowhere_in_the_place_of_a_directory_is_in_the_way_of_its_own_blobs_only(
+    storage: Directory, shared: OpenDirectory
+) -> None:
+    Path(storage.root, BLOB.path[:2]).symlink_to("/a disk that is away")
+    with pytest.raises(StorageError) as caught:
+        shared.make_way(BLOB)
+    assert not caught.value.unwritable
+    with pytest.raises(StorageError) as caught:
+        publish(storage, CONTENT)
+    assert (caught.value.reason, caught.value.unwritable) == ("No such file or directory", False)
+    assert not temporaries(storage)
+
+
 @pytest.mark.parametrize("code", [errno.EUCLEAN, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("everywhere", [False, True], ids=["one directory", "the disk"])
 def test_a_directory_that_fails_is_no_failure_of_the_storage_unless_nothing_else_can_be_written_there(
