@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
@@ -323,12 +324,21 @@ def _name_one(upload: SmallUpload, staged: Staged) -> None:
 
 
 async def discard(staged: Mapping[Bulkhead, Staged]) -> None:
-    """Remove the replicas of a blob that were not published."""
-    steps = {member: member.begin(replica.discard, certain=True, waits=True) for member, replica in staged.items()}
+    """Remove the replicas of a blob that were not published; what takes long is done when nobody waits any more.
+
+    That says nothing of a storage: it may be for a step that is not over, or for others who sync.
+    """
+    steps = {
+        member: member.begin(replica.discard, timeout=replica.timeout, certain=True, waits=True)
+        for member, replica in staged.items()
+    }
     for member, step in steps.items():
         if member.out:
             step.abandon()  # it is done when the storage does something again
-    await outcomes([step for member, step in steps.items() if not member.out])
+    going = {member: step for member, step in steps.items() if not member.out}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max([member.storage.timeouts.answer for member in going], default=0.0)):
+            await outcomes(going.values())
 
 
 async def _discard_all(lost: Sequence[SmallUpload]) -> None:

@@ -458,6 +458,33 @@ def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_
     assert clean(storage)
 
 
+def test_what_is_given_up_while_it_is_synced_says_nothing_of_the_storage(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = adopted(memory / "a")
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.1))
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def fsync(_: int) -> None:
+        syncing.set()
+        assert go_on.wait(20)
+
+    async def scenario() -> None:
+        member = Bulkhead(storage)
+        async with await Upload.stage([member], 6, None) as upload:
+            await upload.write(SMALL)
+            monkeypatch.setattr(os, "fsync", fsync)
+            step = asyncio.create_task(upload.sync())
+            await eventually(syncing.is_set)
+            step.cancel()
+        assert (member.state, member.last_error) == (breaker.State.IN, None)
+        go_on.set()
+        await eventually(lambda: clean_now(storage))
+        member.stop()
+
+    run(scenario())
+
+
 # Looked for and stored in one go
 
 
