@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from pystor.background import tolerated
 from pystor.blob import QueueName, Turn
-from pystor.bulkhead import Bulkhead
+from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorError
 from pystor.events import JobDone, Observer, StorageFailed
@@ -224,7 +224,7 @@ class Queue:
         try:
             size = await self._job(digest)
             for member in members:
-                await member.run(member.storage.dequeue, self.name, digest, began)
+                await member.run(member.storage.dequeue, self.name, digest, began, timeout=WRITE_TIMEOUT, waits=True)
         except StorError as error:
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pystor import jobs, small_uploads
-from pystor.blob import QueueName, Staged, Turn
+from pystor.blob import QueueName, Staged, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import Unavailable
@@ -182,6 +182,27 @@ def test_what_cannot_be_done_stays_and_is_counted_until_it_is_done(storages: lis
 
     run(scenario())
     assert worker.did == [DIGEST]
+    assert noted(storages) == [[], []]
+
+
+def test_to_forget_what_was_done_has_the_time_of_a_write(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storages[0].dequeue
+
+    def take_long(queue: QueueName, digest: Digest, noted_before: float) -> None:
+        time.sleep(0.3)
+        real(queue, digest, noted_before)
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            storages[0].enqueue("mirror", DIGEST)
+            monkeypatch.setattr(storages[0], "dequeue", take_long)
+            monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.2))
+            assert await Worker().queue(pool).work_off() == 0
+            assert not any(member.out or member.slow for member in pool.members())
+
+    run(scenario())
     assert noted(storages) == [[], []]
 
 
