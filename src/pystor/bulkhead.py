@@ -13,7 +13,7 @@ from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor, one
 from pystor.probing import Inquiry, Probes
-from pystor.steps import Awaited, Known, OnReplica, Refusal, Running, Step, Syncing
+from pystor.steps import Awaited, Known, OnReplica, Probing, Refusal, Running, Step, Syncing
 
 _T = TypeVar("_T")
 
@@ -122,10 +122,12 @@ class Bulkhead:
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         seconds = self.storage.timeouts.answer if timeout is None else timeout
         step: Running[_T]
-        if of is None or not (self.storage.writable and self.storage.syncs):  # else a probe proves nothing of the disk
-            step = Running(self, executor, job, _name(operation), seconds)
-        else:
+        if probing:
+            step = Probing(self, executor, job, _name(operation), seconds, is_in=lambda: not self.unwritable)
+        elif of is not None and self.storage.writable and self.storage.syncs:  # else a probe proves nothing of the disk
             step = OnReplica(self, executor, job, _name(operation), seconds, path=of.path, inquiry=self._inquiry)
+        else:
+            step = Running(self, executor, job, _name(operation), seconds)
         if not (probing or certain):
             self.remember(step)
         return step

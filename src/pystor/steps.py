@@ -7,7 +7,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from pystor.blob import Storage
@@ -234,6 +234,30 @@ class Running(Awaited[_T]):
         """Wait no more: what comes is closed."""
         self._leave()
         self._job.abandon()
+
+
+class Probing(Running[_T]):
+    """A probe. One that hangs says nothing of a storage that is in by then: it hangs in what that was."""
+
+    def __init__(
+        self,
+        member: Member,
+        executor: Executor,
+        job: Job[_T],
+        name: str,
+        timeout: float,
+        *,
+        is_in: Callable[[], bool],
+    ) -> None:
+        """`is_in` tells whether the storage is in use, whoever has taken it in."""
+        super().__init__(member, executor, job, name, timeout)
+        self._is_in: Final = is_in
+
+    def _fail(self, what: str, *, dead: bool) -> None:
+        if self._is_in():
+            self.give_up(self._error(what, dead=False))
+        else:
+            super()._fail(what, dead=dead)
 
 
 class OnReplica(Running[_T]):

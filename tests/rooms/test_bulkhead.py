@@ -684,6 +684,36 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
     run(scenario())
 
 
+def test_a_probe_that_hangs_in_what_was_there_says_nothing_of_a_storage_that_came_back(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, mounts, switch = Hang(), ["one"], SharedSwitches(None, 1).switch(0)
+    monkeypatch.setattr(bulkhead_, "WRITE_TIMEOUT", 0.4)
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
+    monkeypatch.setattr(storage, "probe", hang)
+    monkeypatch.setattr(probing, "_A_MOMENT", 0.0)
+    monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
+
+    async def scenario() -> None:
+        members = [Bulkhead(storage, switch=switch) for _ in range(2)]
+        members[0].note(StorageError("/a", "open", "hangs", dead=True))
+        for member in members:
+            await member.recover()
+        assert (hang.begun, is_out(members[0])) == (2, True)
+        mounts[0] = "two"
+        monkeypatch.setattr(storage, "probe", lambda: None)
+        await members[0].recover()
+        for _ in range(50):
+            assert not is_out(members[0])
+            await asyncio.sleep(0.01)
+        hang.over.set()
+        await eventually(lambda: hang.ended == 2)
+        for member in members:
+            member.stop()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("name", ["disk", "a disk"])
 def test_what_is_mounted_in_the_place_of_a_storage_is_noticed_whatever_its_path(
     tmp_path: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch, name: str
