@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor import upkeep
+from pystor import executor, upkeep
 from pystor.blob import Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -89,7 +89,12 @@ def test_a_storage_is_taken_in_again_while_the_probe_of_another_hangs(
     run(scenario())
 
 
-def test_small_uploads_are_written_by_one_thread_of_their_set_which_ends_with_the_pool(memory: Path) -> None:
+def test_small_uploads_are_written_by_one_thread_of_their_set_which_ends_with_the_pool(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However busy the machine is.
+    monkeypatch.setattr(executor, "_QUICK", 30.0)
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
     contents = [b"%d" % number for number in range(8)]
     pair = [adopted(memory / name, local=True, durable=False) for name in "ab"]
     name = f"stor {pair[0].root}|{pair[1].root}"

@@ -731,7 +731,7 @@ def test_a_repair_is_asked_for_again_after_a_while_since_another_may_have_made_i
     async def scenario() -> None:
         async with running(pair) as pool:
             await find_many(pool, digest)
-            await eventually(lambda: bool(beside(pair[0], "repair")))
+            await eventually(lambda: pool.sets[0].members[0].noted == {"repair"})
             beside(pair[0], "repair")[0].unlink()
             await find_many(pool, digest)
             await asyncio.sleep(0.1)
