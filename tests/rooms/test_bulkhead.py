@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import subprocess
 import threading
@@ -17,13 +18,14 @@ import pytest
 
 from pystor import breaker, probing
 from pystor import bulkhead as bulkhead_
-from pystor.blob import Timeouts
+from pystor.blob import Space, Timeouts
 from pystor.breaker import SharedSwitches, State
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
+from pystor.marker import NAME
 from pystor.steps import outcomes
 from tests.rooms.tools import (
     adopted,
@@ -489,6 +491,24 @@ def test_what_comes_after_a_cancellation_is_closed(storage: Directory, tmp_path:
     assert not temporaries(storage)
 
 
+def test_of_several_steps_that_nobody_waits_for_any_more_each_is_closed(storage: Directory, tmp_path: Path) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        steps = [bulkhead.begin(hang), bulkhead.begin(storage.open, BLOB), bulkhead.begin(storage.open, BLOB)]
+        waiting = asyncio.create_task(outcomes(steps))
+        await eventually(lambda: len(open_below(tmp_path)) == 2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
 def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(storage: Directory, tmp_path: Path) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
@@ -655,6 +675,41 @@ def test_a_storage_whose_threads_all_hang_in_what_was_there_is_used_again_by_all
         await eventually(lambda: hang.ended == 4)
 
     run(scenario())
+
+
+def test_a_storage_that_only_failed_to_write_gets_no_more_threads_than_it_has(storage: Directory) -> None:
+    hang = Hang()
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage, threads=2)
+        busy = [bulkhead.begin(hang, timeout=10.0) for _ in range(2)]
+        await hang.until(2)
+        bulkhead.note(StorageError.from_os(storage.root, "fsync", OSError(errno.EIO, "broken"), writing=True))
+        await bulkhead.recover()
+        assert not is_unwritable(bulkhead)
+        with pytest.raises(StorageError, match="A storage failed"):
+            await bulkhead.run(int, timeout=0.1)
+        hang.over.set()
+        await outcomes(busy)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_the_room_of_a_storage_that_does_not_answer_any_more_is_not_known(storage: Directory) -> None:
+    marker = Path(storage.root, NAME)
+
+    async def scenario() -> list[Space | None]:
+        bulkhead = Bulkhead(storage)
+        seen: list[Space | None] = [await bulkhead.check(), bulkhead.space]
+        os.unlink(marker)
+        with pytest.raises(StorageError):
+            await bulkhead.check()
+        bulkhead.stop()
+        return [*seen, bulkhead.space]
+
+    measured, before, after = run(scenario())
+    assert (before, after) == (measured, None)
 
 
 def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mounted_or_after_a_while(
@@ -930,6 +985,31 @@ def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_suc
         monkeypatch.undo()
         await bulkhead.recover()
         assert not is_unwritable(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_is_out_is_not_read_since_a_write_that_was_under_way_fails_as_well(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
+        bulkhead.note(StorageError.from_os(storage.root, "write", OSError(errno.EIO, "broken"), writing=True))
+        assert is_out(bulkhead)
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_storage_that_was_out_and_fails_to_write_is_read_again(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
+        break_disk(monkeypatch, "fsync", storage.root)
+        await bulkhead.recover()
+        assert (is_out(bulkhead), is_unwritable(bulkhead)) == (False, True)
         bulkhead.stop()
 
     run(scenario())

@@ -89,6 +89,29 @@ def test_a_job_that_is_known_to_wait_for_the_disk_is_in_nobodys_way(monkeypatch:
     run(scenario())
 
 
+def test_how_long_jobs_wait_for_the_disk_makes_the_others_no_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "_DELAY", 30.0)
+    go_on, begun = threading.Event(), list[int]()
+
+    def work() -> None:
+        begun.append(1)
+        assert go_on.wait(20)
+
+    async def scenario() -> None:
+        mine = Executor("waits", 4)
+        for _ in range(8):
+            await mine.give(time.sleep, (0.01,), waits=True).future
+        jobs = [mine.give(work, ()) for _ in range(2)]
+        await eventually(lambda: bool(begun))
+        await asyncio.sleep(0.05)
+        assert len(begun) == 1  # the other one has no thread of its own
+        go_on.set()
+        await results(jobs)
+        mine.stop()
+
+    run(scenario())
+
+
 def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
     go_on = threading.Event()
 
