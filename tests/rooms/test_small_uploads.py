@@ -6,13 +6,14 @@ import asyncio
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pystor import batches, commit, posix, processors, rounds, small_uploads, unnamed
+from pystor.blob import Filesystem
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.digest import Digest
@@ -22,6 +23,7 @@ from pystor.executor import Executor
 from pystor.open_directory import OpenDirectory
 from pystor.small_uploads import AlreadyThere, SmallUpload, SmallUploads
 from pystor.staging import StagedFile
+from pystor.steps import Step
 from pystor.uploads import send
 from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
 
@@ -199,6 +201,24 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
     run(scenario())
 
 
+def test_one_that_comes_alone_while_another_is_under_way_shares_its_syncs(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        async with await send(mine, b"under way"):
+            calls = Calls(monkeypatch)
+            await store(mine, b"the next")
+            assert calls.of["fsync"] == 0
+            assert calls.of["syncfs"] > 0
+        end(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[b"the next"]] * 2
+
+
 def test_one_that_is_alone_and_not_synced_is_as_light_as_several(
     memory: Path, monkeypatch: pytest.MonkeyPatch, in_one_go: bool
 ) -> None:
@@ -308,6 +328,23 @@ def test_what_is_there_already_is_seen_and_not_written_again(pair: list[Director
     run(scenario())
     assert [where(storage, Digest.of(CONTENTS[2])).stat().st_ino for storage in pair] == inodes
     assert not where(pair[0], Digest.of(CONTENTS[5])).exists()
+
+
+def test_what_is_there_already_is_seen_though_another_storage_fails(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is stored is looked at then, which needs no storage that can be written."""
+    place(pair[1], CONTENTS[0])
+    break_disk(monkeypatch, "write", pair[0].root)
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        with pytest.raises(AlreadyThere):
+            await store(mine, CONTENTS[0], Digest.of(CONTENTS[0]))
+        end(mine)
+
+    run(scenario())
+    assert clean_now(*pair)
 
 
 class Hanging(Directory):
@@ -625,6 +662,7 @@ def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_sto
         go_on.set()
         await tasks[0]
         assert not any(member.unwritable for member in mine.members)
+        assert [member.last_error for member in mine.members] == [None, None]
         end(mine)
 
     run(scenario())
@@ -653,6 +691,40 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
 
     run(scenario())
     assert [sorted(blobs(storage)) for storage in pair] == [CONTENTS[:5]] * 2
+
+
+def test_a_batch_is_synced_by_the_descriptor_that_was_open_before_any_of_it_was_written(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was opened later does not tell what the kernel lost before."""
+    commit_together(pair)
+    monkeypatch.setattr(rounds, "_LONG", 0.0)
+    opened, synced = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    open_, commit_ = Directory.open_for_writing, Bulkhead.commit
+
+    def open_for_writing(storage: Directory) -> OpenDirectory:
+        directory = open_(storage)
+        filesystem = directory._root.filesystem
+        assert filesystem is not None
+        opened[storage.root].append(filesystem.since)
+        return directory
+
+    def commit_one(member: Bulkhead, filesystem: Filesystem, uploads: int) -> Step[None]:
+        synced[member.storage.root].append(filesystem.since)
+        return commit_(member, filesystem, uploads)
+
+    monkeypatch.setattr(Directory, "open_for_writing", open_for_writing)
+    monkeypatch.setattr(Bulkhead, "commit", commit_one)
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
+        end(mine)
+
+    run(scenario())
+    for storage in pair:
+        assert len(opened[storage.root]) == 5
+        assert synced[storage.root][0] == min(opened[storage.root])
 
 
 @pytest.mark.parametrize("slow", [0, 1])
