@@ -618,8 +618,10 @@ def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch, kind: type, step: str
 ) -> None:
     real = getattr(kind, step)
+    taken = []
 
     def take_long(*arguments: object) -> object:
+        taken.append(step)
         time.sleep(0.6)
         return real(*arguments)
 
@@ -634,6 +636,7 @@ def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
             assert [member.slow for member in pool.sets[0].members] == [False, False]
 
     run(scenario())
+    assert taken == [step]
 
 
 def test_a_replica_of_another_user_that_cannot_be_read_is_noted_and_replaced_and_kept(memory: Path) -> None:

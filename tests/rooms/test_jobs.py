@@ -15,13 +15,13 @@ from pystor import jobs, small_uploads
 from pystor.blob import QueueName, Staged, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import Unavailable
+from pystor.errors import StorageError, Unavailable
 from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
 from pystor.pool import Pool
 from pystor.small_uploads import SmallUpload
-from tests.rooms.tools import adopted, beside, body_of, eventually, run, running
+from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, run, running, temporaries
 
 CONTENT = b"a blob"
 DIGEST = Digest.of(CONTENT)
@@ -87,6 +87,25 @@ def test_a_small_blob_has_no_name_before_it_is_noted_everywhere_that_it_is_to_be
 
     run(scenario())
     assert seen == [[NOTED] * 2] * 2
+
+
+@pytest.mark.parametrize("content", [CONTENT, bytes(3 << 20)], ids=["small", "large"])
+def test_what_cannot_be_noted_on_every_storage_is_not_acknowledged_and_has_no_name(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError(storages[1].root, "queue mirror", "broken")
+
+    monkeypatch.setattr(storages[1], "enqueue", refuse)
+
+    async def scenario() -> None:
+        async with running(storages, mirrored=True) as pool:
+            with pytest.raises(StorageError, match="nothing was acknowledged"):
+                await store(pool, body_of(content), Digest.of(content))
+
+    run(scenario())
+    assert [blobs(storage) for storage in storages] == [[], []]
+    assert temporaries(*storages) == []
 
 
 class Eager(Directory):

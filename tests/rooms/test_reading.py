@@ -10,24 +10,26 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from pystor import verification
+from pystor import replicas, verification
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import NotFound, StorError, Unavailable
+from pystor.errors import NotFound, StorageError, StorError, Unavailable
 from pystor.events import Event, ReplicaBad, StorageFailed
 from pystor.files import FileReplica
 from pystor.http.messages import Stream
 from pystor.pool import FindResult, Pool
 from pystor.reading import PIECE, Reading
+from pystor.repairs import Repairs
 from pystor.replicas import ReplicaState
+from pystor.steps import Step, outcomes
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     adopted,
@@ -149,6 +151,25 @@ def test_a_blob_is_found_in_whatever_set_it_is(tmp_path: Path) -> None:
                 await pool.find(Digest.of(b"none"))
 
     run(scenario())
+
+
+def test_what_was_asked_before_the_set_that_has_a_blob_is_not_to_be_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storages = [adopted(tmp_path / f"{number}") for number in range(5)]
+    contents = [b"%d" % number for number in range(20)]
+    asked: list[Digest] = []
+    monkeypatch.setattr(Repairs, "ask", lambda _, __, digest: asked.append(digest))
+    for number, content in enumerate(contents):
+        place(storages[number % 5], content)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages)) as pool:
+            for content in contents:
+                (await pool.find(Digest.of(content))).close()
+
+    run(scenario())
+    assert asked == []
 
 
 @pytest.mark.parametrize("holders", [[], [29], [25, 27], range(30)], ids=len)
@@ -587,6 +608,51 @@ def test_a_survey_tells_what_every_storage_has(
     assert not descriptors(tmp_path)
 
 
+def test_a_replica_that_cannot_be_read_is_a_bad_one_only_if_its_storage_is_well_otherwise(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+
+    def hangs() -> None:
+        raise StorageError(pair[1].root, "stat", "hangs", dead=True)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            break_reads(monkeypatch, pair[1].root)
+            (survey,) = await pool.survey(Digest.of(SMALL))
+            assert list(survey.states.values()) == [ReplicaState.GOOD, ReplicaState.BAD]
+            monkeypatch.setattr(pair[1], "check", hangs)
+            (survey,) = await pool.survey(Digest.of(SMALL))
+            assert list(survey.states.values()) == [ReplicaState.GOOD, ReplicaState.UNKNOWN]
+
+    run(scenario())
+
+
+def test_a_survey_that_is_given_up_before_anybody_has_looked_at_what_was_opened_leaves_nothing_open(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+
+    async def given_up(steps: Iterable[Step[Replica | None]]) -> list[Replica | Exception | None]:
+        opened = await outcomes(steps)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return opened
+
+    monkeypatch.setattr(replicas, "outcomes", given_up)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(pool.survey(Digest.of(SMALL)))
+
+    run(scenario())
+    assert not [path for storage in pair for path in descriptors(Path(storage.root))]
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_a_link_to_the_other_replica_is_read_and_is_none(tmp_path: Path, *, local: bool) -> None:
     storages = [adopted(tmp_path / name, local=local) for name in "ab"]
@@ -681,6 +747,24 @@ def test_a_large_replica_of_another_size_than_the_other_is_verified_before_it_is
 
     run(scenario())
     assert set(bad(events)) == {pair[0].root}
+
+
+def test_a_replica_of_another_size_than_the_good_one_that_was_found_first_is_to_be_repaired(
+    pair: list[Directory], events: list[Event]
+) -> None:
+    digest = Digest.of(LARGE)
+    place(pair[0], LARGE[:-1], digest)
+    place(pair[1], LARGE)
+
+    async def scenario() -> None:
+        async with running(pair, verify_first=FIRST, events=events) as pool:
+            pool.sets[0].members[0].quicken(10.0)  # a slow one is asked last
+            with await pool.find(digest) as replica:
+                assert replica.storage == pair[1].root
+            await eventually(lambda: bool(beside(pair[0], "repair")))
+
+    run(scenario())
+    assert bad(events) == []
 
 
 def test_a_part_of_a_large_replica_has_the_whole_verified_in_the_background(
