@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pystor import batches, commit, posix, processors, rounds, small_uploads, unnamed
-from pystor.blob import Filesystem
+from pystor.blob import Filesystem, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.digest import Digest
@@ -428,6 +428,8 @@ def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
     monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.5)
     monkeypatch.setattr(batches, "_TIMEOUT", 0.001)
     well, hanging = one_hangs(memory)
+    for storage in (well, hanging):
+        monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.3))  # shorter than that of a write, as ever
 
     async def scenario() -> None:
         mine = uploads_to([well, hanging])
@@ -443,6 +445,33 @@ def test_the_storage_that_does_not_hang_is_never_to_blame_however_many_wait(
         assert clean_now(well, hanging)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("in_one_go", [True], indirect=True, ids=["in one go"])
+def test_what_was_given_up_in_the_moment_in_which_it_was_written_everywhere_is_not_named(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is discarded, by the thread that wrote it: nobody is there to take it."""
+    monkeypatch.setattr(small_uploads, "WRITE_TIMEOUT", 0.2)
+    commit_together(pair)
+    go_on, real = threading.Event(), rounds.Round._go
+
+    def return_late(going: rounds.Round, *work: Any) -> Any:
+        done = real(going, *work)
+        assert go_on.wait(20)
+        return done
+
+    monkeypatch.setattr(rounds.Round, "_go", return_late)
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        assert [type(result) for result in await store_all(mine, CONTENTS[:2])] == [StorageError] * 2
+        go_on.set()
+        await ended(mine)
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
+    assert clean_now(*pair)
 
 
 def test_nobody_waits_any_longer_for_a_storage_that_others_find_dead(

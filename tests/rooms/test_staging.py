@@ -26,6 +26,7 @@ from pystor.blob import Fingerprint, QueueName, Space
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
+from pystor.marker import HOME
 from pystor.open_directory import OpenDirectory
 from pystor.staging import Root, StagedFile
 from pystor.temporary import TEMPORARIES
@@ -358,6 +359,16 @@ def test_nothing_is_synced_where_durability_is_none(tmp_path: Path, monkeypatch:
     assert steps.taken == [("rename", BLOB.path)]
 
 
+def test_a_step_of_a_large_blob_may_take_as_long_as_a_slow_disk_needs_for_it(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_SLOWEST_DISK", 0.1)
+    with storage.stage(6) as staged:
+        at_first = staged.timeout
+        staged.write(CONTENT)
+        assert staged.timeout == at_first + 60
+
+
 def test_a_large_blob_is_on_its_way_to_the_disk_as_it_comes_and_never_runs_far_ahead(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,16 +475,18 @@ def test_bytes_that_are_lost_on_their_way_are_told(
     assert failure.value.unwritable
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOENT], ids=errno.errorcode.__getitem__)
 def test_an_fsync_that_fails_is_told_and_nothing_is_published(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     with storage.stage(6) as staged:
         staged.write(CONTENT)
-        break_disk(monkeypatch, "fsync", storage.root)
+        break_disk(monkeypatch, "fsync", storage.root, code)
         with pytest.raises(StorageError) as failure:
             staged.sync()
 
-    assert failure.value.describe() == f"{storage.root}: fsync: Input/output error"
+    assert failure.value.describe() == f"{storage.root}: fsync: {os.strerror(code)}"
+    assert failure.value.unwritable  # whatever the disk says: it is no matter of a name
     assert not blobs(storage)
     assert not temporaries(storage)
 
@@ -625,6 +638,46 @@ def test_who_has_a_lock_on_the_root_keeps_no_upload_waiting(storage: Directory) 
     assert blobs(storage) == [bytes(2 << 20)]
 
 
+def test_large_uploads_are_promised_their_room_one_after_the_other(storage: Directory) -> None:
+    locked = os.open(Path(storage.root, HOME), os.O_RDONLY)  # as another worker has it meanwhile
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    uploading = threading.Thread(target=publish, args=(storage, bytes(2 << 20)), daemon=True)
+    try:
+        uploading.start()
+        uploading.join(0.1)
+        assert uploading.is_alive()
+        assert not temporaries(storage)
+    finally:
+        os.close(locked)
+    uploading.join(10)
+    assert blobs(storage) == [bytes(2 << 20)]
+
+
+def test_room_that_is_not_there_when_it_is_reserved_leaves_nothing(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(posix, "reserve", refuse)
+    with pytest.raises(StorageFull):
+        storage.stage(2 << 20)
+    assert not temporaries(storage)
+    assert not descriptors(tmp_path)
+
+
+@pytest.mark.parametrize("of", ["a storage", "a directory that is none yet"])
+def test_a_disk_that_gives_back_something_else_than_was_written_fails_its_probe(
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    monkeypatch.setattr(os, "pread", lambda _, size, __: bytes(size))
+    probe = storage.probe if of == "a storage" else Directory(str(tmp_path)).try_out
+    with pytest.raises(StorageError) as failure:
+        probe()
+    assert failure.value.reason == "gives back something else than was written"
+    assert not temporaries(storage)
+
+
 def test_the_reserve_stays_free(mounts: Mounts) -> None:
     storage = adopted(mounts.tmpfs(8 << 20), reserve=4 << 20)
     storage.stage(3 << 20).discard()
@@ -636,6 +689,26 @@ def test_the_reserve_stays_free(mounts: Mounts) -> None:
     with pytest.raises(StorageFull, match=r"No room is left on a storage"):
         storage.stage(1 << 20)
     assert storage.left(storage.check()) < 1 << 20
+
+
+def test_room_for_what_comes_of_a_blob_of_unknown_length_is_reserved_before_it_is_written(
+    mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others, who measure while it is written, do not count on it."""
+    storage = adopted(mounts.tmpfs(8 << 20))
+    before = storage.check().free
+    free = []
+    real = StagedFile._append
+
+    def append(staged: StagedFile, view: memoryview) -> None:
+        free.append(storage.check().free)
+        real(staged, view)
+
+    monkeypatch.setattr(StagedFile, "_append", append)
+    with storage.stage(0) as staged:
+        for _ in range(2):
+            staged.write(bytes(1 << 20))
+    assert [before - each for each in free] == [1 << 20, 2 << 20]
 
 
 def test_the_reserve_is_one_percent_and_no_more_than_64_mib(tmp_path: Path) -> None:
