@@ -12,7 +12,7 @@ from pystor import census, main, marker
 from pystor.config import Settings
 from pystor.directory import Directory
 from pystor.errors import ConfigError
-from pystor.identity import Seen, judge
+from pystor.identity import Seen, judge, refuse_adoption
 from pystor.marker import Marker
 from tests.rooms.tools import adopted
 
@@ -63,6 +63,18 @@ def test_a_new_disk_is_not_adopted_beside_one_that_is_missing_or_silent() -> Non
     for doubtful in (Seen("/b"), Seen("/b", fault="no answer")):
         assert new([Seen("/a", mounted=True), doubtful], disks) == []
         assert "/b does not show" in (refusals([Seen("/a", mounted=True), doubtful], disks)["/a"] or "")
+
+
+def test_a_directory_is_not_new_beside_one_that_shows_nothing() -> None:
+    assert new([Seen("/a"), Seen("/b", fault="no answer")]) == []
+    assert new([Seen("/a"), Seen("/b")]) == ["/a", "/b"]
+
+
+def test_a_plain_directory_is_adopted_beside_disks_only_if_one_of_its_set_is_plain_too() -> None:
+    disk, plain = Seen("/b", DISK, mounted=True), Seen("/c", PLAIN)
+    assert refuse_adoption(Seen("/a"), [disk, plain], []) is None
+    assert "is not mounted, as /b is" in (refuse_adoption(Seen("/a"), [disk, Seen("/d")], []) or "")
+    assert refuse_adoption(Seen("/a", mounted=True), [disk], []) is None
 
 
 def test_a_directory_where_the_system_has_a_disk_to_mount_is_not_new() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pystor import promotion, upkeep
 from pystor.blob import Timeouts
+from pystor.bulkhead import Bulkhead
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -79,6 +80,26 @@ def test_a_copy_in_another_pool_is_of_the_time_of_what_it_was_made_of(
 
     run(scenario())
     assert where(Directory(str(tmp_path / "other")), Digest.of(content)).stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
+def test_what_is_copied_is_not_noted_to_be_repaired_meanwhile(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Digest] = []
+
+    async def enqueue(_: Bulkhead, __: str, digest: Digest) -> None:
+        noted.append(digest)
+
+    monkeypatch.setattr(Bulkhead, "enqueue", enqueue)
+    place(pair[0], CONTENTS[0])
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            pool.sets[0].members[0].quicken(10.0)  # a slow one is asked last
+            assert await copy(tiers_of(pool), pool, Digest.of(CONTENTS[0])) > 0
+
+    run(scenario())
+    assert noted == []
 
 
 def test_what_is_not_there_any_more_is_not_copied_and_not_counted_as_missed(pair: list[Directory]) -> None:

@@ -47,9 +47,9 @@ def app_over(*storages: Directory, verifier: Verifier | None = None, events: lis
     return app_of(pool_of(storages, verifier=verifier, events=events))
 
 
-def app_of(pool: Pool) -> App:
+def app_of(pool: Pool, max_blob_size: int = 1 << 20) -> App:
     guard = Guard("writer:secret")
-    blobs_ = Blobs(tiers_of(pool), pool, guard, max_blob_size=1 << 20, observe=pool.observe)
+    blobs_ = Blobs(tiers_of(pool), pool, guard, max_blob_size=max_blob_size, observe=pool.observe)
     return App(pool, blobs_, observe=pool.observe, limits=Limits(), upload_idle_timeout=0.2, services=[pool])
 
 
@@ -746,6 +746,22 @@ def test_what_is_refused_stores_nothing(
 
     run(scenario())
     assert not blobs(pair[0])
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_small_blob_over_a_small_limit_is_refused_whichever_way_it_takes(
+    pair: list[Directory], declared: bool
+) -> None:
+    content, path = b"a blob", f"/{Digest.of(b'a blob').hex}"
+    headers = (WRITER, (b"content-length", b"6")) if declared else (WRITER,)
+
+    async def scenario() -> None:
+        async with Living(app_of(pool_of(pair, events=None), max_blob_size=5)) as app:
+            assert (await ask(app, "POST", path, headers, content)).status == 413
+            assert (await take(app, "POST", path, headers, content)).status == 413
+
+    run(scenario())
+    assert [blobs(storage) for storage in pair] == [[], []]
 
 
 def test_an_upload_that_stands_still_is_ended(pair: list[Directory]) -> None:

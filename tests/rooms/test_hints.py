@@ -8,7 +8,8 @@ import pytest
 
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.events import Event, LookedUp
+from pystor.errors import NotFound
+from pystor.events import Event, HintAsked, LookedUp
 from pystor.pool import Pool
 from tests.rooms.tools import adopted, place, run, running
 
@@ -41,3 +42,18 @@ def test_a_hint_at_a_set_that_has_the_blob_no_more_misleads_once(sets: list[list
                 path.unlink()
 
     run(scenario())
+
+
+def test_a_blob_that_is_gone_is_no_hit_of_the_location_cache_any_more(sets: list[list[Directory]]) -> None:
+    async def scenario() -> list[bool]:
+        events: list[Event] = []
+        async with running(*sets, events=events) as pool:
+            path = place(sets[0][0], CONTENT)
+            await attempts(pool, events)
+            path.unlink()
+            for _ in range(2):
+                with pytest.raises(NotFound):
+                    await pool.find(DIGEST)
+        return [event.hit for event in events if isinstance(event, HintAsked)]
+
+    assert run(scenario()) == [True, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import random
 import threading
@@ -242,6 +243,29 @@ def test_a_body_that_breaks_off_leaves_nothing(pair: list[Directory], after: int
     run(scenario())
     assert not blobs(pair[0])
     assert clean(*pair)
+
+
+def test_a_body_that_breaks_off_when_a_write_has_failed_leaves_no_failure_that_nobody_has_seen(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop would tell of it with a stack trace."""
+    told: list[dict[str, Any]] = []
+
+    async def breaking() -> AsyncIterator[bytes]:
+        yield LONG[:BATCH]
+        await asyncio.sleep(0.1)
+        raise StalledBody("x")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with running(pair) as pool:
+            break_disk(monkeypatch, "write", pair[0].root)
+            with pytest.raises(StalledBody):
+                await store(pool, Body(breaking(), len(LONG), 1 << 40), Digest.of(LONG))
+        gc.collect()
+
+    run(scenario())
+    assert told == []
 
 
 @pytest.mark.parametrize("after", [0, 1, 17])
@@ -497,6 +521,15 @@ def test_a_blob_that_is_here_is_looked_for_and_stored_in_one_go(pair: list[Direc
     assert run(scenario()) == (stored, None)  # the second time something is there: it is to be looked at
     assert [blobs(storage) for storage in pair] == [[SMALL], [SMALL]]
     assert clean(*pair)
+
+
+def test_what_takes_long_to_hash_is_not_stored_in_one_go(pair: list[Directory]) -> None:
+    async def scenario() -> Stored | None:
+        async with running(pair) as pool:
+            return await store_at_once(pool, MEDIUM, Digest.of(MEDIUM))
+
+    assert run(scenario()) is None
+    assert not blobs(pair[0])
 
 
 @pytest.mark.parametrize("there", [0, 1])

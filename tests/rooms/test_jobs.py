@@ -21,6 +21,7 @@ from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
 from pystor.pool import Pool
 from pystor.small_uploads import SmallUpload
+from pystor.staging import StagedFile
 from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, run, running, temporaries
 
 CONTENT = b"a blob"
@@ -108,32 +109,27 @@ def test_what_cannot_be_noted_on_every_storage_is_not_acknowledged_and_has_no_na
     assert temporaries(*storages) == []
 
 
-class Eager(Directory):
-    """A storage whose notes are looked at, and dropped, in the moment before a blob gets its name."""
+@pytest.mark.parametrize("content", [CONTENT, bytes(3 << 20)], ids=["small", "large"])
+def test_a_note_that_was_looked_at_before_there_was_a_blob_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    storage, digest, seen = adopted(tmp_path / "a"), Digest.of(content), []
+    publish = StagedFile.publish
 
-    def stage(self, size: int) -> Staged:  # type: ignore[override]
-        staged = super().stage(size)
-        publish = staged.publish
+    def drop_and_publish(staged: StagedFile, digest: Digest) -> None:
+        seen.append(noted([storage]))
+        storage.dequeue("mirror", digest, time.time())
+        publish(staged, digest)
 
-        def drop_and_publish(digest: Digest) -> None:
-            assert noted([self]) == [NOTED]
-            self.dequeue("mirror", digest, time.time())
-            publish(digest)
-
-        staged.publish = drop_and_publish  # type: ignore[method-assign]
-        return staged
-
-
-def test_a_note_that_was_looked_at_before_there_was_a_blob_is_there_again(tmp_path: Path) -> None:
-    adopted(tmp_path / "a")
-    storage = Eager(str(tmp_path / "a"), reserve=0)
+    monkeypatch.setattr(StagedFile, "publish", drop_and_publish)
 
     async def scenario() -> None:
         async with running([storage], mirrored=True) as pool:
-            await store(pool, body_of(CONTENT), DIGEST)
+            await store(pool, body_of(content), digest)
 
     run(scenario())
-    assert noted([storage]) == [NOTED]
+    assert seen == [[[digest.hex.upper()]]]
+    assert noted([storage]) == [[digest.hex.upper()]]
 
 
 @pytest.mark.parametrize("spell", [str.lower, str.upper])

@@ -21,6 +21,7 @@ from pystor.ingest import store_at_once
 from pystor.marker import Marker
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
+from pystor.temporary import TEMPORARIES
 from pystor.verification import Verifier
 from tests.rooms.tools import adopted, blobs, eventually, place, pool_of, run, running
 
@@ -110,6 +111,46 @@ def test_small_uploads_are_written_by_one_thread_of_their_set_which_ends_with_th
 
     run(scenario())
     assert [sorted(blobs(storage)) for storage in pair] == [contents] * 2
+
+
+def test_a_storage_is_looked_after_by_one_at_a_time(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.005)
+    begun: list[str] = []
+
+    async def take_long(member: Bulkhead, *_: object) -> None:
+        begun.append(member.storage.root)
+        await asyncio.sleep(20)
+
+    monkeypatch.setattr(Bulkhead, "recover", take_long)
+    monkeypatch.setattr(Bulkhead, "prove", take_long)
+    pair = [adopted(memory / name) for name in "ab"]
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            for member in pool.members():
+                member.note(StorageError(member.storage.root, "open", "hangs", dead=True))
+            await eventually(lambda: len(begun) >= 4)
+            await asyncio.sleep(0.05)
+
+    run(scenario())
+    assert sorted(begun) == sorted(storage.root for storage in pair * 2)
+
+
+def test_a_storage_that_is_read_only_is_not_swept(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_BEGUN_WITHIN", 30.0)
+    storages = [adopted(memory / name) for name in "ab"]
+    left = [Path(storage.root, TEMPORARIES, "left by a crash") for storage in storages]
+    for path in left:
+        path.touch()
+    read_only = Directory(storages[1].root, writable=False)
+
+    async def scenario() -> None:
+        async with running([storages[0]], [read_only], sweep_period=0.01):
+            await eventually(lambda: not left[0].exists())
+            await asyncio.sleep(0.05)
+
+    run(scenario())
+    assert left[1].exists()
 
 
 class Rumours:

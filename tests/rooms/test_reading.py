@@ -30,6 +30,7 @@ from pystor.reading import PIECE, Reading
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaState
 from pystor.steps import Step, outcomes
+from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     adopted,
@@ -38,6 +39,7 @@ from tests.rooms.tools import (
     break_reads,
     descriptors,
     eventually,
+    open_below,
     place,
     run,
     running,
@@ -207,6 +209,38 @@ def test_of_many_sets_most_are_asked_at_once(
     assert not descriptors(tmp_path)
 
 
+def test_a_look_up_that_is_given_up_when_one_of_many_sets_has_answered_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storages = [adopted(tmp_path / f"{number}", f"set {number}", local=False) for number in range(8)]
+    for storage in storages:
+        place(storage, SMALL)
+    turns, over = iter(range(8)), threading.Event()
+    real = Directory.open
+
+    def open_one(storage: Directory, digest: Digest) -> FileReplica | None:
+        turn = next(turns)  # first those that are asked one by one
+        if turn == 4:
+            return real(storage, digest)
+        assert turn < 4 or over.wait(20)
+        return None
+
+    monkeypatch.setattr(Directory, "open", open_one)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages), verifier=Verifier(enabled=False)) as pool:
+            looking = asyncio.create_task(pool.find(Digest.of(SMALL)))
+            await eventually(lambda: bool(open_below(tmp_path)))
+            await asyncio.sleep(0.05)
+            looking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+            over.set()
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
 def test_a_miss_is_not_known_while_a_storage_does_not_answer(pair: list[Directory], events: list[Event]) -> None:
     place(pair[0], SMALL)
 
@@ -333,6 +367,49 @@ def test_find_now_finds_knows_or_does_not_know(tmp_path: Path) -> None:
                 replica.close()
 
     run(scenario())
+
+
+def test_find_now_does_not_go_on_to_the_next_tier_when_the_first_one_has_to_be_waited_for(tmp_path: Path) -> None:
+    archive, storage = adopted(tmp_path / "archive", local=False), adopted(tmp_path / "a")
+    for each in (archive, storage):
+        place(each, SMALL)
+
+    async def scenario() -> None:
+        async with running([archive]) as first, running([storage]) as second:
+            tiers = Tiers([Tier("archive", first), Tier("pool", second)], second.observe)
+            assert tiers.find_now(Digest.of(SMALL)) is None
+
+    run(scenario())
+
+
+def test_what_is_missing_in_a_bare_mount_point_is_not_to_be_repaired(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Digest] = []
+    monkeypatch.setattr(Repairs, "ask", lambda _, __, digest: asked.append(digest))
+    place(pair[1], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            pool.sets[0].members[1].quicken(10.0)  # a slow one is asked last
+            find_now(pool, pair)
+            assert asked == [Digest.of(SMALL)]
+            os.rename(pair[0].root, f"{pair[0].root} elsewhere")
+            os.mkdir(pair[0].root)
+            find_now(pool, pair)
+            assert asked == [Digest.of(SMALL)]
+
+    run(scenario())
+
+
+def find_now(pool: Pool, storages: list[Directory]) -> None:
+    """Find a blob of which the kernel knows where it is, and where it is not."""
+    for storage in storages:
+        where(storage, Digest.of(SMALL)).exists()
+    found = pool.find_now(Digest.of(SMALL))
+    assert found is not None
+    assert found.replica is not None
+    found.replica.close()
 
 
 # Sending
