@@ -194,7 +194,7 @@ async def _mend(pool: Pool, digest: Digest, surveys: Sequence[Survey]) -> Stored
             return _in_full(digest, surveys)
         with replica:
             return await _store_stream(pool, replica.size, _batches(sources[0], replica), digest, surveys)
-    except (DigestMismatch, StorageError) as error:
+    except (DigestMismatch, NoSpace, StorageError, Unavailable) as error:
         return _in_full(digest, surveys, error)  # whoever reads that replica finds out, too
 
 

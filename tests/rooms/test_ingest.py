@@ -820,6 +820,22 @@ def test_a_blob_without_a_name_is_stored_though_what_is_elsewhere_cannot_be_made
     assert run(scenario()) == Stored(Digest.of(LONG), created=True, paths=paths(sets[1], LONG))
 
 
+def test_a_blob_without_a_name_is_stored_though_there_is_no_room_for_a_second_one_to_make_another_set_whole(
+    mounts: Mounts, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = [adopted(memory / side) for side in "ab"]
+    other = [adopted(mounts.tmpfs(5 << 20))]
+    place(partial[0], LONG)
+
+    async def scenario() -> Stored:
+        async with running(partial, other) as pool:
+            fails(monkeypatch, partial[1], "stage")
+            return await store(pool, body_of(*pieces_of(LONG)), None)
+
+    assert run(scenario()) == Stored(Digest.of(LONG), created=True, paths=paths(other, LONG))
+    assert clean(*other)
+
+
 def test_a_gap_that_cannot_be_mended_is_left_and_the_blob_stored_elsewhere(
     memory: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
