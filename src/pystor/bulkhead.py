@@ -163,9 +163,10 @@ class Bulkhead:
         return StorageError(self.storage.root, operation, f"is out: {self.last_error or 'it failed'}")
 
     def _release(self) -> None:
-        """Let nobody wait any longer for a storage that hangs."""
+        """Let nobody wait any longer for a storage that hangs; for reads only if it is out for them, too."""
         for step in tuple(self._waited_for):
-            step.give_up(self._is_out(step.name))
+            if self.out or not isinstance(step, OnReplica):
+                step.give_up(self._is_out(step.name))
 
     def has_answered_since(self, since: float) -> bool:
         """Tell whether it has answered a probe since a moment on the monotonic clock, and few replicas are late."""

@@ -597,6 +597,33 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
     run(scenario())
 
 
+def test_reads_are_waited_for_though_a_storage_that_takes_no_writes_answers_no_probe(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, probing = Hang(), Hang()
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
+    monkeypatch.setattr(storage, "probe", probing)
+    failure = StorageError(storage.root, "fsync", "Input/output error")
+    failure.unwritable = True
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bulkhead.note(failure)
+        reading = bulkhead.begin(hang, lambda: CONTENT, timeout=10, of=BLOB)
+        writing = bulkhead.begin(hang, timeout=10, waits=True)
+        await hang.until(2)
+        await bulkhead.recover()
+        with pytest.raises(StorageError, match="A storage failed"):
+            await asyncio.wait_for(writing.result(), 1)
+        hang.over.set()
+        assert await reading.result() == CONTENT
+        probing.over.set()
+        await eventually(lambda: not bulkhead.unwritable)
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_a_storage_whose_probe_takes_as_long_as_a_write_is_used_again_when_it_answers(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
