@@ -76,7 +76,8 @@ class Tiers:
 
     def shortcut(self, replica: Replica) -> Shortcut[_T]:
         """Begin a way back to a blob, through a replica of it."""
-        return Shortcut(self._tier_of[replica.storage].pool.set_of(replica))
+        pool = self._tier_of[replica.storage].pool
+        return Shortcut(pool.set_of(replica), pool.verifier)
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether a replica was found good before, or need not be."""

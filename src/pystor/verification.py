@@ -27,6 +27,8 @@ class Verifier:
         """`enabled` false: every replica is taken for good."""
         self._enabled: Final = enabled
         self._good: Final = Marks()
+        self.doubts = 0
+        """How often a replica that may have been found good was not any more, since it could not be read."""
         # Ordered: the first entry of a plain dict is the harder to find the more were deleted before it.
         self._bad: Final[OrderedDict[Fingerprint, float]] = OrderedDict()
 
@@ -96,7 +98,7 @@ class Verifier:
         If the disk took long for that, nobody waits for it again for a while: it is as one that was found bad.
         """
         if error.unreadable:
-            self._good.drop(replica.fingerprint, digest.hex)
+            self._unlearn(replica, digest)
         if error.sequel is None:
             return
         if error.unreadable:
@@ -104,10 +106,14 @@ class Verifier:
 
         def learn(sequel: asyncio.Future[StorageError]) -> None:
             if sequel.result().unreadable:
-                self._good.drop(replica.fingerprint, digest.hex)
+                self._unlearn(replica, digest)
                 self.suspect(replica)
 
         error.sequel.add_done_callback(learn)
+
+    def _unlearn(self, replica: Replica, digest: Digest) -> None:
+        self._good.drop(replica.fingerprint, digest.hex)
+        self.doubts += 1
 
 
 async def _hash(member: Bulkhead, replica: Replica, bytes_per_second: float) -> Digest:

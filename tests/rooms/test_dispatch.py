@@ -304,6 +304,29 @@ def test_what_was_hashed_is_what_is_answered_though_the_file_changes_at_once(
     run(scenario())
 
 
+def test_what_could_not_be_read_is_hashed_again_before_it_is_answered_from_memory(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = CONTENTS[4 * KIB]
+    place(pair[0], content)
+    path = "/" + Digest.of(content).hex
+
+    def read_others(_fd: int, rooms: Sequence[memoryview], *_: int) -> int:
+        rooms[0][:] = bytes(len(rooms[0]))
+        return len(rooms[0])
+
+    async def scenario() -> None:
+        async with Living(app_over(pair[0])) as app:
+            assert at_once(app, "GET", path) is not None
+            with monkeypatch.context() as patch:
+                break_reads(patch, pair[0].root)
+                assert (await ask(app, "GET", path)).status != 200
+            monkeypatch.setattr(os, "preadv", read_others)  # a disk that has given up the sector since
+            assert at_once(app, "GET", path) is None
+
+    run(scenario())
+
+
 def test_a_blob_that_is_asked_for_once_is_not_remembered(pair: list[Directory]) -> None:
     fill(*pair)
     path = f"/{Digest.of(CONTENTS[1]).hex}".encode()

@@ -15,6 +15,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.replicas import ReplicaSet
 from pystor.shortcuts import Shortcut
+from pystor.verification import Verifier
 from tests.rooms.tools import adopted, descriptors, place, where
 
 CONTENT = random.Random(1).randbytes(4096)
@@ -33,7 +34,7 @@ def pair(tmp_path: Path) -> list[Directory]:
 
 def learned(*storages: Directory) -> Shortcut[str]:
     """The way to the blob on these storages, which are all that the set has."""
-    shortcut = Shortcut[str](ReplicaSet([Bulkhead(storage, threads=1) for storage in storages]))
+    shortcut = Shortcut[str](ReplicaSet([Bulkhead(storage, threads=1) for storage in storages]), Verifier())
     for storage in storages:
         replica = storage.open(BLOB)
         assert replica is not None
