@@ -397,6 +397,43 @@ def test_a_broker_that_blocks_publishers_gets_the_rest_when_it_has_room(rabbitmq
                 await asyncio.to_thread(rabbitmq.unblock_publishers)
             await heard.until(102)
         assert bodies(await heard.take())[2:] == [digest.hex for digest in digests(300)[200:]]
+        assert "messages are dropped: the broker takes none, or too few; see its alarms" in str(seen)
+        assert len(seen) == 1
+
+    run(scenario())
+
+
+def test_what_a_broker_that_blocks_publishers_never_got_is_told_at_the_end(rabbitmq: RabbitMQ, exchange: str) -> None:
+    async def scenario() -> None:
+        seen: list[Event] = []
+        async with started(to(rabbitmq, exchange, seen)) as adapter:
+            ask_for(adapter, digests(1))
+            await until(lambda: adapter.published == 1)
+            await asyncio.to_thread(rabbitmq.block_publishers)
+            ask_for(adapter, digests(1, "the one that is blocked"))
+            await until(lambda: adapter.published == 2)
+            await asyncio.sleep(0.5)
+            ask_for(adapter, digests(3))
+            assert seen == []
+        assert "messages are dropped at the end" in str(seen)
+        assert "3 messages were dropped" in str(seen)
+
+    try:
+        run(scenario())
+    finally:
+        rabbitmq.unblock_publishers()
+
+
+def test_a_message_that_is_longer_than_a_frame_arrives_whole(rabbitmq: RabbitMQ, exchange: str) -> None:
+    async def scenario() -> None:
+        seen: list[Event] = []
+        heard, (digest,) = await listener(rabbitmq, exchange), digests(1)
+        paths = tuple(f"/{number}/{'long' * 1000}/{digest.path}" for number in range(40))
+        async with started(to(rabbitmq, exchange, seen, publish_stored=True)) as adapter:
+            adapter(BlobStored(digest, paths, 4))
+            await heard.until(1)
+        (stored,) = await heard.take()
+        assert json.loads(stored.body)["paths"] == list(paths)
         assert seen == []
 
     run(scenario())

@@ -44,6 +44,8 @@ _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 4.0  # with the timeout it makes up the ten seconds within which a broker is found again
 _STOP_SECONDS: Final = 0.9
+_LONGEST_FRAME: Final = 131_072
+_FRAME_BYTES: Final = 8  # of a frame that are not its content
 _REPORT_SECONDS: Final = 60.0
 
 
@@ -81,6 +83,7 @@ class Amqp:
         self._queued, self._stopping = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._quiet_until = float("-inf")
+        self._is_connected = False
 
     def __call__(self, event: Event) -> None:
         """Queue what is to be told; an `Observer`."""
@@ -97,6 +100,8 @@ class Amqp:
     def _enqueue(self, told: _Told) -> None:
         if len(self._queue) == self._queue.maxlen:
             self.dropped += 1  # the oldest one, by the deque
+            if self._is_connected:  # else it is told why it is not
+                self._report("messages are dropped: the broker takes none, or too few; see its alarms")
         self._queue.append(told)
         self._queued.set()
 
@@ -114,8 +119,10 @@ class Amqp:
             await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
-        self.dropped += len(self._queue)
-        self._queue.clear()
+        if self._queue:
+            self.dropped += len(self._queue)
+            self._queue.clear()
+            self._report("messages are dropped at the end: the broker did not take them in time")
 
     async def probe(self) -> str:
         """Connect, declare the exchange, and leave; raises `NeighbourError` if the broker does not let us."""
@@ -169,8 +176,10 @@ class Amqp:
         connection, channel = await self._host.reach(self._open, _TIMEOUT_SECONDS)
         try:
             assert connection.transport is not None  # it was, a moment ago
+            self._is_connected = True
             yield connection.transport.connection, await channel.get_underlay_channel()
         finally:
+            self._is_connected = False
             await _close(connection)
 
     async def _open(self, address: str, port: int) -> tuple[AbstractConnection, AbstractExchangeChannel]:
@@ -212,7 +221,8 @@ class Amqp:
 
     async def _publish(self, connection: Transport, channel: AbstractChannel) -> None:
         """Publish what is queued, forever, or when stopping until nothing is left."""
-        pack = _packer(channel.number, self._exchange, self._routing_key)
+        frame_max = connection.connection_tune.frame_max or _LONGEST_FRAME  # 0: no limit
+        pack = _packer(channel.number, frame_max, self._exchange, self._routing_key)
         while self._queue or not self._stopping.is_set():
             await self._queued.wait()
             await connection.ready()  # a broker that lacks memory or disk space takes nothing for a while
@@ -248,16 +258,16 @@ async def _close(connection: AbstractConnection) -> None:
             await connection.close()
 
 
-def _packer(channel: int, exchange: str, routing_key: str) -> Callable[[_Told], bytes]:
+def _packer(channel: int, frame_max: int, exchange: str, routing_key: str) -> Callable[[_Told], bytes]:
     """Make the function that writes a message in the frames of AMQP."""
     nothing = "0" * 64
     # All messages with a SHA are alike, but for it.
-    before, _, after = _frames(channel, exchange, routing_key, nothing.encode()).rpartition(nothing.encode())
+    before, _, after = _frames(channel, frame_max, exchange, routing_key, nothing.encode()).rpartition(nothing.encode())
 
     def pack(told: _Told) -> bytes:
         if isinstance(told, Digest):
             return before + told.hex.encode() + after
-        return _frames(channel, exchange, _STORED, _as_json(told))
+        return _frames(channel, frame_max, exchange, _STORED, _as_json(told))
 
     return pack
 
@@ -268,12 +278,13 @@ def _as_json(stored: BlobStored) -> bytes:
     return json.dumps(told).encode()
 
 
-def _frames(channel: int, exchange: str, routing_key: str, body: bytes) -> bytes:
-    """Write one message that need not outlive the broker; `body` must fit into one frame, 4 kB at the very least."""
-    frames = (
+def _frames(channel: int, frame_max: int, exchange: str, routing_key: str, body: bytes) -> bytes:
+    """Write one message that need not outlive the broker, in frames of up to `frame_max` bytes."""
+    longest = frame_max - _FRAME_BYTES
+    frames: tuple[pamqp.frame.FrameTypes, ...] = (
         Basic.Publish(exchange=exchange, routing_key=routing_key),
         ContentHeader(body_size=len(body), properties=Basic.Properties(delivery_mode=1)),
-        ContentBody(body),
+        *(ContentBody(body[begin : begin + longest]) for begin in range(0, len(body), longest)),
     )
     return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
 
