@@ -78,14 +78,15 @@ class BlobServed(NamedTuple):
 class AnsweredAtOnce(NamedTuple):
     """A request for a blob was answered without waiting: in one event, what else several tell, with the same units.
 
-    `storage` and `tier` are None when nobody has the blob. Who does not listen to this one is told its `parts`.
+    `storage` and `tier` are None when nobody has the blob, `hinted` when the shared location cache was not needed. Who
+    does not listen to this one is told its `parts`.
     """
 
     method: str
     path: str
     status: int
     digest: Digest
-    hinted: bool
+    hinted: bool | None
     attempts: int
     sent: int
     seconds: float
@@ -96,7 +97,8 @@ class AnsweredAtOnce(NamedTuple):
     def parts(self) -> tuple[Event, ...]:
         """Tell the same as on the long way."""
         digest, storage, tier, seconds = self.digest, self.storage, self.tier, self.seconds
-        began = RequestBegan("get", digest), HintAsked(self.hinted, 0.0), LookedUp(self.attempts, seconds)
+        asked = () if self.hinted is None else (HintAsked(self.hinted, 0.0),)
+        began = RequestBegan("get", digest), *asked, LookedUp(self.attempts, seconds)
         ended = RequestEnded(
             self.method, self.path, self.status, seconds, 0, self.sent, self.client, digest, storage, tier
         )

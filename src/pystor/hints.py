@@ -40,6 +40,8 @@ class Hints:
 
     def __init__(self, shared: SharedCache) -> None:
         self._shared: Final = shared
+        self.whole: Final = isinstance(shared, NoSharedCache)
+        """Whether what this process has not noted is not noted at all."""
         self._paths: Final[OrderedDict[str, str]] = OrderedDict()
 
     def get_now(self, digest: Digest) -> str | None:

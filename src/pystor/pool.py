@@ -60,8 +60,8 @@ class FindResult(NamedTuple):
     """What could be told of a blob without waiting: an open replica, or that there is none."""
 
     replica: Replica | None
-    hinted: bool
-    """Whether the location cache knew of it."""
+    hinted: bool | None
+    """Whether the location cache knew of it; None: it was found before all of the cache was asked."""
     attempts: int
     """How many storages were asked."""
 
@@ -257,7 +257,8 @@ class Pool:
         if seen.replica is None and hint is None:
             return self._nowhere
         self._note(digest, seen.replica, seen.missing)
-        return FindResult(seen.replica, hint is not None, seen.attempts)
+        unasked = hint is None and seen.replica is not None and not self._hints.whole
+        return FindResult(seen.replica, None if unasked else hint is not None, seen.attempts)
 
     def _begin_at(self, digest: Digest, hint: str | None) -> ReplicaSet:
         """Choose the set that has a blob most likely."""

@@ -16,12 +16,15 @@ from pystor.adapters import memcached
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
+from tests.contract.disk import fresh
+from tests.contract.house import House
 from tests.neighbours.servers.memcached import Memcached as Real
 from tests.neighbours.servers.memcached import impostor
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.nobody import silent
 from tests.neighbours.servers.ports import free_port
 from tests.neighbours.servers.proxy import Proxy
+from tests.support.server import ServerFactory
 
 pytestmark = pytest.mark.alone(reason="an answer that takes more than 20 ms is none")
 
@@ -415,6 +418,29 @@ def test_puts_under_way_are_bounded(real: Real) -> None:
             await until(lambda: not adapter._servers[0]._puts, within=1)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_level_that_is_not_asked_is_counted_as_neither_hit_nor_miss(
+    real: Real, make_server: ServerFactory, *, shared: bool
+) -> None:
+    servers = [f"127.0.0.1:{real.port}"] if shared else []
+    stor, content = House(make_server(config={"memcached_servers": servers}, workers=1)), fresh()
+
+    def counted() -> tuple[float, ...]:
+        page = stor.ask("GET", "/metrics").body.decode()
+        told = dict(line.rsplit(" ", 1) for line in page.splitlines())
+        return tuple(float(told[f"stor_location_cache_{each}_total"]) for each in ("hits", "misses"))
+
+    assert stor.store(content).status == 201
+    stor.server.stop()  # what the process knew is forgotten
+    stor.server.start()
+    before = counted()
+    assert stor.get(content).status == 200
+    assert counted() == (before[0], before[1] + (not shared))
+    assert stor.get(content).status == 200
+    assert stor.get(fresh()).status == 404
+    assert counted() == (before[0] + 1, before[1] + 1 + (not shared))
 
 
 def test_a_probe_tells_what_it_tried(real: Real) -> None:

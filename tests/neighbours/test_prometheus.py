@@ -129,6 +129,7 @@ AT_ONCE = {
     "a range": AnsweredAtOnce("GET", "/x", 206, DIGEST, True, 1, 7, 2.0, "127.0.0.1", DISK, "archive"),
     "not modified": AnsweredAtOnce("GET", "/x", 304, DIGEST, True, 1, 0, 0.001, "127.0.0.1", DISK, "pool"),
     "past the end": AnsweredAtOnce("GET", "/x", 416, DIGEST, True, 1, 60, 0.001, "127.0.0.1", DISK, "pool"),
+    "not asked": AnsweredAtOnce("GET", "/x", 200, DIGEST, None, 1, 100, 0.003, "127.0.0.1", DISK, "pool"),
     "a miss": AnsweredAtOnce("GET", "/x", 404, DIGEST, False, 8, 90, 0.001, "127.0.0.1"),
 }
 

@@ -148,7 +148,8 @@ def _answered_at_once(sheet: Sheet) -> Callable[[AnsweredAtOnce], None]:
         values[duration + (bisect_left(BOUNDS, seconds) if seconds > _SHORT else 0)] += 1.0
         values[duration + WIDTH - 1] += seconds
         values[sent] += size
-        values[hits if hinted else misses] += 1.0
+        if hinted is not None:
+            values[hits if hinted else misses] += 1.0
         values[lookups] += 1.0
         values[attempts] += asked
         if storage is None or tier is None:
