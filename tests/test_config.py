@@ -280,6 +280,11 @@ def test_settings_can_be_handed_to_another_process(read: Callable[..., Settings]
         ("statsite", {"sample_rate": 2}, "statsite.sample_rate: must be a number from 0 to 1; this one is not"),
         ("statsite", {"prefix": 1}, "statsite.prefix: must be text, not a number"),
         (
+            "statsite",
+            {"prefix": "a\ud800"},
+            "statsite.prefix: has a broken character, which cannot be sent; write it anew",
+        ),
+        (
             "s3_credentials",
             [1],
             "s3_credentials: must be an object with the keys access_key, secret_key, host, not a list",

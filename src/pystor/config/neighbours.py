@@ -54,13 +54,23 @@ def credentials(value: object, where: str, problems: Problems) -> Credentials | 
     return problems.error(where, "must have the form USER:PASSWORD, with a colon and neither of them empty")
 
 
+def metric_prefix(value: object, where: str, problems: Problems) -> str | None:
+    """Parse what is put before the names of metrics."""
+    parsed = any_text(value, where, problems)
+    try:
+        (parsed or "").encode()
+    except UnicodeEncodeError:
+        return problems.error(where, "has a broken character, which cannot be sent; write it anew")
+    return parsed
+
+
 @dataclass(frozen=True, slots=True)
 class Statsite:
     """Where metrics go."""
 
     host: str = key(hostname, "localhost", "Host that receives the metrics by UDP")
     port: int = key(whole(1, 65535), 8125, "UDP port")
-    prefix: str = key(any_text, "", "Put before the name of each metric, with a dot")
+    prefix: str = key(metric_prefix, "", "Put before the name of each metric, with a dot")
     sample_rate: float = key(number(0, 1), 1.0, "Part of the metrics that is sent")
 
 
