@@ -18,7 +18,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.marker import Homes, Marker
-from tests.rooms.tools import adopted, beside, descriptors, place
+from tests.rooms.tools import adopted, beside, descriptors, path_of, place
 from tests.support import needs
 from tests.support.mounts import Mounts
 
@@ -44,6 +44,28 @@ def test_a_marker_is_read_as_it_was_written(tmp_path: Path) -> None:
 
     assert marker.read(str(tmp_path)) == written
     assert os.listdir(tmp_path / ".stor") == ["storage.json"]
+
+
+def test_a_marker_is_synced_then_named_then_the_directories_on_its_way_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(fd: int) -> None:
+        steps.append(f"sync {os.path.relpath(path_of(fd), tmp_path)}")
+        fsync(fd)
+
+    def watched_rename(source: str, target: str, **directories: int) -> None:
+        steps.append(f"name {target}")
+        rename(source, target, **directories)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    marker.write(str(tmp_path), Marker(marker.new_id(), "a set", own_device=False))
+
+    assert steps[0].startswith("sync .stor/storage.json.")
+    assert steps[1:] == ["name storage.json", "sync .stor", "sync ."]
 
 
 def test_no_marker_is_none(tmp_path: Path) -> None:

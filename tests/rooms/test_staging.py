@@ -491,6 +491,34 @@ def test_an_fsync_that_fails_is_told_and_nothing_is_published(
     assert not temporaries(storage)
 
 
+def test_a_replica_that_has_just_come_is_confirmed_with_each_directory_on_its_way_and_an_old_one_is_not(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made it may have been killed before he had synced that."""
+    path = place(storage, CONTENT)
+    steps = Steps(storage, monkeypatch)
+    storage.confirm(BLOB)
+    way = [path, *path.parents[:3], Path(storage.root)]
+    assert steps.taken == [("fsync", os.path.relpath(each, storage.root)) for each in way]
+
+    steps.taken.clear()
+    later = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    storage.confirm(BLOB)
+    assert steps.taken == []
+
+
+def test_what_a_disk_has_lost_for_lack_of_room_when_it_is_confirmed_takes_it_out_for_writes(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another time there is no room for what is new; here something is gone that was there."""
+    place(storage, CONTENT)
+    break_disk(monkeypatch, "fsync", storage.root, errno.ENOSPC)
+    with pytest.raises(StorageFull) as failure:
+        storage.confirm(BLOB)
+    assert failure.value.unwritable
+
+
 # Quarantine
 
 
@@ -515,6 +543,18 @@ def test_a_bad_replica_is_kept_in_quarantine_when_it_is_replaced(storage: Direct
     assert blobs(storage) == [CONTENT]
     assert kept.read_bytes() == b"rotten"
     assert kept.name.startswith(BLOB.hex.upper())
+
+
+def test_what_is_kept_in_quarantine_is_on_stable_storage_before_it_is_replaced(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(storage, b"rotten", BLOB)
+    bad = found(storage)
+    with storage.stage(6) as staged:
+        staged.write(CONTENT)
+        steps = Steps(storage, monkeypatch)
+        staged.set_aside(BLOB, bad)
+    assert steps.taken == [("fsync", ".stor/quarantine"), ("fsync", ".stor")]
 
 
 def test_a_bad_replica_is_kept_though_somebody_has_removed_the_quarantine(
@@ -1051,6 +1091,30 @@ def test_a_queue_that_somebody_has_removed_is_made_again(
     turn = storage.take_turn(queue)
     assert turn is not None
     turn.close()
+
+
+def test_a_wish_that_somebody_made_anew_in_the_moment_in_which_it_is_forgotten_is_kept(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.enqueue("repair", BLOB)
+    (entry,) = beside(storage, "repair")
+    flock = fcntl.flock
+
+    def replaced_first(fd: int, how: int) -> None:
+        entry.unlink()
+        entry.touch()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", replaced_first)
+    storage.dequeue("repair", BLOB, time.time() + 1)
+    assert storage.pending("repair", 10) == [BLOB]
+
+
+def test_a_name_that_no_entry_has_is_somebody_elses_file_and_is_not_worked_off_for_ever(storage: Directory) -> None:
+    storage.enqueue("repair", BLOB)
+    (entry,) = beside(storage, "repair")
+    entry.rename(entry.with_name(BLOB.hex.title()))
+    assert storage.pending("repair", 10) == []
 
 
 def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) -> None:
