@@ -275,3 +275,40 @@ def test_promotion_rests_after_the_pool_took_nothing_and_goes_on_when_it_has_roo
 
     run(scenario())
     assert failed() == [served[0].digest]
+
+
+def test_what_was_promoted_and_is_lost_is_promoted_again_when_it_is_read(tmp_path: Path, pair: list[Directory]) -> None:
+    archive, content = adopted(tmp_path / "archive"), CONTENTS[0]
+    place(archive, content)
+    served = BlobServed(Digest.of(content), archive.root, "archive", len(content), 0.1)
+
+    async def scenario() -> None:
+        async with running([archive]) as first, running(pair) as pool:
+            mine = Promotion(Tiers([Tier("archive", first), Tier("pool", pool)], pool.observe), pool)
+            await mine.start()
+            for _ in range(2):
+
+                def is_promoted() -> bool:
+                    mine(served)
+                    return [blobs(storage) for storage in pair] == [[content]] * 2
+
+                await eventually(is_promoted)
+                for storage in pair:
+                    where(storage, served.digest).unlink()
+            await mine.stop()
+
+    run(scenario())
+
+
+def test_one_too_many_that_is_to_be_promoted_is_no_failure_of_whoever_reads_it(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "_WAITING_AT_MOST", 2)
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            waiting = Promotion(tiers_of(pool), pool)
+            for number in range(5):
+                waiting(BlobServed(Digest.of(b"%d" % number), "a bucket", "archive", 1, 0.1))
+
+    run(scenario())

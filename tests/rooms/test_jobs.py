@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,43 @@ def test_to_forget_what_was_done_has_the_time_of_a_write(
     assert noted(storages) == [[], []]
 
 
+def test_what_fails_again_and_again_is_tried_again_after_no_more_than_the_longest_pause(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LONGEST_PAUSE", 0.02)
+    tried: list[Digest] = []
+    storages[0].enqueue("mirror", DIGEST)
+
+    async def fail(digest: Digest) -> int:
+        tried.append(digest)
+        raise Unavailable("not now")
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue = Queue("mirror", pool, fail, observe=pool.observe, files_per_second=1e6, period=0.01)
+            await queue.start()
+            await eventually(lambda: len(tried) >= 14)  # doubled each time, the pause would be minutes by now
+            await queue.stop()
+
+    run(scenario())
+
+
+def test_what_fails_is_done_no_faster_than_what_succeeds(storages: list[Directory]) -> None:
+    worker = Worker()
+    worker.fails = True
+    for number in range(5):
+        storages[0].enqueue("mirror", Digest.of(b"%d" % number))
+
+    async def scenario() -> float:
+        async with running(storages) as pool:
+            queue = Queue("mirror", pool, worker, observe=pool.observe, files_per_second=25)
+            began = time.monotonic()
+            assert await queue.work_off() == 5
+            return time.monotonic() - began
+
+    assert run(scenario()) > 0.15
+
+
 def test_what_waits_is_counted_while_it_is_worked_off(storages: list[Directory]) -> None:
     lengths: list[int] = []
     digests = [Digest.of(bytes([number])) for number in range(4)]
@@ -254,6 +292,36 @@ def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> N
 
     run(scenario())
     assert worker.did == [DIGEST]
+
+
+def test_a_turn_that_ends_while_all_threads_are_busy_is_given_back_as_soon_as_one_is_not(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    storages[0].enqueue("mirror", DIGEST)
+
+    def is_free() -> bool:
+        turn = storages[0].take_turn("mirror")
+        if turn is not None:
+            turn.close()
+        return turn is not None
+
+    async def scenario() -> None:
+        async with running(storages[:1]) as pool:
+            (member,) = pool.members()
+
+            async def keep_busy(digest: Digest) -> int:
+                monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.05))
+                for _ in range(8):
+                    member.begin(over.wait, 20, timeout=20.0)
+                return len(digest.hex)
+
+            await Queue("mirror", pool, keep_busy, observe=pool.observe).work_off()
+            assert not is_free()
+            over.set()
+            await eventually(is_free)
+
+    run(scenario())
 
 
 def test_who_has_not_the_turn_forgets_neither_its_place_nor_what_it_has_noted(

@@ -392,8 +392,8 @@ def test_all_who_wait_for_a_storage_that_hangs_are_refused_in_time_and_nobody_el
         assert time.monotonic() - began < 5
         assert isinstance((await store_all(hung, CONTENTS[8:9]))[0], StorageError)  # it is out: at once
         hanging.go_on.set()
-        await eventually(lambda: clean_now(quick[0], hanging))
-        end(hung)
+        await ended(hung)
+        assert clean_now(quick[0], hanging)
         end(well)
 
     run(scenario())
