@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_the_writer_is_admitted(value: bytes) -> None:
 def test_anybody_else_is_refused(value: bytes) -> None:
     with pytest.raises(Unauthorized, match=r"^Authentication required!$"):
         Guard("writer:secret").admit({b"authorization": value})
+
+
+def test_credentials_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, expected: bytes) -> bool:
+        compared.append((given, expected))
+        return given == expected
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    Guard("writer:secret").admit({b"authorization": basic("writer:secret")})
+    with pytest.raises(Unauthorized):
+        Guard("writer:secret").admit({b"authorization": basic("writer:other")})
+    assert compared == [(given, b"writer:secret") for given in (b"writer:secret", b"writer:other")]
 
 
 def test_no_field_is_no_writer() -> None:

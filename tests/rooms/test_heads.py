@@ -72,3 +72,13 @@ def test_no_head_is_remembered_by_the_fields_of_another(sending: bool, parsed: l
     assert not finds(heads, fields, sending=sending)
     heads.learn(request(fields, method=method), (method, TARGET, [(b"x", b"1")]), size)
     assert finds(heads, fields, sending=sending)
+
+
+@pytest.mark.parametrize("sending", [False, True])
+def test_what_stands_before_a_request_makes_no_longer_name_a_shorter_one(sending: bool) -> None:
+    """An empty line before a request is allowed (RFC 9112, 2.2); counted from there, a target ends too early."""
+    heads, fields = Heads(), b"x: 1\r\n"
+    method, size = (b"PUT", 0) if sending else (b"GET", None)
+    heads.learn(b"\r\n" + request(fields, method=method), (method, TARGET, [(b"x", b"1")]), size)
+    longer = request(fields, method=method).replace(TARGET, TARGET + b"aa")
+    assert (heads.find(longer), heads.find_sent(longer)) == (None, None)

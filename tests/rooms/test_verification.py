@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pystor import verification
 from pystor.blob import READ_SIZE, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -195,3 +196,38 @@ def test_a_replica_that_cannot_be_read_is_neither_good_nor_bad(storage: Director
         bulkhead.stop()
 
     run(scenario())
+
+
+def opened(storage: Directory, content: bytes, digest: Digest) -> FileReplica:
+    place(storage, content, digest)
+    replica = storage.open(digest)
+    assert replica is not None
+    replica.close()
+    return replica
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+def test_what_was_found_bad_a_moment_ago_is_not_hashed_again(
+    storage: Directory, reads: list[str], content: bytes
+) -> None:
+    verifier, digest = Verifier(), Digest.of(content)
+    assert verifier.suspect(opened(storage, content[:-1] + b"x", digest))
+    assert not verify(verifier, storage, digest)
+    assert not reads
+
+
+def test_what_was_found_bad_and_then_good_is_suspected_no_more(storage: Directory) -> None:
+    verifier = Verifier()
+    replica = opened(storage, SMALL, Digest.of(SMALL))
+    verifier.suspect(replica)
+    verifier.remember(replica, Digest.of(SMALL))
+    assert not verifier.suspects(replica)
+
+
+def test_no_more_than_so_many_bad_replicas_are_remembered(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_MOST_BAD", 3)
+    verifier = Verifier()
+    replicas = [opened(storage, b"rotten", Digest.of(b"%d" % number)) for number in range(5)]
+    for replica in replicas * 2:
+        verifier.suspect(replica)
+    assert sum(map(verifier.suspects, replicas)) == 3
