@@ -188,6 +188,19 @@ def test_a_bad_replica_is_set_aside_and_replaced(case: Case, size: int) -> None:
     assert case.contents()[case.name(digest)] == content
 
 
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_an_object_of_another_size_is_kept_in_quarantine_by_whoever_stores_the_blob(size: int) -> None:
+    store = MemoryStore()
+    case = of_objects(Bucket(Client("memory", store, store), "stor"), store, "stor")
+    content = os.urandom(size)
+    case.put(case.name(Digest.of(content)), b"rotten")
+
+    case.store(content)
+
+    assert case.beside("quarantine") == [b"rotten"]
+    assert case.contents()[case.name(Digest.of(content))] == content
+
+
 def test_of_two_uploads_that_replace_a_bad_replica_the_second_does_not_set_the_good_one_aside(case: Case) -> None:
     content, rotten = os.urandom(10), os.urandom(10)
     digest = Digest.of(content)
@@ -646,6 +659,8 @@ def test_a_blob_that_is_replaced_while_it_is_read_is_a_failure(seaweed: Seaweed)
     digest = store(bucket, bytes(LARGE))
     with bucket.open(digest) or pytest.fail("it is missing") as replica:
         replica.read(0, 10)
+        obstore.put(seaweed.store(), f"replaced/{digest.key}", os.urandom(LARGE))
+        assert "was replaced while it was read" in failure(replica.read, 6 << 20, 10)
         obstore.put(seaweed.store(), f"replaced/{digest.key}", b"another")
         assert "was replaced by a shorter one" in failure(replica.read, 8 << 20, 10)
         obstore.delete(seaweed.store(), f"replaced/{digest.key}")
