@@ -237,12 +237,11 @@ async def _begin(
 def _times(surveys: Sequence[Survey]) -> dict[Bulkhead, int]:
     """Tell of which time a replica is to be, on each storage: since when its set has the blob, or else any set."""
     known = [survey.modified for survey in surveys if survey.modified is not None]
-    first = min(known, default=0)
+    if not known:
+        return {}
+    first = min(known)
     return {
-        member: first if survey.modified is None else survey.modified
-        for survey in surveys
-        for member in survey.states
-        if known
+        member: first if survey.modified is None else survey.modified for survey in surveys for member in survey.states
     }
 
 
