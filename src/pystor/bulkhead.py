@@ -84,7 +84,7 @@ class Bulkhead:
         is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
         `ahead`, does not wait behind others. What `waits` for the disk, as an fsync does, is not in the way of what
         does not, and makes no storage a slow one. If what is `of` one replica is late while the storage answers a
-        probe, it is that replica which is `unreadable`.
+        probe, it is that replica which is `unreadable`; until it comes, nothing more is begun that is of it.
         """
         step = self.begin(
             operation,
@@ -118,6 +118,9 @@ class Bulkhead:
         """
         if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
+        if of is not None and not isinstance(of, Digest) and self._inquiry.hangs(of):
+            reason = "it is waited for already"
+            return Refusal(StorageError(self.storage.root, _name(operation), reason, unreadable=True))
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         seconds = self.storage.timeouts.answer if timeout is None else timeout
@@ -125,7 +128,7 @@ class Bulkhead:
         if probing:
             step = Probing(self, executor, job, _name(operation), seconds, is_in=lambda: not self.unwritable)
         elif of is not None and self.storage.writable and self.storage.syncs:  # else a probe proves nothing of the disk
-            step = OnReplica(self, executor, job, _name(operation), seconds, path=of.path, inquiry=self._inquiry)
+            step = OnReplica(self, executor, job, _name(operation), seconds, of=of, inquiry=self._inquiry)
         else:
             step = Running(self, executor, job, _name(operation), seconds)
         if not (probing or certain):

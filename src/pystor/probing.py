@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from pystor import marker
+from pystor.blob import Replica
+from pystor.digest import Digest
 from pystor.executor import Executor
 
 _AGAIN_AFTER: Final = 3.0
@@ -74,7 +76,7 @@ class Inquiry:
         self._under_way: Final[set[asyncio.Task[None]]] = set()
         self._sent = 0.0
         self._answered = 0.0  # when the last probe was sent that was answered
-        self._late: Final[dict[object, str]] = {}  # what is late, and of which replica
+        self._late: Final[dict[object, Replica | Digest]] = {}  # what is late, and of which replica
 
     def send(self) -> bool:
         """Send a probe; False if it would hang as the last one does."""
@@ -102,14 +104,20 @@ class Inquiry:
         if not self._under_way and self._answered < since:
             self.send()
 
-    def is_well_but_for(self, replica: str, step: object, since: float) -> bool:
+    def is_well_but_for(self, of: Replica | Digest, step: object, since: float) -> bool:
         """Tell whether a probe was answered since, and few replicas are late: `step` is, until it `has_come`."""
-        self._late[step] = replica
+        self._late[step] = of
         return self.is_well_since(since)
 
     def is_well_since(self, since: float) -> bool:
         """Tell the same when nothing more is late."""
-        return self._answered >= since and len(set(self._late.values())) <= _MOST_LATE
+        names = {os.path.basename(of.path) for of in self._late.values()}
+        return self._answered >= since and len(names) <= _MOST_LATE
+
+    def hangs(self, replica: Replica) -> bool:
+        """Tell whether something is late that is of this very file: what is begun now would hang as well."""
+        files = (of for of in self._late.values() if not isinstance(of, Digest))
+        return any(file.fingerprint == replica.fingerprint for file in files)
 
     def has_come(self, step: object) -> None:
         """Take note that what was late is over."""

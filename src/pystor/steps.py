@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-from pystor.blob import Storage
+from pystor.blob import Replica, Storage
+from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor, Job, close
 
@@ -54,7 +54,7 @@ class Inquiry(Protocol):
         """Ask the storage for something else, unless it has answered that since a moment on the monotonic clock."""
         ...
 
-    def is_well_but_for(self, replica: str, step: object, since: float) -> bool:
+    def is_well_but_for(self, of: Replica | Digest, step: object, since: float) -> bool:
         """Tell whether it has answered since, and few replicas at most are late: `step` is, until it `has_come`."""
         ...
 
@@ -277,12 +277,12 @@ class OnReplica(Running[_T]):
         name: str,
         timeout: float,
         *,
-        path: str,
+        of: Replica | Digest,
         inquiry: Inquiry,
     ) -> None:
-        """`path` is where the replica lies, on the storage or from the root of the machine."""
+        """Which replica that is `of`, or of which blob."""
         super().__init__(member, executor, job, name, timeout)
-        self._path: Final = path
+        self._of: Final = of
         self._inquiry: Final = inquiry
 
     def _expire(self) -> None:
@@ -299,7 +299,7 @@ class OnReplica(Running[_T]):
     def _overrun(self, began: float) -> None:
         if self._future.done():
             return
-        alone = self._inquiry.is_well_but_for(os.path.basename(self._path), self, began)
+        alone = self._inquiry.is_well_but_for(self._of, self, began)
         error = self._error("no answer", dead=not (alone or self._member.storage.answers_since(began)))
         error.unreadable = alone
         error.sequel = sequel = asyncio.get_running_loop().create_future()

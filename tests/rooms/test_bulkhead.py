@@ -395,6 +395,39 @@ def test_a_replica_that_is_late_while_its_storage_answers_a_probe_is_unreadable_
     run(scenario())
 
 
+def test_a_replica_that_is_never_read_holds_one_thread_however_often_it_is_tried_and_one_in_its_place_is_read(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
+    path = place(storage, CONTENT)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bad = storage.open(BLOB)
+        assert bad is not None
+        with bad, pytest.raises(StorageError):
+            await bulkhead.run(hang, timeout=0.1, of=bad)
+        for _ in range(20):
+            with pytest.raises(StorageError) as failure:
+                await bulkhead.run(hang, timeout=0.1, of=bad)
+            assert failure.value.unreadable
+        assert hang.begun == 1
+        path.rename(path.with_name("kept"))
+        place(storage, CONTENT)
+        replica = storage.open(BLOB)
+        assert replica is not None
+        with replica:
+            assert await bulkhead.run(lambda: "read", of=replica) == "read"
+        hang.over.set()
+        await eventually(lambda: hang.ended == 1)
+        await asyncio.sleep(0.01)  # the loop learns of it
+        assert await bulkhead.run(lambda: "read", of=bad) == "read"
+        bulkhead.stop()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("silent", ["probe", "read only", "without syncs"])
 def test_a_replica_that_is_late_takes_its_storage_out_in_time_unless_that_answers_a_probe_that_proves_something(
     storage: Directory, monkeypatch: pytest.MonkeyPatch, silent: str
