@@ -195,12 +195,12 @@ def test_http_1_0_that_offers_to_upgrade_is_answered_as_http_1_0(site: Site) -> 
     assert b"\r\nconnection: close\r\n" in answer
 
 
-@pytest.mark.parametrize("method", [b"POST", b"PUT"])
-def test_http_1_0_that_does_not_tell_how_long_its_body_is_is_411(site: Site, method: bytes) -> None:
+def test_http_1_0_that_does_not_tell_how_long_a_body_without_a_name_is_is_411(site: Site) -> None:
     """By the end of the connection it would be known too late: the empty blob would be stored, and the body dropped."""
-    answer = site.ask(get("/echo", method=method).replace(b"HTTP/1.1", b"HTTP/1.0") + b"precious bytes", end=True)
+    answer = site.ask(get("/", method=b"POST").replace(b"HTTP/1.1", b"HTTP/1.0") + b"precious bytes", end=True)
     assert (status(answer), line(answer)) == (411, b"Send Content-Length: HTTP/1.0 has no other way to tell it")
-    assert status(site.ask(post("/echo", b"").replace(b"HTTP/1.1", b"HTTP/1.0"))) == 200
+    named = site.ask(get("/echo", method=b"POST").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert [status(named), status(site.ask(post("/echo", b"").replace(b"HTTP/1.1", b"HTTP/1.0")))] == [200, 200]
 
 
 def test_http_1_0_knows_no_interim_answer_so_its_expectation_is_ignored(site: Site) -> None:

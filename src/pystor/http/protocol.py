@@ -15,7 +15,7 @@ from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
 from pystor.http.dispatch import Dispatch
 from pystor.http.heads import Head, Heads
 from pystor.http.messages import METHODS, conditions_of
-from pystor.http.wire import Refused, collect, content_length, without_upgrade
+from pystor.http.wire import Refused, collect, content_length, path_and_query, without_upgrade
 
 PIECE: Final = 8192
 """Bytes parsed at once outside of a body of known length: what one read may put into the queue is bounded by it."""
@@ -238,7 +238,7 @@ class StorProtocol(Dispatch):
         if not self.url.isascii():
             raise Refused(400, "The request's target must be ASCII; percent-encode the rest")
         method: bytes = self.parser.get_method()
-        if method in _SENDING and self.parser.get_http_version() == "1.0":
+        if method == b"POST" and self.parser.get_http_version() == "1.0":
             self._check_length()
         self._greeted = True
         keep_alive: bool = self.parser.should_keep_alive() and not self.server_state.parting
@@ -294,8 +294,9 @@ class StorProtocol(Dispatch):
             raise Refused(431, self._too_large())
 
     def _check_length(self) -> None:
-        """See that the end of a body is told: it would end with the connection, and none be taken for an empty one."""
-        if not self._chunked and all(name != b"content-length" for name, _ in self.headers):
+        """See that the end of a body without a name is told: there is nothing to tell it from an empty one by."""
+        unnamed = path_and_query(self.url)[0] == b"/"
+        if unnamed and not self._chunked and all(name != b"content-length" for name, _ in self.headers):
             raise Refused(411, "Send Content-Length: HTTP/1.0 has no other way to tell it")
 
     def _too_large(self) -> str:
