@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pystor.adapters import logs
-from pystor.adapters.logs import Described, kinds, network, repeats, sinks
+from pystor.adapters.logs import Described, kinds, network, outputs, repeats, sinks
 from pystor.adapters.logs.entries import Entry
 from pystor.adapters.logs.network import GelfTcp
 from pystor.digest import Digest
@@ -30,6 +30,7 @@ from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_port
+from tests.support.mounts import Mounts
 from tests.support.processes import eventually
 
 DIGEST = Digest.of(b"a blob")
@@ -544,6 +545,75 @@ def test_a_disk_that_is_full_holds_nobody_up(capfd: pytest.CaptureFixture[str]) 
     line = "the log output File /dev/full does not work: No space left on device\n"
     eventually(lambda: line in capfd.readouterr().err, within=5)
     asyncio.run(observe.stop())
+
+
+def numbered(numbers: range) -> Iterator[logs.Entry]:
+    return (logs.Entry(time.time(), 30, "x", f"{number} {100 * 'y'}") for number in numbers)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once."""
+    monkeypatch.setattr(outputs, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(outputs, "_LONGEST_PAUSE", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_disk_that_was_full_has_each_line_once_and_none_glued_to_a_torn_one(mounts: Mounts) -> None:
+    disk = mounts.tmpfs(64 << 10)
+    path, told = disk / "stor.log", list[str]()
+    workers = [logs.Output(logs.File(str(path), 0o640, "json"), 10, 70) for _ in range(2)]
+    for worker in workers:
+        worker.start(told.append)
+    for entries in zip(numbered(range(1000)), numbered(range(1000, 2000)), strict=True):
+        for worker, entry in zip(workers, entries, strict=True):
+            worker.put(entry)
+    eventually(lambda: len(told) == 2)
+    assert path.stat().st_size == 64 << 10
+    mounts.remount(disk, f"size={4 << 20}")
+    eventually(lambda: len(told) == 4)
+    for worker in workers:
+        worker.close(time.monotonic() + 5)
+    lines = path.read_text().splitlines()
+    whole = [json.loads(line)["message"] for line in lines if line.endswith("}")]
+    assert sorted(whole) == sorted(entry.text for entry in numbered(range(2000)))
+    assert 1 <= len(lines) - len(whole) <= 2  # what was torn
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_screen_that_goes_to_a_full_disk_has_each_line_once_and_none_glued_to_a_torn_one(mounts: Mounts) -> None:
+    disk, told = mounts.tmpfs(64 << 10), list[str]()
+    with (disk / "err").open("ab") as err:
+        output = logs.Output(logs.Screen(err.fileno(), "json"), 10, 70)
+        output.start(told.append)
+        for entry in numbered(range(1000)):
+            output.put(entry)
+        eventually(lambda: len(told) == 1)
+        mounts.remount(disk, f"size={4 << 20}")
+        eventually(lambda: len(told) == 2)
+        output.close(time.monotonic() + 5)
+    lines = (disk / "err").read_text().splitlines()
+    whole = [json.loads(line)["message"] for line in lines if line.endswith("}")]
+    assert whole == [entry.text for entry in numbered(range(1000))]
+    assert len(lines) - len(whole) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_syslog_that_stops_for_a_while_gets_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_CONNECT_SECONDS", 0.1)
+    path, told, seen = str(tmp_path / "log"), list[str](), list[str]()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(5)
+        output = logs.Output(network.Syslog(path, "stor", 1), 10, 70)
+        output.start(told.append)
+        for entry in numbered(range(1000)):
+            output.put(entry)
+        eventually(lambda: told == [f"the log output Syslog {path} does not work: timed out"])
+        while len(seen) < 1000:
+            seen.append(receiver.recv(65536).decode().partition("]: ")[2])
+        output.close(time.monotonic() + 5)
+    assert seen == [entry.text for entry in numbered(range(1000))]
 
 
 # Processes

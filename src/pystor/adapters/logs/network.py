@@ -17,6 +17,7 @@ from typing import Final
 from pystor.adapters.logs.entries import Entry
 from pystor.adapters.logs.formats import as_gelf, one_line
 from pystor.adapters.logs.levels import rank
+from pystor.adapters.logs.sinks import UnfinishedError
 from pystor.adapters.names import Address, Host, datagrams_to
 from pystor.hosts import join_address
 
@@ -73,11 +74,14 @@ class Syslog(_Socket):
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Send a datagram each."""
-        for entry in entries:
+        for written, entry in enumerate(entries):
             priority = 8 * self._facility + 7 - rank(entry.level)
             when = time.strftime("%b %e %H:%M:%S", time.localtime(entry.time))
             line = f"<{priority}>{when} {self._ident}[{os.getpid()}]: {one_line(entry.message())}"
-            self.connected.send(line.encode("utf-8", "backslashreplace")[:_LONGEST_LINE])
+            try:
+                self.connected.send(line.encode("utf-8", "backslashreplace")[:_LONGEST_LINE])
+            except OSError as error:
+                raise UnfinishedError(error, written) from error
 
 
 class GelfUdp(_Socket):

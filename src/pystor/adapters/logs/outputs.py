@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pystor.adapters.logs.entries import Entry
-from pystor.adapters.logs.sinks import Sink
+from pystor.adapters.logs.sinks import Sink, UnfinishedError
 
 QUEUED: Final = 10_000
 """Entries that wait for one output; more are left out."""
@@ -102,8 +102,9 @@ class Output:
             self.sink.open()
             self.sink.write([*batch, *self._confession(left_out - self._confessed)])
             self._confessed = left_out
-        except OSError:
-            self._queue.extendleft(reversed(batch))
+        except OSError as error:
+            written = error.written if isinstance(error, UnfinishedError) else 0
+            self._queue.extendleft(reversed(batch[written:]))
             raise
         except Exception as error:  # noqa: BLE001  a value that cannot be written: the thread must live
             self._complain(f"{len(batch)} entries for the log output {self.sink.name} were lost: {error!r}")
