@@ -298,6 +298,12 @@ def test_syslog_gets_a_datagram_an_entry(tmp_path: Path) -> None:
         (("Gelf", {"protocol": "http"}), "protocol must be one of udp, tcp"),
         (("Gelf", {"chunked": 100}), "chunked must be lan, wan, 0 or the size of a datagram"),
         (("Gelf", {"additional_fields": 1}), "additional_fields must be an object"),
+        (("Gelf", {"additional_fields": {"a": 1, "id": 1}}), "additional_fields has 'id'; a name has letters, digits"),
+        (("Gelf", {"additional_fields": {"_id": 1}}), "additional_fields has '_id'; a name has letters, digits"),
+        (("Gelf", {"additional_fields": {"a b": 1}}), "additional_fields has 'a b'; a name has letters, digits"),
+        (("Gelf", {"additional_fields": {"\u00e9": 1}}), "additional_fields has '\u00e9'; a name has letters, digits"),
+        (("Gelf", {"additional_fields": {"a\n": 1}}), "additional_fields has 'a\\n'; a name has letters, digits"),
+        (("Gelf", {"additional_fields": {"_": 1}}), "additional_fields has '_'; a name has letters, digits"),
     ],
 )
 def test_what_cannot_be_meant_is_a_line(described: Described, line: str) -> None:
@@ -348,7 +354,8 @@ def datagrams(receiver: socket.socket) -> list[bytes]:
 
 def test_gelf_by_udp_has_what_the_specification_wants(graylog: socket.socket) -> None:
     place = {"host": "127.0.0.1", "port": graylog.getsockname()[1], "protocol": "udp"}
-    options = {"min_level": "info", "socket": place, "additional_fields": {"facility": "stor", "_dc": 1}}
+    fields = {"facility": "stor", "_dc": 1, "a.b-c": True, "_d": False, "none": None}
+    options = {"min_level": "info", "socket": place, "additional_fields": fields}
     observe = logs.set_up([("Gelf", options)], access=1)
     in_a_loop(GET, observe=observe)
     message = gelf(datagrams(graylog))
@@ -357,6 +364,9 @@ def test_gelf_by_udp_has_what_the_specification_wants(graylog: socket.socket) ->
     assert abs(message["timestamp"] - time.time()) < 10
     assert message["level"] == 6
     assert (message["_facility"], message["_dc"], message["_status"], message["_tier"]) == ("stor", 1, 200, "pool")
+    values = [value for name, value in message.items() if name.startswith("_")]
+    assert all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values)
+    assert (message["_a.b-c"], message["_d"]) == (1, 0)
 
 
 def test_gelf_by_udp_goes_to_the_address_on_which_somebody_listens(

@@ -60,7 +60,9 @@ def as_gelf(entry: Entry, host: str, fields: Mapping[str, object]) -> bytes:
     }
     if entry.trace:
         message["full_message"] = f"{entry.message()}\n{entry.trace}"
-    message |= {f"_{name}": value for name, value in {**fields, **entry.details()}.items()}
+    more = {**fields, **entry.details()}
+    # GELF has text and numbers, and no flags.
+    message |= {f"_{name}": int(value) if isinstance(value, bool) else value for name, value in more.items()}
     return json.dumps(message, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +30,7 @@ _FACILITIES: Final = {
     "ftp": 11,
     **{f"local{number}": 16 + number for number in range(8)},
 }
+_NAME_OF_FIELD: Final = re.compile(r"(?!id\Z)[A-Za-z0-9_.-]+")
 _DATAGRAMS: Final[Mapping[object, int]] = {"lan": 8154, "wan": 1420, 0: 65_507}
 
 
@@ -55,9 +57,16 @@ def _gelf(options: Options, _: Style) -> Sink:
     address = place.host("host", "localhost"), place.whole("port", 12201, 65535)
     protocol = place.choice("protocol", "udp", ("udp", "tcp"))
     place.end()
-    fields = {name.removeprefix("_"): value for name, value in options.table("additional_fields").items()}
+    fields = _fields(options.table("additional_fields"))
     compress, datagram = options.flag("compress", False), _datagram(options.take("chunked", "wan"))
     return GelfTcp(address, fields) if protocol == "tcp" else GelfUdp(address, fields, datagram, compress)
+
+
+def _fields(given: Mapping[str, object]) -> dict[str, object]:
+    for name in given:
+        if not _NAME_OF_FIELD.fullmatch(name.removeprefix("_")):
+            raise ValueError(f"additional_fields has {name!r}; a name has letters, digits, _, . and -, and is not id")
+    return {name.removeprefix("_"): value for name, value in given.items() if value is not None}
 
 
 def _datagram(size: Any) -> int:
