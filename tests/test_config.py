@@ -277,6 +277,11 @@ def test_settings_can_be_handed_to_another_process(read: Callable[..., Settings]
         ("basic_auth", 7, "basic_auth: must be text of the form USER:PASSWORD, not a number"),
         ("statsite", "host", "statsite: must be an object with the keys host, port, prefix, sample_rate, not text"),
         ("statsite", {"hots": "h"}, "statsite.hots: unknown key; did you mean host?"),
+        (
+            "statsite",
+            {"host": "a\0b"},
+            "statsite.host: 'a\\x00b' is no host name or address; write it alone, without a scheme or port",
+        ),
         ("statsite", {"sample_rate": 2}, "statsite.sample_rate: must be a number from 0 to 1; this one is not"),
         ("statsite", {"prefix": 1}, "statsite.prefix: must be text, not a number"),
         (
@@ -292,6 +297,16 @@ def test_settings_can_be_handed_to_another_process(read: Callable[..., Settings]
         ("memcached_servers", [None], "memcached_servers[0]: must be text of the form HOST or HOST:PORT, not null"),
         ("memcached_servers", "one", "memcached_servers: must be a list of servers, not text"),
         ("memcached_servers", [{}], "memcached_servers[0]: must be text of the form HOST or HOST:PORT, not an object"),
+        (
+            "memcached_servers",
+            ["a\0b"],
+            "memcached_servers[0]: 'a\\x00b' must have the form HOST or HOST:PORT",
+        ),
+        (
+            "memcached_servers",
+            ["[fe80::1%\0]:1"],
+            "memcached_servers[0]: '[fe80::1%\\x00]:1' must have the form HOST or HOST:PORT",
+        ),
         ("memcached_servers", ["a", "b:0"], "memcached_servers[1]: 'b:0' must have the form HOST or HOST:PORT"),
         ("memcached_servers", ["[::g]:1"], "memcached_servers[0]: '[::g]:1' must have the form HOST or HOST:PORT"),
         ("log", ["Screen"], 'log[0]: must be a list such as ["Screen", "min_level", "info"], not text'),

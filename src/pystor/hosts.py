@@ -6,8 +6,8 @@ import ipaddress
 import re
 from typing import Final
 
-_NAME: Final = re.compile(r"[^\s:/@\[\]?#*]+")
-_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:/@\[\]?#*]+))(?::([0-9]{1,5}))?")
+_NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f:/@\[\]?#*]+")
+_ADDRESS: Final = re.compile(rf"(?:\[([^\[\]]+)\]|({_NAME.pattern}))(?::([0-9]{{1,5}}))?")
 _IN_URL: Final = re.compile(r"[a-z0-9._:-]+", re.ASCII | re.IGNORECASE)
 
 
@@ -27,7 +27,7 @@ def is_ipv6(address: str) -> bool:
         ipaddress.IPv6Address(address)
     except ValueError:
         return False
-    return True
+    return address.isascii() and address.isprintable()  # a zone such as %eth0 may be anything
 
 
 def split_address(address: str) -> tuple[str, int | None] | None:

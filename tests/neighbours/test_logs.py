@@ -239,6 +239,12 @@ def test_each_output_takes_the_levels_from_its_lowest_to_its_highest(tmp_path: P
     assert len((tmp_path / "some").read_text().splitlines()) == 3
 
 
+def test_an_output_may_have_no_level_but_for_a_lower_log_level() -> None:
+    debugging: Described = ("Screen", {"max_level": "debug"})
+    assert logs.problems([debugging]) == []
+    assert kinds.output_of(debugging, "debug", "text").lowest == 10
+
+
 def test_aliases_and_numbers_of_levels_are_those_of_the_original() -> None:
     for name, number in (("warn", 30), ("err", 40), ("crit", 50), ("emerg", 70), (0, 10), (7, 70)):
         assert kinds.output_of(("Screen", {"min_level": name}), "info", "text").lowest == number
@@ -280,6 +286,7 @@ def test_syslog_gets_a_datagram_an_entry(tmp_path: Path) -> None:
         (("Screen", {"min_level": "loud"}), "min_level must be one of debug, info, notice, warning, error, critical"),
         (("Screen", {"min_level": 8}), "min_level must be one of debug"),
         (("Screen", {"min_level": True}), "min_level must be one of debug"),
+        (("Screen", {"min_level": "error", "max_level": "info"}), "min_level must not be above max_level"),
         (("Screen", {"colour": 1}), "unknown option 'colour'; there are format, max_level, min_level, name, newline,"),
         (("Screen", {"format": "xml"}), "format must be one of text, json"),
         (("File", {}), "filename must be text"),
@@ -292,8 +299,11 @@ def test_syslog_gets_a_datagram_an_entry(tmp_path: Path) -> None:
         (("Gelf", {"socket": "graylog:12201"}), "socket must be an object"),
         (("Gelf", {"socket": {"host": "h", "path": 1}}), "unknown option 'path'; there are host, port, protocol"),
         (("Gelf", {"host": "h:12201"}), "host must be a host name or an address, without a scheme or port"),
+        (("Gelf", {"host": "h\0"}), "host must be text without NUL and broken characters"),
+        (("Gelf", {"host": "h\x01"}), "host must be a host name or an address"),
         (("Gelf", {"socket": {"host": "\u00e9" * 100}}), "host must be a host name or an address"),
-        (("Gelf", {"host": "h", "port": 70000}), "port must be a whole number from 0 to 65535"),
+        (("Gelf", {"host": "h", "port": 70000}), "port must be a whole number from 1 to 65535"),
+        (("Gelf", {"socket": {"host": "h", "port": 0}}), "port must be a whole number from 1 to 65535"),
         (("Gelf", {"host": "h", "port": 1.5}), "port must be a whole number"),
         (("Gelf", {"protocol": "http"}), "protocol must be one of udp, tcp"),
         (("Gelf", {"chunked": 100}), "chunked must be lan, wan, 0 or the size of a datagram"),

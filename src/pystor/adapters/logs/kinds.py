@@ -41,7 +41,7 @@ def _screen(options: Options, style: Style) -> Sink:
 
 def _file(options: Options, style: Style) -> Sink:
     options.ignore("mode", "binmode", "close_after_write", "autoflush", "syswrite", "lazy_open")
-    return File(options.text("filename", ""), options.whole("permissions", 0o640, 0o777), style)
+    return File(options.text("filename", ""), options.whole("permissions", 0o640, 0, 0o777), style)
 
 
 def _syslog(options: Options, _: Style) -> Sink:
@@ -54,7 +54,7 @@ def _syslog(options: Options, _: Style) -> Sink:
 def _gelf(options: Options, _: Style) -> Sink:
     # The original has the address in an object of its own; here it may as well stand beside the other options.
     place = Options(options.table("socket") or {name: options.take(name) for name in ("host", "port", "protocol")})
-    address = place.host("host", "localhost"), place.whole("port", 12201, 65535)
+    address = place.host("host", "localhost"), place.whole("port", 12201, 1, 65535)
     protocol = place.choice("protocol", "udp", ("udp", "tcp"))
     place.end()
     fields = _fields(options.table("additional_fields"))
@@ -97,6 +97,8 @@ def output_of(described: Described, level: str, style: Style) -> Output:
     options = Options(given)
     options.ignore("name", "newline")
     lowest, highest = options.level("min_level", level), options.level("max_level", "emergency")
+    if lowest > highest and given.get("min_level") is not None:  # log_level alone may make an output silent
+        raise ValueError("min_level must not be above max_level, for nothing is between them")
     sink = _KINDS[kind](options, options.choice("format", style, tuple(FORMATS)))
     options.end()
     return Output(sink, lowest, highest)

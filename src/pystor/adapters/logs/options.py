@@ -41,13 +41,13 @@ class Options:
             raise ValueError(f"{name} must be a host name or an address, without a scheme or port")
         return value
 
-    def whole(self, name: str, default: int, highest: int) -> int:
-        """Take a number from 0 to `highest`; it may be written as text."""
+    def whole(self, name: str, default: int, lowest: int, highest: int) -> int:
+        """Take a number from `lowest` to `highest`; it may be written as text."""
         value = self.take(name, default)
         with contextlib.suppress(TypeError, ValueError):
-            if not isinstance(value, float) and 0 <= int(value) <= highest:
+            if not isinstance(value, float) and lowest <= int(value) <= highest:
                 return int(value)
-        raise ValueError(f"{name} must be a whole number from 0 to {highest}")
+        raise ValueError(f"{name} must be a whole number from {lowest} to {highest}")
 
     def flag(self, name: str, default: bool) -> bool:
         """Take what Perl takes for true or false."""
