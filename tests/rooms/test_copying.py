@@ -300,6 +300,40 @@ def test_what_was_promoted_and_is_lost_is_promoted_again_when_it_is_read(tmp_pat
     run(scenario())
 
 
+def test_a_blob_that_is_read_again_before_it_is_promoted_is_copied_once(
+    tmp_path: Path, pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived, copied = adopted(tmp_path / "archive"), list[Digest]()
+    contents = [b"read often", b"read last"]
+    served = {
+        Digest.of(each): BlobServed(Digest.of(each), archived.root, "archive", len(each), 0.1) for each in contents
+    }
+    often, last = served.values()
+    for content in contents:
+        place(archived, content)
+
+    async def scenario() -> None:
+        async with running([archived]) as archive, running(pair) as pool:
+            promoting = Promotion(Tiers([Tier("archive", archive)], nobody), pool)
+
+            async def copy_while_it_is_read(tiers: Tiers, into: Pool, digest: Digest) -> int:
+                copied.append(digest)
+                promoting(served[digest])
+                return await copy(tiers, into, digest)
+
+            monkeypatch.setattr(promotion, "copy", copy_while_it_is_read)
+            promoting(often)
+            promoting(often)
+            await promoting.start()
+            await eventually(lambda: copied == [often.digest] and len(blobs(pair[1])) == 1)
+            promoting(last)
+            await eventually(lambda: sorted(blobs(pair[1])) == sorted(contents))
+            await promoting.stop()
+
+    run(scenario())
+    assert copied == [often.digest, last.digest]
+
+
 def test_one_too_many_that_is_to_be_promoted_is_no_failure_of_whoever_reads_it(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from pystor.http.messages import Stream
 from pystor.pool import FindResult, Pool
 from pystor.reading import PIECE, Reading
 from pystor.repairs import Repairs
-from pystor.replicas import ReplicaState
+from pystor.replicas import ReplicaSet, ReplicaState
 from pystor.steps import Step, outcomes
 from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
@@ -824,6 +824,25 @@ def test_a_large_replica_of_another_size_than_the_other_is_verified_before_it_is
 
     run(scenario())
     assert set(bad(events)) == {pair[0].root}
+
+
+def test_a_storage_that_is_out_is_not_asked_whether_it_has_another_size(pair: list[Directory]) -> None:
+    digest = Digest.of(LARGE)
+    place(pair[0], LARGE)
+    place(pair[1], LARGE[:-1], digest)
+
+    async def scenario() -> None:
+        members = [Bulkhead(storage) for storage in pair]
+        group = ReplicaSet(members)
+        for out, differing in ((False, [members[1]]), (True, [])):
+            if out:
+                members[1].note(StorageError(pair[1].root, "open", "no answer", dead=True))
+            replica = await members[0].open(digest)
+            assert replica is not None
+            with replica:
+                assert await group.differing(members[0], replica, digest) == differing
+
+    run(scenario())
 
 
 def test_a_replica_of_another_size_than_the_good_one_that_was_found_first_is_to_be_repaired(
