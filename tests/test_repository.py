@@ -197,7 +197,7 @@ def make_serve(clone: Path, ending: str) -> subprocess.CompletedProcess[str]:
     python.write_text(PYTHON_OF_MAKE.format(ending=ending))
     python.chmod(0o755)
     ours = {name: value for name, value in os.environ.items() if name not in ("VENV", "MAKEFLAGS", "MFLAGS")}
-    chosen = ("make", "PYTHON=./python3", "SERVED=.venv/.installed", "ARGS=--port 0", "serve")
+    chosen = ("make", "--no-print-directory", "PYTHON=./python3", "SERVED=.venv/.installed", "ARGS=--port 0", "serve")
     return subprocess.run(chosen, cwd=clone, env=ours, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -21,10 +21,12 @@ Every error is raised once, where it is known, and turned into an HTTP status on
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:  # commands that need no event loop load none
+    import asyncio
 
 _UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.ELOOP, errno.ENXIO})  # the last is a socket's
 _DEAD: Final = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT})

@@ -310,11 +310,11 @@ def test_a_turn_that_ends_while_all_threads_are_busy_is_given_back_as_soon_as_on
         async with running(storages[:1]) as pool:
             (member,) = pool.members()
 
-            async def keep_busy(digest: Digest) -> int:
+            async def keep_busy(_digest: Digest) -> int:
                 monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.05))
                 for _ in range(8):
                     member.begin(over.wait, 20, timeout=20.0)
-                return len(digest.hex)
+                raise Unavailable("not now")
 
             await Queue("mirror", pool, keep_busy, observe=pool.observe).work_off()
             assert not is_free()
