@@ -86,6 +86,17 @@ async def store_all(mine: SmallUploads, contents: list[bytes]) -> list[BaseExcep
     return await asyncio.gather(*(store(mine, content) for content in contents), return_exceptions=True)
 
 
+def store_five(pair: list[Directory]) -> None:
+    """Store the first five, all at once."""
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
+        end(mine)
+
+    run(scenario())
+
+
 @pytest.fixture(autouse=True, params=[True, False], ids=["in one go", "in parts"])
 def in_one_go(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether one thread does what is light on all storages, or one of each."""
@@ -713,12 +724,7 @@ def test_what_is_left_of_a_batch_that_takes_long_is_done_by_several_threads(
 
     monkeypatch.setattr(small_uploads, "_write_one", write_one)
 
-    async def scenario() -> None:
-        mine = uploads_to(pair)
-        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
-        end(mine)
-
-    run(scenario())
+    store_five(pair)
     assert [sorted(blobs(storage)) for storage in pair] == [CONTENTS[:5]] * 2
 
 
@@ -745,12 +751,7 @@ def test_a_batch_is_synced_by_the_descriptor_that_was_open_before_any_of_it_was_
     monkeypatch.setattr(Directory, "open_for_writing", open_for_writing)
     monkeypatch.setattr(Bulkhead, "commit", commit_one)
 
-    async def scenario() -> None:
-        mine = uploads_to(pair)
-        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
-        end(mine)
-
-    run(scenario())
+    store_five(pair)
     for storage in pair:
         assert len(opened[storage.root]) == 5
         assert synced[storage.root][0] == min(opened[storage.root])
@@ -777,12 +778,7 @@ def test_what_is_left_for_one_storage_is_done_there_alone(
     slowly("_write_one", small_uploads._write_one)
     slowly("_name_one", small_uploads._name_one)
 
-    async def scenario() -> None:
-        mine = uploads_to(pair)
-        assert await store_all(mine, CONTENTS[:5]) == [None] * 5
-        end(mine)
-
-    run(scenario())
+    store_five(pair)
     assert [sorted(blobs(storage)) for storage in pair] == [CONTENTS[:5]] * 2
     assert set(done.values()) == {5}
 
