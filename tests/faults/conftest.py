@@ -66,6 +66,26 @@ def shared(directory: Path, *, faulty: int, healthy: int, others: int = 0) -> It
         yield Shared(House(server), failing, [*first, *(storage for pair in pairs for storage in pair)])
 
 
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """One pair of storages, one of which fails when it is told to."""
+    with shared(tmp_path_factory.mktemp("half"), faulty=1, healthy=1) as mine:
+        yield mine
+
+
+@pytest.fixture
+def faulty(half: Shared) -> FaultyStorage:
+    """The storage that fails."""
+    return half.faulty[0]
+
+
+@pytest.fixture
+def stor(half: Shared) -> Iterator[House]:
+    """The server of those storages, without any blob."""
+    with half.used():
+        yield half.stor
+
+
 @pytest.fixture
 def make_faulty(tmp_path: Path) -> Iterator[FaultyFactory]:
     """Mount storages that fail when they are told to; they are healed and taken away after the servers have ended."""

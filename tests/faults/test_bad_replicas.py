@@ -31,26 +31,6 @@ _WORKERS: Final = 2
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    """One pair of storages, one of which fails when it is told to."""
-    with shared(tmp_path_factory.mktemp("half"), faulty=1, healthy=1) as mine:
-        yield mine
-
-
-@pytest.fixture
-def faulty(half: Shared) -> FaultyStorage:
-    """The storage that fails."""
-    return half.faulty[0]
-
-
-@pytest.fixture
-def stor(half: Shared) -> Iterator[House]:
-    """The server of that pair, without any blob."""
-    with half.used():
-        yield half.stor
-
-
-@pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One pair of storages, both of which fail when they are told to."""
     with shared(tmp_path_factory.mktemp("both"), faulty=2, healthy=0) as mine:

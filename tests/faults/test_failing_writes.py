@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import pytest
 from tests.contract import disk
 from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House
-from tests.faults.conftest import FaultyFactory, HouseFactory, Shared, shared
+from tests.faults.conftest import FaultyFactory, HouseFactory
 from tests.support.fuse import Fault, FaultyStorage
 from tests.support.mounts import Mounts
 
@@ -22,26 +22,6 @@ FSYNC_FAILS: Final = Fault(("fsync",), error="EIO")
 NO_DIRECTORY_FSYNC: Final = Fault(("fsyncdir",), error="EIO")
 
 sizes = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    """A server with one pair, of which one storage fails."""
-    with shared(tmp_path_factory.mktemp("shared"), faulty=1, healthy=1) as mine:
-        yield mine
-
-
-@pytest.fixture
-def faulty(pair: Shared) -> FaultyStorage:
-    """The storage of it that fails."""
-    return pair.faulty[0]
-
-
-@pytest.fixture
-def alone(pair: Shared) -> Iterator[House]:
-    """That server, without any blob."""
-    with pair.used():
-        yield pair.stor
 
 
 @pytest.fixture
@@ -57,7 +37,7 @@ def new(unused: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House
 
 
 @pytest.fixture
-def stor(unused: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
+def two_pairs(unused: FaultyStorage, make_stor: HouseFactory, tmp_path: Path) -> House:
     """A server with two pairs, of which that storage is one."""
     return make_stor(pairs=[[tmp_path / "a", unused.point], [tmp_path / "c", tmp_path / "d"]])
 
@@ -72,70 +52,70 @@ def leaves_nothing(faulty: FaultyStorage, stor: House) -> bool:
 
 @sizes
 def test_a_failed_fsync_is_never_acknowledged_nor_repeated_and_the_other_pair_takes_the_blobs(
-    stor: House, unused: FaultyStorage, size: int
+    two_pairs: House, unused: FaultyStorage, size: int
 ) -> None:
     with unused.failing(FSYNC_FAILS):
-        answers = [stor.store(fresh(size)) for _ in range(12)]
+        answers = [two_pairs.store(fresh(size)) for _ in range(12)]
         assert {answer.status for answer in answers} <= {201, 503}
         assert [answer.status for answer in answers].count(503) <= 1  # then the storage is out
         assert not any(str(unused.point).encode() in answer.body for answer in answers)
         synced = {path: count for path, count in unused.calls("fsync").items() if "/tmp/" in path}
         assert set(synced.values()) <= {1}
-        assert leaves_nothing(unused, stor)
-        assert stor.ask("GET", "/status").status == 503 or not synced
+        assert leaves_nothing(unused, two_pairs)
+        assert two_pairs.ask("GET", "/status").status == 503 or not synced
 
-    assert settles(lambda: str(unused.point).encode() in stor.store(fresh()).body)
-    assert stor.ask("GET", "/status").status == 200
+    assert settles(lambda: str(unused.point).encode() in two_pairs.store(fresh()).body)
+    assert two_pairs.ask("GET", "/status").status == 200
 
 
 @sizes
 def test_a_failed_fsync_without_another_pair_is_503_and_leaves_nothing(
-    alone: House, faulty: FaultyStorage, size: int
+    stor: House, faulty: FaultyStorage, size: int
 ) -> None:
     with faulty.failing(FSYNC_FAILS):
-        assert {alone.store(fresh(size)).status for _ in range(3)} == {503}
-        assert leaves_nothing(faulty, alone)
-        assert alone.ask("GET", "/live").status == 200
+        assert {stor.store(fresh(size)).status for _ in range(3)} == {503}
+        assert leaves_nothing(faulty, stor)
+        assert stor.ask("GET", "/live").status == 200
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
 @pytest.mark.parametrize("operation", ["create", "write", "fsync"])
 @sizes
 def test_no_room_is_507_wherever_it_turns_up_and_leaves_nothing(
-    alone: House, faulty: FaultyStorage, size: int, operation: str, error: str
+    stor: House, faulty: FaultyStorage, size: int, operation: str, error: str
 ) -> None:
     content = fresh(size)
     with faulty.failing(Fault((operation,), path="/tmp/", error=error)):
-        assert alone.store(content).status == 507
-        assert leaves_nothing(faulty, alone)
-        assert alone.ask("GET", f"/{sha(content)}").status == 404
+        assert stor.store(content).status == 507
+        assert leaves_nothing(faulty, stor)
+        assert stor.ask("GET", f"/{sha(content)}").status == 404
 
-    assert alone.store(content).status == 201
+    assert stor.store(content).status == 201
 
 
 @sizes
-def test_an_io_error_while_writing_is_503_and_leaves_nothing(alone: House, faulty: FaultyStorage, size: int) -> None:
+def test_an_io_error_while_writing_is_503_and_leaves_nothing(stor: House, faulty: FaultyStorage, size: int) -> None:
     content = fresh(size)
     with faulty.failing(Fault(("write",), error="EIO")):
-        assert alone.store(content).status == 503
-        assert leaves_nothing(faulty, alone)
+        assert stor.store(content).status == 503
+        assert leaves_nothing(faulty, stor)
 
-    assert settles(lambda: alone.store(content).status == 201)
+    assert settles(lambda: stor.store(content).status == 201)
 
 
 @sizes
 def test_a_rename_that_fails_on_one_replica_is_not_acknowledged_and_the_set_is_whole_later(
-    alone: House, faulty: FaultyStorage, size: int
+    stor: House, faulty: FaultyStorage, size: int
 ) -> None:
     content = fresh(size)
     with faulty.failing(Fault(("rename",), path=r"\.dat$", error="EIO")):
-        assert alone.store(content).status == 503
-        assert (alone.storages[0] / ".stor/repair" / sha(content).upper()).exists()
-        assert alone.get(content).body == content
+        assert stor.store(content).status == 503
+        assert (stor.storages[0] / ".stor/repair" / sha(content).upper()).exists()
+        assert stor.get(content).body == content
         assert not replica(faulty.source, sha(content)).exists()
 
     assert settles(lambda: disk.is_whole(replica(faulty.source, sha(content)), content), within=20)
-    assert settles(lambda: list((alone.storages[0] / ".stor/repair").iterdir()) == [], within=20)
+    assert settles(lambda: list((stor.storages[0] / ".stor/repair").iterdir()) == [], within=20)
 
 
 @pytest.mark.parametrize("operation", ["fsync", "rename"])
@@ -161,13 +141,13 @@ def test_what_failed_is_logged_with_the_digest_counted_and_shown_and_the_writer_
 
 @sizes
 def test_a_blob_whose_directory_cannot_be_synced_is_not_acknowledged_the_second_time_either(
-    alone: House, faulty: FaultyStorage, size: int
+    stor: House, faulty: FaultyStorage, size: int
 ) -> None:
     content = fresh(size)
     with faulty.failing(NO_DIRECTORY_FSYNC):
-        assert [alone.store(content).status for _ in range(3)] == [503] * 3
+        assert [stor.store(content).status for _ in range(3)] == [503] * 3
 
-    assert settles(lambda: alone.store(content).status in (200, 201))
+    assert settles(lambda: stor.store(content).status in (200, 201))
     assert disk.is_whole(replica(faulty.source, sha(content)), content)
 
 

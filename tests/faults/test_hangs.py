@@ -30,23 +30,10 @@ SLOW: Final = Fault(delay=0.5)
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """Two pairs of storages, one of which fails when it is told to."""
     with shared(tmp_path_factory.mktemp("pairs"), faulty=1, healthy=1, others=1) as mine:
         yield mine
-
-
-@pytest.fixture
-def faulty(pairs: Shared) -> FaultyStorage:
-    """The storage that fails, one of four."""
-    return pairs.faulty[0]
-
-
-@pytest.fixture
-def stor(pairs: Shared) -> Iterator[House]:
-    """The server of those pairs, without any blob."""
-    with pairs.used():
-        yield pairs.stor
 
 
 @pytest.fixture
