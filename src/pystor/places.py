@@ -92,11 +92,7 @@ class Places:
         return chosen
 
     def _choose(self, digest: Digest, size: int) -> list[ReplicaSet]:
-        fitting = [replica_set for replica_set in self._sets if replica_set.left >= size and replica_set.takes]
-        if len(fitting) < 2:
-            return fitting
-        left = [replica_set.left - size for replica_set in fitting]
-        chosen = placement.choose(
-            digest, [replica_set.seed for replica_set in fitting], left, ROOMY if size else PLENTY
-        )
-        return [fitting[index] for index in chosen]
+        taking = [replica_set for replica_set in self._sets if replica_set.takes]
+        left = [replica_set.left - size for replica_set in taking]
+        chosen = placement.choose(digest, [replica_set.seed for replica_set in taking], left, ROOMY if size else PLENTY)
+        return [taking[index] for index in chosen]
