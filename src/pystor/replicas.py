@@ -49,6 +49,8 @@ class ReplicaSet:
         """Bytes that may still be written, as last measured: those of the fullest member."""
         self._dice: Final = dice
         self._turns: Final = tuple(self.members[start:] + self.members[:start] for start in range(len(self.members)))
+        self._turn = self._turns[0]
+        self.advance()
         self._looks: Final = [Looks(member) for member in members]
 
     @property
@@ -63,16 +65,22 @@ class ReplicaSet:
 
     def in_turn(self) -> Sequence[Bulkhead]:
         """Go through the members, beginning with any: reads are spread over all. Slow ones come last."""
-        turn = self._turns[int(self._dice() * len(self._turns))]
+        turn = self._turn
+        self.advance()
         for member in turn:  # a generator for any() takes three times as long, and every look-up comes by
             if member.slow:
                 return sorted(turn, key=_is_slow)
         return turn
 
-    def pick(self) -> Bulkhead:
-        """Take the member that `in_turn` would begin with."""
-        member = self.members[int(self._dice() * len(self.members))]
-        return self.in_turn()[0] if member.slow else member
+    @property
+    def first(self) -> Bulkhead:
+        """The member that `in_turn` begins with the next time."""
+        member = self._turn[0]
+        return min(self._turn, key=_is_slow) if member.slow else member
+
+    def advance(self) -> None:
+        """Choose by chance which member is the first from now on."""
+        self._turn = self._turns[int(self._dice() * len(self._turns))]
 
     async def differing(self, member: Bulkhead, replica: Replica, digest: Digest) -> list[Bulkhead]:
         """Tell which members have a blob in another size than the replica of one has, as far as they answer."""

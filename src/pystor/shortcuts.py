@@ -47,7 +47,11 @@ class Shortcut(Generic[_T]):
     def pick(self) -> Way[_T] | None:
         """Choose the replica of a member that is as good as any; None if that has not served it yet.
 
-        None also if any replica was doubted since: to ask each time whether it was this one would take longer.
+        A look-up then begins with that very member, so that each gets its share of the reads from the start. None also
+        if any replica was doubted since: to ask each time whether it was this one would take longer.
         """
-        way = self._ways.get(self._replica_set.pick().storage.root)
-        return way if way is None or way.doubts == self._verifier.doubts else None
+        way = self._ways.get(self._replica_set.first.storage.root)
+        if way is None or way.doubts != self._verifier.doubts:
+            return None
+        self._replica_set.advance()
+        return way

@@ -50,6 +50,21 @@ def again(shortcut: Shortcut[str], offset: int = 0, size: int = len(CONTENT)) ->
     return (way.storage, bytes(room)) if way is not None and way.read_cached(offset, room) else None
 
 
+def test_a_replica_that_has_not_served_yet_is_where_the_look_up_begins(pair: list[Directory]) -> None:
+    members = [Bulkhead(storage, threads=1) for storage in pair]
+    replica_set = ReplicaSet(members)
+    shortcut = Shortcut[str](replica_set, Verifier())
+    replica = pair[0].open(BLOB)
+    assert replica is not None
+    with replica:
+        shortcut.learn(replica, "")
+
+    began = [replica_set.in_turn()[0] for _ in range(100) if shortcut.pick() is None]
+
+    assert 20 < len(began) < 80
+    assert set(began) == {members[1]}
+
+
 def test_a_blob_is_read_again_from_each_of_its_replicas(pair: list[Directory], tmp_path: Path) -> None:
     shortcut = learned(*pair)
     found = [again(shortcut) for _ in range(100)]
