@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
+from pystor.background import Tasks
+
 _T = TypeVar("_T")
 
 _MOST: Final = 64
@@ -27,7 +29,7 @@ class Batches(Generic[_T]):
         self._waiting: list[_T] = []
         self._gate: object | None = None
         """The batch that is on its way through, and keeps the others waiting."""
-        self._under_way: Final[set[asyncio.Task[None]]] = set()
+        self._under_way: Final = Tasks()
 
     def join(self, item: _T) -> None:
         """Go with the next batch, which is begun when a turn of the event loop has brought no more."""
@@ -47,16 +49,13 @@ class Batches(Generic[_T]):
         self._gate = gate = batch or None
         if gate is None:
             return
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(_TIMEOUT, self._open, gate)
+        timer = asyncio.get_running_loop().call_later(_TIMEOUT, self._open, gate)
 
         def through() -> None:
             timer.cancel()
             self._open(gate)
 
-        task = loop.create_task(self._do(batch, through))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way.begin(self._do(batch, through))
 
     def _open(self, gate: object) -> None:
         if self._gate is gate:

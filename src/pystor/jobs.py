@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Final, TypeAlias
 
-from pystor.background import tolerated
+from pystor.background import Tasks, end, tolerated
 from pystor.blob import QueueName, Turn
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
@@ -78,7 +78,7 @@ class Queue:
         self._period: Final = period
         self._files_per_second: Final = files_per_second
         self._bytes_per_second: Final = bytes_per_second
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: Final = Tasks()
         self._more = False
         self._left: Final[dict[str, int]] = {}
         self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
@@ -96,14 +96,11 @@ class Queue:
 
     async def start(self) -> None:
         """Begin to work in the background."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks.begin(self._run())
 
     async def stop(self) -> None:
         """End; what was begun is begun again by whoever comes next."""
-        tasks = [*self._under_way.values(), *filter(None, [self._task])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._tasks, *self._under_way.values()])
 
     async def _run(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pystor import placement
+from pystor.background import end
 from pystor.digest import Digest
 from pystor.placement import PLENTY, ROOMY
 from pystor.replicas import ReplicaSet
@@ -57,10 +58,7 @@ class Places:
 
     async def stop(self) -> None:
         """End what is under way."""
-        tasks = tuple(self._measuring.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._measuring.values())
 
     @property
     def all_take(self) -> bool:

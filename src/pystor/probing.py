@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from pystor import marker
+from pystor.background import Tasks
 from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.executor import Executor
@@ -73,7 +74,7 @@ class Inquiry:
         """`probe` sends a probe to a thread of the `probes`, and tells in the end whether the storage did it."""
         self._probes: Final = probes
         self._probe: Final = probe
-        self._under_way: Final[set[asyncio.Task[None]]] = set()
+        self._under_way: Final = Tasks()
         self._sent = 0.0
         self._answered = 0.0  # when the last probe was sent that was answered
         self._late: Final[dict[object, Replica | Digest]] = {}  # what is late, and of which replica
@@ -83,9 +84,7 @@ class Inquiry:
         if not self._probes.may_begin():
             return False
         self._sent = time.monotonic()
-        task = asyncio.create_task(self._go(self._sent))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way.begin(self._go(self._sent))
         return True
 
     async def _go(self, sent: float) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystor.background import tolerated
+from pystor.background import Tasks, end, tolerated
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.errors import NoSpace, StorageError, StorageFull, StorError, Unavailable
@@ -28,7 +28,7 @@ class Promotion:
         self._pool: Final = pool
         self._waiting: Final[asyncio.Queue[Digest]] = asyncio.Queue(_WAITING_AT_MOST)
         self._noted: Final[set[Digest]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: Final = Tasks()
         self._rests_until = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -45,13 +45,11 @@ class Promotion:
 
     async def start(self) -> None:
         """Begin to copy."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks.begin(self._run())
 
     async def stop(self) -> None:
         """End; what was not copied is when it is read again."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._tasks)
 
     async def _run(self) -> None:
         while True:

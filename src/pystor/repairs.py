@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from pystor.background import Tasks, end
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
@@ -30,7 +31,7 @@ class Repairs:
         """`observe` is told of storages that cannot note one."""
         self._observe: Final = observe
         self._asked: Final[dict[Digest, float]] = {}
-        self._noting: Final[set[asyncio.Task[None]]] = set()
+        self._noting: Final = Tasks()
         self._stopped = False  # what was late may come after that
 
     def ask(self, member: Bulkhead, digest: Digest) -> None:
@@ -41,9 +42,7 @@ class Repairs:
         if len(self._asked) >= _ASKED_AT_MOST:
             self._asked.clear()
         self._asked[digest] = now
-        task = asyncio.create_task(self._note(member, digest))
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
+        self._noting.begin(self._note(member, digest))
 
     async def _note(self, member: Bulkhead, digest: Digest) -> None:
         for _ in range(_TRIED_FOR):
@@ -68,7 +67,4 @@ class Repairs:
     async def stop(self) -> None:
         """End what is being noted: the next who reads it finds out again."""
         self._stopped = True
-        noting = tuple(self._noting)
-        for task in noting:
-            task.cancel()
-        await asyncio.gather(*noting, return_exceptions=True)
+        await end(self._noting)

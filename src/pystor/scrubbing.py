@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from pystor.background import tolerated
+from pystor.background import end, tolerated
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -52,10 +52,7 @@ class Scrub:
 
     async def stop(self) -> None:
         """End; what was not verified is when it is read again."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks.values())
 
     async def _work(self, member: Bulkhead, waiting: dict[Digest, None]) -> None:
         try:

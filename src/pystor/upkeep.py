@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from pystor.background import tolerated
+from pystor.background import Tasks, end, tolerated
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.errors import StorageError
 from pystor.events import LeftoversSwept, Observer, StorageFailed
@@ -35,7 +35,7 @@ class Upkeep:
         self._places: Final = places
         self._sweep_period: Final = sweep_period
         self._observe: Final = observe
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._tasks: Final = Tasks()
         self._recovered: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
         self._proved: Final[dict[Bulkhead, asyncio.Task[None]]] = {}
 
@@ -45,20 +45,16 @@ class Upkeep:
         A storage that does not answer at once is not waited for: it is used as soon as it answers.
         """
         begun = asyncio.create_task(self._begin())
-        self._tasks.add(begun)
+        self._tasks.keep(begun)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(begun), _BEGUN_WITHIN)
-        self._tasks.add(asyncio.create_task(self._sweep()))
-        self._tasks.add(asyncio.create_task(self._measure()))
-        self._tasks.add(asyncio.create_task(self._recover()))
-        self._tasks.add(asyncio.create_task(self._prove()))
+        for loop in (self._sweep, self._measure, self._recover, self._prove):
+            self._tasks.begin(loop())
 
     async def stop(self) -> None:
         """End what goes on."""
-        tasks = [*self._tasks, *self._recovered.values(), *self._proved.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(self._places.stop(), *tasks, return_exceptions=True)
+        await end([*self._tasks, *self._recovered.values(), *self._proved.values()])
+        await self._places.stop()
 
     async def _begin(self) -> None:
         await asyncio.gather(*(self._attach(member) for member in self._members))

@@ -20,6 +20,7 @@ import emcache
 from emcache.protocol import MemcacheAsciiProtocol
 
 from pystor.adapters.names import Host
+from pystor.background import Tasks, end
 from pystor.batches import Batches
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
@@ -117,23 +118,20 @@ class _Server:
         self._broken: Final = asyncio.Event()
         self._doubted = False
         self._questions: Final = Batches(self._ask_for)
-        self._asking: Final[set[asyncio.Task[Mapping[bytes, emcache.Item] | None]]] = set()
+        self._asking: Final = Tasks()
         self._turn_to_send: Final = asyncio.Semaphore(MAX_CONNECTIONS - _AT_ONCE)
-        self._keeper: asyncio.Task[None] | None = None
-        self._puts: Final[set[asyncio.Task[Any]]] = set()
+        self._keeper: Final = Tasks()
+        self._puts: Final = Tasks()
 
     def score(self, digest: Digest) -> bytes:
         """The server with the highest score has the digest."""
         return hashlib.blake2b(self._seed + digest.hex.encode(), digest_size=8).digest()
 
     def start(self) -> None:
-        self._keeper = asyncio.create_task(self._keep())
+        self._keeper.begin(self._keep())
 
     async def stop(self) -> None:
-        tasks = [*self._puts, *self._asking, *([] if self._keeper is None else [self._keeper])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._puts, *self._asking, *self._keeper])
 
     async def get(self, key: bytes) -> bytes | None:
         """Tell a value, or None; what is wanted at the same time is one question."""
@@ -156,8 +154,7 @@ class _Server:
 
     async def _ask_many(self, keys: Collection[bytes]) -> Mapping[bytes, emcache.Item] | None:
         task = asyncio.create_task(self._ask(lambda client: client.get_many([*keys])))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        self._asking.keep(task)
         return await task
 
     async def _ask(self, command: Callable[[emcache.Client], Coroutine[Any, Any, T]]) -> T | None:
@@ -177,9 +174,7 @@ class _Server:
         """Run a command in the background, unless many are under way."""
         if self._client is None or len(self._puts) >= MAX_PUTS:
             return
-        task = asyncio.create_task(self._send(command))
-        self._puts.add(task)
-        task.add_done_callback(self._puts.discard)
+        self._puts.begin(self._send(command))
 
     async def _send(self, command: Callable[[emcache.Client], Coroutine[Any, Any, object]]) -> None:
         async with self._turn_to_send:

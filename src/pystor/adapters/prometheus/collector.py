@@ -18,6 +18,7 @@ from pystor.adapters.prometheus.handlers import handlers
 from pystor.adapters.prometheus.sheet import Slots
 from pystor.adapters.prometheus.slices import Sliced, sliced
 from pystor.adapters.prometheus.workers import Totals, Workers
+from pystor.background import Tasks, end
 from pystor.events import Event
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -44,7 +45,7 @@ class Prometheus:
         self._storages: Callable[[], Iterable[StorageRow]] = tuple
         self._queues: Callable[[], Mapping[str, int]] = dict
         self._lengths: Final = Slots(self._sheet, "stor_queue_length")
-        self._refresher: asyncio.Task[None] | None = None
+        self._refresher: Final = Tasks()
         self._telling: Final = asyncio.Lock()
         self._next: asyncio.Task[bytes] | None = None
         self._rest_until = float("-inf")
@@ -53,13 +54,11 @@ class Prometheus:
 
     async def start(self) -> None:
         """Begin to look at the queues every now and then; counting needs no start."""
-        self._refresher = asyncio.create_task(self._keep_fresh())
+        self._refresher.begin(self._keep_fresh())
 
     async def stop(self) -> None:
         """End that. What was counted stays for the others to read, until the supervisor ends."""
-        if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
+        await end(self._refresher)
 
     async def _keep_fresh(self) -> None:
         """Tell the others how long the queues of this worker are."""
