@@ -123,14 +123,14 @@ class Bulkhead:
             return Refusal(StorageError(self.storage.root, _name(operation), reason, unreadable=True))
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
-        seconds = self.storage.timeouts.answer if timeout is None else timeout
+        name, seconds = _name(operation), self.storage.timeouts.answer if timeout is None else timeout
         step: Running[_T]
         if probing:
-            step = Probing(self, executor, job, _name(operation), seconds, is_in=lambda: not self.unwritable)
+            step = Probing(self, job, name, seconds, is_in=lambda: not self.unwritable)
         elif of is not None and self.storage.writable and self.storage.syncs:  # else a probe proves nothing of the disk
-            step = OnReplica(self, executor, job, _name(operation), seconds, of=of, inquiry=self._inquiry)
+            step = OnReplica(self, job, name, seconds, of=of, inquiry=self._inquiry)
         else:
-            step = Running(self, executor, job, _name(operation), seconds)
+            step = Running(self, job, name, seconds)
         if not (probing or certain):
             self.remember(step)
         return step
@@ -155,7 +155,7 @@ class Bulkhead:
         return self.uploads > sum(step.syncing for step in self._waited_for)
 
     def remember(self, step: Awaited[Any]) -> None:
-        """Take note that a step is waited for, until the storage is out."""
+        """Take note that a step is waited for: it is given up when the storage is out."""
         self._waited_for.add(step)
 
     def forget(self, step: Awaited[Any]) -> None:
@@ -166,24 +166,24 @@ class Bulkhead:
         return StorageError(self.storage.root, operation, f"is out: {self.last_error or 'it failed'}")
 
     def _release(self) -> None:
-        """Let nobody wait any longer for a storage that hangs; for reads only if it is out for them, too."""
+        """Give up what is waited for, since the storage hangs; reads only if it is out for them, too."""
         for step in tuple(self._waited_for):
             if self.out or not isinstance(step, OnReplica):
                 step.give_up(self._is_out(step.name))
 
     def has_answered_since(self, since: float) -> bool:
-        """Tell whether it has answered a probe since a moment on the monotonic clock, and few replicas are late."""
+        """Tell whether a probe sent after `since` (monotonic clock) was answered, and only few replicas are late."""
         return self._inquiry.is_well_since(since)
 
     def let_go(self, since: float) -> None:
-        """Let nobody wait any longer who had no thread before `since`, but for those whose timeout is longer."""
+        """Give up the steps that no thread had begun by `since` (monotonic clock), unless they have longer timeouts."""
         for step in tuple(self._waited_for):
             late = step.began is None or step.began >= since
             if late and step.timeout <= self.storage.timeouts.answer and self.out:
                 step.give_up(self._is_out(step.name))
 
-    def quicken(self, seconds: float) -> None:
-        """Take note of how long an answer took, of several in one go one of them."""
+    def note_time(self, seconds: float) -> None:
+        """Take note of how many seconds an answer took, or each of several that came in one go."""
         self._pace += (seconds - self._pace) * _PACE_WEIGHT
 
     def note(self, error: StorageError) -> StorageError:

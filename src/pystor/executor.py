@@ -39,9 +39,9 @@ class Job(Generic[_T]):
         "_call",
         "_certain",
         "_count",
-        "_dispose",
         "_loop",
         "began",
+        "executor",
         "failed",
         "future",
         "late",
@@ -52,19 +52,20 @@ class Job(Generic[_T]):
 
     def __init__(
         self,
+        executor: Executor,
         call: Callable[..., _T],
         arguments: tuple[object, ...],
         *,
         certain: bool,
-        dispose: Callable[[object], None],
         waits: bool = False,
         count: Callable[[_T], int] = one,
     ) -> None:
-        """`certain`: it is done even if nobody waits any more when it begins. `dispose` closes what comes too late.
+        """`certain`: it is done even if nobody waits any more when it begins.
 
         `count` tells of a result how many things were done for it, one after the other.
         """
-        self._dispose: Final = dispose
+        self.executor: Final = executor
+        """Whose threads do it, and close what comes too late."""
         self._count: Final = count
         self.things = 1
         """How many it did."""
@@ -109,12 +110,12 @@ class Job(Generic[_T]):
         """Wait no more; what has come, perhaps in this very moment, is closed."""
         self.future.cancel()
         if self.future.done() and not self.future.cancelled() and self.future.exception() is None:
-            self._dispose(self.future.result())
+            self.executor.dispose(self.future.result())
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         self.seconds += time.monotonic()
         if self.future.done():
-            self._dispose(result)
+            self.executor.dispose(result)
             if self.late is not None:
                 self.late(error)
         elif error is not None:
@@ -179,11 +180,11 @@ class Executor:
         `waits`: it is known to wait for the disk. `ahead`: it comes before all that no thread has begun. `count` tells
         of the result how many things were done: the job was quick if each of them was.
         """
-        job = Job(call, arguments, certain=certain, dispose=self._dispose, waits=waits, count=count)
+        job = Job(self, call, arguments, certain=certain, waits=waits, count=count)
         self._submit(job, ahead=ahead)
         return job
 
-    def _dispose(self, result: object) -> None:
+    def dispose(self, result: object) -> None:
         """Close what came in the very moment in which nobody wanted it any more, in a thread: it may take long."""
         if hasattr(result, "close"):
             self.give(close, (result,), certain=True)

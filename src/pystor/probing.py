@@ -29,7 +29,7 @@ _MOST_LATE: Final = 3
 
 
 class Probes:
-    """To be used from one event loop."""
+    """The thread for the probes of one storage, and another if that hangs. To be used from one event loop."""
 
     def __init__(self, root: str) -> None:
         """Begin without a thread; `root` is where the storage lies."""
@@ -37,10 +37,10 @@ class Probes:
         self._again_after = _AGAIN_AFTER
         self._began = 0.0
         self._mounts: list[str] = []
-        self.executor = self._one()
+        self.executor = self._new_executor()
         """The thread for the next probe."""
 
-    def _one(self) -> Executor:
+    def _new_executor(self) -> Executor:
         return Executor(f"stor probes {self._root}", 1)
 
     def may_begin(self) -> bool:
@@ -57,7 +57,7 @@ class Probes:
             return False
         else:
             self.executor.stop()
-            self.executor = self._one()
+            self.executor = self._new_executor()
             self._again_after *= 2
         self._began, self._mounts = now, mounts
         return True
@@ -68,7 +68,10 @@ class Probes:
 
 
 class Inquiry:
-    """Whether a storage is well though something is late: it is asked for something else. For one event loop."""
+    """Finds out by a probe whether a storage is well while operations on some of its replicas are late.
+
+    To be used from one event loop.
+    """
 
     def __init__(self, probes: Probes, probe: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         """`probe` sends a probe to a thread of the `probes`, and tells in the end whether the storage did it."""
@@ -77,7 +80,7 @@ class Inquiry:
         self._under_way: Final = Tasks()
         self._sent = 0.0
         self._answered = 0.0  # when the last probe was sent that was answered
-        self._late: Final[dict[object, Replica | Digest]] = {}  # what is late, and of which replica
+        self._late: Final[dict[object, Replica | Digest]] = {}  # the steps that are late, and of which replica
 
     def send(self) -> bool:
         """Send a probe; False if it would hang as the last one does."""
@@ -104,26 +107,26 @@ class Inquiry:
             self.send()
 
     def is_well_but_for(self, of: Replica | Digest, step: object, since: float) -> bool:
-        """Tell whether a probe was answered since, and few replicas are late: `step` is, until it `has_come`."""
+        """Take note that `step`, an operation on a replica, is late until it `has_come`; then do as `is_well_since`."""
         self._late[step] = of
         return self.is_well_since(since)
 
     def is_well_since(self, since: float) -> bool:
-        """Tell the same when nothing more is late."""
+        """Tell whether a probe sent after `since` (monotonic clock) was answered, and only few replicas are late."""
         names = {os.path.basename(of.path) for of in self._late.values()}
         return self._answered >= since and len(names) <= _MOST_LATE
 
     def hangs(self, replica: Replica) -> bool:
-        """Tell whether something is late that is of this very file: what is begun now would hang as well."""
+        """Tell whether an operation on this very file is late: what is begun on it now would hang as well."""
         files = (of for of in self._late.values() if not isinstance(of, Digest))
         return any(file.fingerprint == replica.fingerprint for file in files)
 
     def has_come(self, step: object) -> None:
-        """Take note that what was late is over."""
+        """Take note that a step that was late is over."""
         self._late.pop(step, None)
 
     def forget_late(self) -> None:
-        """Wait no more for what is late: it hangs in what the storage was."""
+        """Count what is late no more: it hangs in the disk that was there before."""
         self._late.clear()
 
     def stop(self) -> None:

@@ -47,11 +47,11 @@ Work: TypeAlias = Callable[[Bulkhead, Sequence[_T]], Done]
 class Round:
     """A work that goes from storage to storage in one thread: handing it to a thread of each costs more than the work.
 
-    To its step it is the storage that it is at: that is to blame if it takes too long.
+    It is the `Member` of its step, and stands for the storage that it is at: that is to blame if it takes too long.
     """
 
     def __init__(self, members: Sequence[Bulkhead]) -> None:
-        """It goes from the first to the last."""
+        """Go from the first storage to the last."""
         self.done: Final[list[Done]] = []
         """What became of the things on each storage that it is through with."""
         self._members: Final = members
@@ -60,7 +60,7 @@ class Round:
     def begin(self, executor: Executor, work: Work[_T], things: Sequence[_T], timeout: float) -> Step[Done]:
         """Have it done; the result is `done`. All of it may take `timeout` seconds."""
         job = executor.give(self._go, (work, things), count=_how_many)
-        step = Running(self, executor, job, work.__name__.strip("_"), timeout)
+        step = Running(self, job, work.__name__.strip("_"), timeout)
         for member in self._members:
             member.remember(step)
         return step
@@ -87,20 +87,20 @@ class Round:
         return self._at.note(error)
 
     def has_answered_since(self, since: float) -> bool:
-        """Tell whether the storage where it is has answered a probe since."""
+        """Tell whether the storage where it is answers probes."""
         return self._at.has_answered_since(since)
 
     def let_go(self, since: float) -> None:
-        """Let nobody wait any longer for a thread of the storage where it is."""
+        """Give up what waits for a thread of the storage where it is."""
         self._at.let_go(since)
 
-    def quicken(self, _: float) -> None:
+    def note_time(self, _: float) -> None:
         """Tell each storage how long one of the things took there."""
         for member, seconds in zip(self._members, self._seconds, strict=True):
-            member.quicken(seconds)
+            member.note_time(seconds)
 
     def forget(self, step: Awaited[Any]) -> None:
-        """Tell all storages that nobody waits for the step any more."""
+        """Have no storage give up the step any more: nobody waits for it."""
         for member in self._members:
             member.forget(step)
 

@@ -1,4 +1,4 @@
-"""What a storage is at: begun at once, waited for later, given up when it takes too long or nobody wants it."""
+"""The operations of a storage that are under way: begun at once, waited for later, given up when they take too long."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from pystor.blob import Replica, Storage
 from pystor.digest import Digest
 from pystor.errors import StorageError
-from pystor.executor import Executor, Job, close
+from pystor.executor import Job, close
+from pystor.probing import Inquiry
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 
 class Member(Protocol):
-    """A storage, which learns how its steps end."""
+    """Whose a step is, and who hears how it ends: a storage, or several that one thread goes through."""
 
     @property
     def storage(self) -> Storage:
-        """Whose steps they are."""
+        """The storage."""
         ...
 
     def note(self, error: StorageError) -> StorageError:
-        """Take note of a failure. Returns it."""
+        """Take note of a failure: the storage may be left alone because of it. Returns it."""
         ...
 
     def has_answered_since(self, since: float) -> bool:
-        """Tell whether it has answered a probe since a moment on the monotonic clock: few replicas hold all threads."""
+        """Tell whether a probe that was sent after `since` (monotonic clock) was answered.
+
+        Then a few late replicas have all the threads, and the storage is well. False as well if many replicas are late.
+        """
         ...
 
     def let_go(self, since: float) -> None:
-        """Let nobody wait any longer who had no thread before `since`, on the monotonic clock: what was begun hangs."""
+        """Give up the steps that no thread had begun by `since` (monotonic clock): the threads hang."""
         ...
 
-    def quicken(self, seconds: float) -> None:
-        """Take note of how long an answer took, of several in one go one of them."""
+    def note_time(self, seconds: float) -> None:
+        """Take note of how many seconds an answer took, or each of several that came in one go."""
         ...
 
     def forget(self, step: Awaited[Any]) -> None:
@@ -47,24 +51,8 @@ class Member(Protocol):
         ...
 
 
-class Inquiry(Protocol):
-    """What tells whether a storage is well while an operation on one of its replicas is late."""
-
-    def ask(self, since: float) -> None:
-        """Ask the storage for something else, unless it has answered that since a moment on the monotonic clock."""
-        ...
-
-    def is_well_but_for(self, of: Replica | Digest, step: object, since: float) -> bool:
-        """Tell whether it has answered since, and few replicas at most are late: `step` is, until it `has_come`."""
-        ...
-
-    def has_come(self, step: object) -> None:
-        """Take note that an operation that was late is over."""
-        ...
-
-
 class Step(ABC, Generic[_T_co]):
-    """Something that a storage is at. Several may be begun before the first is waited for."""
+    """An operation of a storage. Several may be begun before the first one is waited for."""
 
     @abstractmethod
     async def result(self) -> _T_co:
@@ -73,7 +61,7 @@ class Step(ABC, Generic[_T_co]):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Wait no more: what comes is closed."""
+        """Wait no more: the result is closed when it comes."""
         ...
 
     async def outcome(self) -> _T_co | Exception:
@@ -96,21 +84,21 @@ async def outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
 
 
 class Refusal(Step[Any]):
-    """A step that was not begun."""
+    """A step that was refused, and not begun."""
 
     def __init__(self, error: StorageError) -> None:
         self._error: Final = error
 
     async def result(self) -> Any:
-        """Tell why."""
+        """Raise why."""
         raise self._error
 
     def abandon(self) -> None:
-        """Nothing comes."""
+        """There is nothing to close."""
 
 
 class Known(Step[_T]):
-    """A step that took no time."""
+    """A step whose result was there at once."""
 
     def __init__(self, outcome: _T) -> None:
         self._outcome: Final = outcome
@@ -127,7 +115,8 @@ class Known(Step[_T]):
 class Awaited(Step[_T]):
     """A step that takes time: until there is a result, the timeout is over, or the storage is out."""
 
-    _LOOKED_AFTER: ClassVar = 1.0  # of the timeout
+    _FIRST_LOOK: ClassVar = 1.0
+    """The part of the timeout after which it is looked at for the first time."""
 
     def __init__(self, member: Member, future: asyncio.Future[_T], name: str, timeout: float) -> None:
         self.name: Final = name
@@ -136,19 +125,20 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._timer = asyncio.get_running_loop().call_later(timeout * self._LOOKED_AFTER, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(timeout * self._FIRST_LOOK, self._expire)
 
     @property
     def syncing(self) -> int:
-        """How many uploads wait for a sync by it."""
+        """How many uploads wait for a sync by this step."""
         return 0
 
     @property
     def began(self) -> float | None:
-        """When it was begun, on the monotonic clock; None if that is still to come."""
+        """When a thread began it, on the monotonic clock; None: none has yet. What needs no thread began long ago."""
         return -math.inf
 
     def _expire(self) -> None:
+        """Look after it; called when `_FIRST_LOOK` of the timeout is over."""
         self._fail("no answer", dead=True)
 
     def _fail(self, what: str, *, dead: bool) -> None:
@@ -159,7 +149,7 @@ class Awaited(Step[_T]):
         return StorageError(self._member.storage.root, self.name, f"{what} within {self.timeout:g} s", dead=dead)
 
     def give_up(self, error: StorageError) -> None:
-        """Wait no more, for a reason that another step has found."""
+        """Wait no more, since another step has found out that the storage is out; that is not noted once more."""
         if not self._future.done():
             self._given_up = True
             self._future.set_exception(error)
@@ -180,9 +170,8 @@ class Running(Awaited[_T]):
     time: then it is too much at once, which is no fault of the storage. Nor is it if the system has no thread to give.
     """
 
-    def __init__(self, member: Member, executor: Executor, job: Job[_T], name: str, timeout: float) -> None:
+    def __init__(self, member: Member, job: Job[_T], name: str, timeout: float) -> None:
         super().__init__(member, job.future, name, timeout)
-        self._executor: Final = executor
         self._job: Final = job
         self._asked: Final = time.monotonic()
 
@@ -194,8 +183,8 @@ class Running(Awaited[_T]):
     def _expire(self) -> None:
         began = self.began
         if began is None:
-            if self._executor.full:
-                hangs = self._executor.came_back < self._asked
+            if self._job.executor.full:
+                hangs = self._job.executor.came_back < self._asked
                 self._fail("no thread was free", dead=hangs and not self._member.has_answered_since(self._asked))
             else:
                 self._fail("no thread could be started", dead=False)
@@ -207,6 +196,7 @@ class Running(Awaited[_T]):
             self._overrun(began)
 
     def _overrun(self, began: float) -> None:
+        """Fail: the timeout since a thread `began` it is over."""
         self._fail("no answer", dead=not self._member.storage.answers_since(began))
 
     def _note(self, error: StorageError) -> None:
@@ -227,7 +217,7 @@ class Running(Awaited[_T]):
         finally:
             self._leave()
         if not self._job.waits:  # how long a sync takes says nothing of how long a read would
-            self._member.quicken(self._job.seconds / self._job.things)
+            self._member.note_time(self._job.seconds / self._job.things)
         return result
 
     def abandon(self) -> None:
@@ -237,20 +227,11 @@ class Running(Awaited[_T]):
 
 
 class Probing(Running[_T]):
-    """A probe. One that hangs says nothing of a storage that is in by then: it hangs in what that was."""
+    """A probe. If the storage is in use again when it is late, it hangs in the disk that was there before."""
 
-    def __init__(
-        self,
-        member: Member,
-        executor: Executor,
-        job: Job[_T],
-        name: str,
-        timeout: float,
-        *,
-        is_in: Callable[[], bool],
-    ) -> None:
-        """`is_in` tells whether the storage is in use, whoever has taken it in."""
-        super().__init__(member, executor, job, name, timeout)
+    def __init__(self, member: Member, job: Job[_T], name: str, timeout: float, *, is_in: Callable[[], bool]) -> None:
+        """`is_in` tells whether the storage is in use, whichever worker has taken it in."""
+        super().__init__(member, job, name, timeout)
         self._is_in: Final = is_in
 
     def _fail(self, what: str, *, dead: bool) -> None:
@@ -267,28 +248,20 @@ class OnReplica(Running[_T]):
     that cannot be read.
     """
 
-    _LOOKED_AFTER: ClassVar = 0.5
+    _FIRST_LOOK: ClassVar = 0.5
 
     def __init__(
-        self,
-        member: Member,
-        executor: Executor,
-        job: Job[_T],
-        name: str,
-        timeout: float,
-        *,
-        of: Replica | Digest,
-        inquiry: Inquiry,
+        self, member: Member, job: Job[_T], name: str, timeout: float, *, of: Replica | Digest, inquiry: Inquiry
     ) -> None:
-        """Which replica that is `of`, or of which blob."""
-        super().__init__(member, executor, job, name, timeout)
+        """`of`: the replica, or the blob whose replica it is. `inquiry` asks the storage for something else."""
+        super().__init__(member, job, name, timeout)
         self._of: Final = of
         self._inquiry: Final = inquiry
 
     def _expire(self) -> None:
         began = self._asked if self.began is None else self.began
         left = began + self.timeout - time.monotonic()
-        half = self.timeout * self._LOOKED_AFTER
+        half = self.timeout * self._FIRST_LOOK
         if left <= 0:
             super()._expire()
             return
@@ -314,7 +287,7 @@ class OnReplica(Running[_T]):
 
 
 class Syncing(Awaited[None]):
-    """The wait for a sync that is shared."""
+    """The wait for a sync that several uploads share."""
 
     def __init__(self, member: Member, future: asyncio.Future[None], uploads: int, timeout: float) -> None:
         super().__init__(member, future, "syncfs", timeout)

@@ -95,7 +95,7 @@ def test_what_is_copied_is_not_noted_to_be_repaired_meanwhile(
 
     async def scenario() -> None:
         async with running(pair) as pool:
-            pool.sets[0].members[0].quicken(10.0)  # a slow one is asked last
+            pool.sets[0].members[0].note_time(10.0)  # a slow one is asked last
             assert await copy(tiers_of(pool), pool, Digest.of(CONTENTS[0])) > 0
 
     run(scenario())

@@ -130,7 +130,7 @@ def test_a_job_that_hangs_does_not_hold_up_what_comes_behind_it() -> None:
 def test_a_job_that_comes_in_the_moment_in_which_a_thread_goes_to_rest_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         mine = Executor("moment", 1)
-        late = [Job(int, ("5",), certain=False, dispose=lambda _: None)]
+        late = [Job(mine, int, ("5",), certain=False)]
 
         class Resting(list[None]):
             def append(self, entry: None) -> None:

@@ -391,7 +391,7 @@ def test_what_is_missing_in_a_bare_mount_point_is_not_to_be_repaired(
 
     async def scenario() -> None:
         async with running(pair) as pool:
-            pool.sets[0].members[1].quicken(10.0)  # a slow one is asked last
+            pool.sets[0].members[1].note_time(10.0)  # a slow one is asked last
             find_now(pool, pair)
             assert asked == [Digest.of(SMALL)]
             os.rename(pair[0].root, f"{pair[0].root} elsewhere")
@@ -800,7 +800,7 @@ def test_a_large_replica_of_another_size_is_found_though_the_other_storage_is_sl
     async def scenario() -> None:
         async with running(pair, verify_first=FIRST) as pool:
             (slow,) = [member for member in pool.sets[0].members if member.storage is pair[1]]
-            slow.quicken(10.0)
+            slow.note_time(10.0)
             with await pool.find(digest) as replica:
                 assert replica.size == len(LARGE)
 
@@ -854,7 +854,7 @@ def test_a_replica_of_another_size_than_the_good_one_that_was_found_first_is_to_
 
     async def scenario() -> None:
         async with running(pair, verify_first=FIRST, events=events) as pool:
-            pool.sets[0].members[0].quicken(10.0)  # a slow one is asked last
+            pool.sets[0].members[0].note_time(10.0)  # a slow one is asked last
             with await pool.find(digest) as replica:
                 assert replica.storage == pair[1].root
             await eventually(lambda: bool(beside(pair[0], "repair")))
