@@ -33,9 +33,9 @@ from pystor.identity import Verdict, refuse_adoption
 from pystor.jobs import DONE, Queue
 from pystor.marker import new_id
 from pystor.missing import missing_in
+from pystor.observers import Observers
 from pystor.pool import Pool
 from pystor.promotion import Promotion
-from pystor.wiring import Observers
 
 _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""

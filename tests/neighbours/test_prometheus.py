@@ -51,7 +51,7 @@ from pystor.events import (
     UploadEnded,
     UploadRefused,
 )
-from pystor.wiring import Observers
+from pystor.observers import Observers
 from tests.support import needs, processes
 from tests.support.mounts import Mounts
 from tests.support.server import Server, ServerFactory
