@@ -15,7 +15,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from pystor import bulkhead, config, main, posix
+from pystor import bulkhead, config, main, maintenance, posix
 from pystor.http import server
 from pystor.http.supervisor import STOPPING
 
@@ -30,7 +30,7 @@ def _open(path: bytes, how: posix.How) -> int:
 def serve(file: Path, port: int) -> None:
     """Serve as a worker does, until SIGTERM."""
     settings, _ = config.load(file)
-    main.prepare(settings)
+    maintenance.prepare(settings)
     bulkhead._SLOW = math.inf  # type: ignore[misc]  # noqa: SLF001  slow ones are asked in another way
     if posix.open_cached(os.fsencode(file), posix.PLAINLY) < 0:
         posix.open_cached = _open

@@ -1,94 +1,31 @@
-"""The composition root: configuration in, a worker's application out; and what operators do beside it."""
+"""The composition root: configuration in, a worker's application out."""
 
 from __future__ import annotations
 
-import os
-import pwd
-import shlex
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from pystor import __version__, census, doctor, wiring
-from pystor.adapters import logs
+from pystor import __version__, census, wiring
 from pystor.adapters.prometheus import CONTENT_TYPE, Prometheus, StorageRow
 from pystor.blob import UNKNOWN_ROOM
 from pystor.breaker import SharedSwitches
-from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.config import Settings
-from pystor.copying import copy
-from pystor.digest import Digest
-from pystor.directory import Directory
-from pystor.errors import ConfigError, StorageError, StorError
-from pystor.events import Event, StorageFailed
-from pystor.fan_out import ask_all
 from pystor.http.app import App, Service
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
 from pystor.http.messages import Response, typed
 from pystor.http.wire import Limits
-from pystor.identity import Verdict, refuse_adoption
-from pystor.jobs import DONE, Queue
-from pystor.marker import new_id
-from pystor.missing import missing_in
+from pystor.jobs import Queue
 from pystor.observers import Observers
 from pystor.pool import Pool
 from pystor.promotion import Promotion
 
 _REDIRECTED_FOR = 3600
 """Seconds for which a client may use the URL of a blob in the archive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What became of the storages before the start."""
-
-    adopted: list[str]
-    """The roots of those that are new."""
-    unusable: list[str]
-    """A line for each that is not used now; a server takes it in when it is as it should be."""
-    of_others: list[str]
-    """A line for one of those that root, who runs the server, should leave to their user."""
-
-
-def prepare(settings: Settings) -> Prepared:
-    """Adopt the storages that are new, before any worker starts."""
-    sets = _directories(settings)
-    verdicts = census.take(sets)
-    new: dict[Directory, str] = {}
-    for group in sets:
-        new |= dict.fromkeys((storage for storage in group if verdicts[storage].new), new_id())
-    failures = dict.fromkeys(new, "no answer") | ask_all(lambda one: _adopt(one, new[one]), new, WRITE_TIMEOUT)
-    refusals = {storage: failures.get(storage, verdict.refusal) for storage, verdict in verdicts.items()}
-    return Prepared(
-        [storage.root for storage in new if refusals[storage] is None],
-        [f"{storage.root}: {refusal}" for storage, refusal in refusals.items() if refusal is not None],
-        [f"{line}: let {name} run the server" for name, line in _owners(verdicts)][:1],
-    )
-
-
-def _directories(settings: Settings) -> list[list[Directory]]:
-    """Make the storages that are directories, by their replica sets."""
-    return [
-        [wiring.directory_of(settings, place) for place in pair if isinstance(place, Path)]
-        for pair in settings.storage_pairs
-    ]
-
-
-def _replica_sets(verdicts: Iterable[Verdict]) -> dict[str, str | None]:
-    """Tell whose disks are taken for each storage, by its root."""
-    return {verdict.seen.root: verdict.replica_set for verdict in verdicts}
-
-
-def _adopt(storage: Directory, replica_set: str) -> str | None:
-    """Adopt a storage, or tell why that failed."""
-    try:
-        storage.adopt(replica_set)
-    except StorageError as error:
-        return error.reason
-    return None
 
 
 def limits(settings: Settings) -> Limits:
@@ -98,13 +35,13 @@ def limits(settings: Settings) -> Limits:
 
 def build(settings: Settings, shared: str) -> App:
     """Put a worker's application together; `shared` is a directory in memory that all workers have."""
-    log = log_of(settings)
+    log = wiring.log_of(settings)
     prometheus = Prometheus(Path(shared), version=__version__)
     observers = Observers(log, prometheus)
     neighbours = wiring.neighbours_of(settings, observers)
     switches = SharedSwitches(f"{shared}/switches", sum(map(len, settings.storage_pairs)))
-    replica_sets = _replica_sets(census.take(_directories(settings)).values())
-    pool = wiring.pool_of(settings, observers, switches.switch, neighbours.cache, replica_sets)
+    verdicts = census.take(wiring.directories_of(settings))
+    pool = wiring.pool_of(settings, observers, verdicts.values(), switches.switch, neighbours.cache)
     archive = wiring.archive_of(settings, observers)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, observers)
     queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
@@ -162,141 +99,3 @@ def _storage_row(member: Bulkhead) -> StorageRow:
     if space is None or space == UNKNOWN_ROOM:
         return root, space is not None, member.state, None, None
     return root, True, member.state, space.total, space.free
-
-
-def log_of(settings: Settings) -> logs.Logs:
-    """Send the log where the configuration says."""
-    return logs.set_up(
-        [(output.kind, dict(output.options)) for output in settings.log],
-        style=settings.log_format,
-        level=settings.log_level,
-        access=settings.access_log,
-    )
-
-
-def problems(settings: Settings) -> list[str]:
-    """Tell what only the parts themselves can say of their configuration, a line for each thing to mend."""
-    return logs.problems([(output.kind, dict(output.options)) for output in settings.log])
-
-
-# What operators do
-
-
-def _refuse_root(verdicts: Mapping[Directory, Verdict]) -> None:
-    """Let root make nothing on storages of somebody else; raises `ConfigError`."""
-    for name, line in _owners(verdicts):
-        raise ConfigError(
-            [f"{line}: put `sudo -u {shlex.quote(name)}` before the command, and name the file by --config"]
-        )
-
-
-def _owners(verdicts: Mapping[Directory, Verdict]) -> Iterator[tuple[str, str]]:
-    """Give, if we are root, whose the storages are that we may write to and that are not ours, and a line for each."""
-    for storage, verdict in verdicts.items():
-        if storage.writable and verdict.seen.owner and os.geteuid() == 0:
-            name = _user(verdict.seen.owner)
-            yield name, f"{storage.root} belongs to {name}, who could not write to what root makes there"
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
-
-
-@dataclass(slots=True)
-class Repaired:
-    """What became of a repair."""
-
-    failed: set[Digest] = field(default_factory=set)
-    """Blobs that could not be repaired."""
-    away: dict[str, str] = field(default_factory=dict)
-    """Storages that did not do what they should, by their roots, with a line for each."""
-    unread: list[str] = field(default_factory=list)
-    """A line for each directory that cannot be read on a storage that is well otherwise."""
-
-    def __call__(self, event: Event) -> None:
-        """Take note of a storage that fails as a whole, and log what fails for one blob only."""
-        if isinstance(event, StorageFailed):
-            if event.digest is None:
-                self.away.setdefault(event.error.storage, event.error.describe())
-            if event.error.storage in self.away:
-                return
-        logs.log(event)
-
-    def skip(self, error: StorageError) -> None:
-        """Take note of a directory that cannot be read."""
-        self.unread.append(error.describe())
-
-    def note(self, digest: Digest, outcome: str) -> str:
-        """Take note of what became of a blob; returns a line about it."""
-        (self.failed.discard if outcome == DONE else self.failed.add)(digest)
-        return f"{digest.hex}  {outcome}"
-
-
-async def repair(settings: Settings, tell: Callable[[str], None], *, everything: bool = False) -> Repaired:
-    """Work the repair queue off, now; `tell` gets a line for each blob. Raises `ConfigError`.
-
-    `everything`: look first through all storages for blobs that are missing on another one of their set.
-    """
-    verdicts = census.take(_directories(settings))
-    _refuse_root(verdicts)
-    repaired = Repaired()
-    pool = wiring.pool_of(settings, repaired, replica_sets=_replica_sets(verdicts.values()))
-    archive = wiring.archive_of(settings, logs.log)
-    tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
-    repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
-
-    def told(digest: Digest, outcome: str) -> None:
-        tell(repaired.note(digest, outcome))
-
-    await pool.start()
-    try:
-        if everything:
-            async for digest in missing_in(pool, repaired.skip):
-                told(digest, await _outcome(copy(tiers, pool, digest)))
-        await repairs.work_off_all(told)
-        return repaired
-    finally:
-        await pool.stop()
-
-
-async def _outcome(copying: Awaitable[int]) -> str:
-    try:
-        await copying
-    except StorError as error:
-        return str(error)
-    return DONE
-
-
-def adopt(settings: Settings, root: Path) -> None:
-    """Make an empty disk the storage that is configured at its place; raises `StorageError`, and `ConfigError`."""
-    sets = _directories(settings)
-    storage = next((storage for group in sets for storage in group if storage.root == str(root)), None)
-    if storage is None:
-        raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
-    verdicts = census.take(sets)
-    peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
-    strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
-    _refuse_root({other: verdict for other, verdict in verdicts.items() if other is not storage})
-    refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
-    if refusal is not None:
-        raise ConfigError([f"{root}: {refusal}"])
-    storage.adopt(verdicts[storage].replica_set or new_id())
-
-
-async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Ask each storage and each neighbour; `tell` gets a line for each. Returns how many are not well.
-
-    Raises `ConfigError`: root would make what is missing, and be refused nothing that Stor's user is.
-    """
-    _refuse_root(census.take(_directories(settings)))
-    archive = wiring.archive_of(settings, logs.log)
-    sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
-    if archive is not None:
-        sets.append([archive.bucket])
-    neighbours = wiring.neighbours_of(settings, Observers()).services
-    if settings.log:
-        neighbours["log"] = log_of(settings)
-    return await doctor.examine(sets, neighbours, tell)

@@ -74,7 +74,7 @@ def _load(file: Path, overrides: Mapping[str, str]) -> tuple[config.Settings, li
     """Read the configuration, and its warnings; `ConfigError` tells what is wrong with it or with its parts."""
     settings, warnings = config.load(file, overrides)
     if settings.log:  # what takes long to import is asked only then
-        from pystor.main import problems
+        from pystor.wiring import problems
 
         if found := problems(settings):
             raise ConfigError(found)
@@ -89,10 +89,10 @@ def _settings(given: argparse.Namespace) -> config.Settings:
 
 def repair(given: argparse.Namespace) -> int:
     """Work off the repair queue."""
-    from pystor import main as composition
+    from pystor import maintenance
     from pystor.client.commands import looping
 
-    repaired = looping.run(composition.repair(_settings(given), print, everything=given.all))
+    repaired = looping.run(maintenance.repair(_settings(given), print, everything=given.all))
     _tell(*repaired.away.values())
     if repaired.away:
         _tell(f"storages that are away: {len(repaired.away)}; what they lack, or have noted, waits for them")
@@ -106,18 +106,18 @@ def repair(given: argparse.Namespace) -> int:
 
 def doctor(given: argparse.Namespace) -> int:
     """Ask each storage and each neighbour how it is."""
-    from pystor import main as composition
+    from pystor import maintenance
     from pystor.client.commands import looping
 
-    return 1 if looping.run(composition.examine(_settings(given), print)) else 0
+    return 1 if looping.run(maintenance.examine(_settings(given), print)) else 0
 
 
 def adopt(given: argparse.Namespace) -> int:
     """Take an empty disk in the place of one that is gone."""
-    from pystor import main as composition
+    from pystor import maintenance
 
     try:
-        composition.adopt(_settings(given), config.absolute(given.path))
+        maintenance.adopt(_settings(given), config.absolute(given.path))
     except StorageError as error:
         raise ConfigError([error.describe()]) from None
     print(f"{given.path} is adopted; the server finds it by itself, and `stor repair --all` fills it")
@@ -127,7 +127,9 @@ def adopt(given: argparse.Namespace) -> int:
 def _listen(settings: config.Settings, introduction: Callable[[str], list[str]], *, expects_new: bool = False) -> int:
     from pystor.adapters.prometheus import directory
     from pystor.http.server import serve
-    from pystor.main import build, limits, log_of, prepare
+    from pystor.main import build, limits
+    from pystor.maintenance import prepare
+    from pystor.wiring import log_of
 
     log_of(settings)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pystor import config
+from pystor.adapters import logs
 from pystor.address import BucketAddress
 from pystor.blob import QueueName, Storage
 from pystor.breaker import Switch
@@ -22,6 +23,7 @@ from pystor.copying import copy
 from pystor.directory import Directory
 from pystor.events import Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
+from pystor.identity import Verdict
 from pystor.jobs import Queue
 from pystor.marker import Homes
 from pystor.observers import Observers
@@ -117,19 +119,20 @@ def _join_memcached(servers: Sequence[config.Server], found: Neighbours, observe
 def pool_of(
     settings: Settings,
     observe: Observer,
+    verdicts: Iterable[Verdict],
     switch: Callable[[int], Switch | None] = lambda _: None,
     cache: SharedCache | None = None,
-    replica_sets: Mapping[str, str | None] | None = None,
 ) -> Pool:
     """Put the replica sets together; `switch` gives the breaker's switch of each storage, counted from 0.
 
-    `replica_sets` tells whose disks are taken for the storages, by their roots.
+    `verdicts` are those of a census: a storage takes disks only of the set that it was found to be of.
     """
     index = itertools.count()
     committers, watch, homes = Committers(), _watch(), Homes()
+    replica_sets = {verdict.seen.root: verdict.replica_set for verdict in verdicts}
 
     def member(place: Place) -> Bulkhead:
-        storage = storage_of(settings, place, watch, homes, (replica_sets or {}).get(str(place)))
+        storage = storage_of(settings, place, watch, homes, replica_sets.get(str(place)))
         return _bulkhead(storage, switch(next(index)), committers)
 
     sets = [ReplicaSet([member(place) for place in pair]) for pair in settings.storage_pairs]
@@ -207,6 +210,13 @@ def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into
     )
 
 
+def directories_of(settings: Settings) -> list[list[Directory]]:
+    """Make the storages that are directories, by their replica sets."""
+    return [
+        [directory_of(settings, place) for place in pair if isinstance(place, Path)] for pair in settings.storage_pairs
+    ]
+
+
 def storage_of(
     settings: Settings,
     place: Place,
@@ -279,3 +289,18 @@ def _endpoint(host: str) -> str:
         return host.rstrip("/")
     port = host.rpartition(":")[2]
     return f"{'http' if port.isdigit() and port != _HTTPS else 'https'}://{host}"
+
+
+def log_of(settings: Settings) -> logs.Logs:
+    """Send the log where the configuration says."""
+    return logs.set_up(
+        [(output.kind, dict(output.options)) for output in settings.log],
+        style=settings.log_format,
+        level=settings.log_level,
+        access=settings.access_log,
+    )
+
+
+def problems(settings: Settings) -> list[str]:
+    """Tell what only the parts themselves can say of their configuration, a line for each thing to mend."""
+    return logs.problems([(output.kind, dict(output.options)) for output in settings.log])

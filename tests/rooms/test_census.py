@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor import census, main, marker
+from pystor import census, maintenance, marker
 from pystor.config import Settings
 from pystor.directory import Directory
 from pystor.errors import ConfigError
@@ -116,13 +116,13 @@ def test_a_disk_of_another_set_is_not_adopted_and_nothing_is_said_to_be_done(tmp
     roots = {name: Path(storage.root) for name, storage in places.items()}
     settings = Settings(storage_pairs=((roots["a"], roots["b"]), (roots["c"], roots["d"])))
     with pytest.raises(ConfigError, match=f"b: is of another replica set than {roots['a']}: mount the right disk"):
-        main.adopt(settings, roots["b"])
+        maintenance.adopt(settings, roots["b"])
     (roots["a"] / ".stor/storage.json").unlink()
     with pytest.raises(ConfigError, match=f"b: is of the replica set of {roots['c']}: mount the right disk"):
-        main.adopt(settings, roots["b"])
+        maintenance.adopt(settings, roots["b"])
     (roots["b"] / ".stor/storage.json").unlink()
     for name in "ba":
-        main.adopt(settings, roots[name])
+        maintenance.adopt(settings, roots[name])
     assert places["a"].look() != places["b"].look()
     assert set(refusals_of(settings).values()) == {None}
 
@@ -152,14 +152,14 @@ def test_the_systems_table_tells_where_a_disk_belongs(tmp_path: Path, monkeypatc
     assert marker.unmounted(str(b)) is None
     settings = Settings(storage_pairs=((a,), (b,)))
     with pytest.raises(ConfigError, match=r"which .* names: mount it"):
-        main.adopt(settings, a)
-    prepared = main.prepare(settings)
+        maintenance.adopt(settings, a)
+    prepared = maintenance.prepare(settings)
     assert prepared.adopted == [str(b)]
     assert prepared.unusable == [
         f"{a}: nothing is mounted at {a.parent}, which /etc/fstab names: mount it (or set require_mount to false)"
     ]
     assert list(a.iterdir()) == []
-    assert main.prepare(Settings(storage_pairs=((a,), (b,)), require_mount=False)).adopted == [str(a)]
+    assert maintenance.prepare(Settings(storage_pairs=((a,), (b,)), require_mount=False)).adopted == [str(a)]
 
 
 class Hanging(Directory):
@@ -188,6 +188,6 @@ def test_a_storage_that_hangs_is_not_waited_for_and_the_others_are_seen(tmp_path
 def test_what_cannot_be_looked_at_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/.stor").write_bytes(b"")
-    prepared = main.prepare(Settings(storage_pairs=((tmp_path / "a", tmp_path / "b"),)))
+    prepared = maintenance.prepare(Settings(storage_pairs=((tmp_path / "a", tmp_path / "b"),)))
     assert prepared.adopted == []
     assert prepared.unusable == [f"{tmp_path}/a: Not a directory", f"{tmp_path}/b: No such file or directory"]
