@@ -37,9 +37,9 @@ def test_a_body_that_is_here_is_given_at_once_and_again_in_pieces() -> None:
     async def scenario() -> None:
         body = Arriving(Client(piece(b"here")).receive, 5, asked=True)
         assert body.at_once() == b"here"
-        assert body.count() == 4
+        assert body.received == 4
         assert await all_of(body) == b"here"
-        assert body.count() == 4
+        assert body.received == 4
 
     run(scenario())
 
@@ -59,7 +59,7 @@ def test_a_body_that_is_not_here_is_not_waited_for_and_nothing_of_it_is_lost() -
         for message in (piece(b"la", more=True), piece(b"ter")):
             client.sent.put_nowait(message)
         assert await all_of(body) == b"later"
-        assert body.count() == 5
+        assert body.received == 5
 
     run(scenario())
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 from pystor.errors import StorError
@@ -53,13 +52,6 @@ class Service(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What went over the wire for one request, in bytes."""
-
-    sent: int = 0
-
-
 class App:
     """The service as an ASGI application."""
 
@@ -97,10 +89,9 @@ class App:
         began = time.perf_counter()
         body = Arrived(sent.body)
         method, path = sent.method.decode("ascii"), sent.target.decode("ascii")
-        request = Request(method, path, sent.headers, body.pieces(), body.count, body.at_once)
-        response = await self._respond(request)
-        figures = (body.received, len(bytes_of(response)), time.perf_counter() - began)
-        self._report(method, path, response, client, figures, None)
+        response = await self._respond(Request(method, path, sent.headers, body))
+        size, seconds = len(bytes_of(response)), time.perf_counter() - began
+        self._report(method, path, response, client, received=body.received, sent=size, seconds=seconds)
         return response
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -108,22 +99,29 @@ class App:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        began, outcome = time.perf_counter(), _Outcome()
+        began = time.perf_counter()
         headers = gather_fields(scope["headers"])
         body = Arriving(receive, self._upload_idle_timeout, asked=b"expect" not in headers)
-        request = Request(scope["method"], scope["path"], headers, body.pieces(), body.count, body.at_once)
+        request = Request(scope["method"], scope["path"], headers, body)
         response = await self._respond(request)
         sending = time.perf_counter()
         direct = DIRECT in (scope.get("extensions") or ())
-        whole = await _send(request, response, outcome, receive, send, direct=direct)
+        sent, whole = await _send(request, response, receive, send, direct=direct)
         now = time.perf_counter()
-        client = (scope.get("client") or ("",))[0]
-        figures = (body.received, outcome.sent, now - began)
-        self._report(request.method, request.path, response, client, figures, now - sending if whole else None)
+        self._report(
+            request.method,
+            request.path,
+            response,
+            (scope.get("client") or ("",))[0],
+            received=body.received,
+            sent=sent,
+            seconds=now - began,
+            sending=now - sending if whole else None,
+        )
 
     def refused(self, method: str, path: str, response: Response, client: str) -> None:
         """Tell of a request that was answered by the connection."""
-        self._report(method, path, response, client, (0, len(bytes_of(response)), 0.0), None)
+        self._report(method, path, response, client, received=0, sent=len(bytes_of(response)), seconds=0.0)
 
     def _report(
         self,
@@ -131,15 +129,17 @@ class App:
         path: str,
         response: Response,
         client: str,
-        figures: tuple[int, int, float],
-        sending: float | None,
+        *,
+        received: int,
+        sent: int,
+        seconds: float,
+        sending: float | None = None,
     ) -> None:
-        """Tell of a request. `figures` are the bytes received, those sent, and the seconds that it took in all.
+        """Tell of a request: the bytes of both bodies, and the seconds that it took in all.
 
-        `sending` are the seconds that the answer took, None if it was cut.
+        `sending` are the seconds in which a blob was sent; None: there was none, or it was cut.
         """
         status, origin = response.status, response.origin
-        received, sent, seconds = figures
         if origin is None:
             self._observe(RequestEnded(method, path, status, seconds, received, sent, client))
             return
@@ -209,46 +209,47 @@ def _other_method(request: Request, allowed: bytes) -> Response:
 
 
 async def _send(
-    request: Request, response: Response, outcome: _Outcome, receive: Receive, send: Send, *, direct: bool
-) -> bool:
-    """Send a response: the one place that does. Tells whether all of it was sent."""
+    request: Request, response: Response, receive: Receive, send: Send, *, direct: bool
+) -> tuple[int, bool]:
+    """Send a response: the one place that does. Tells how many bytes of its body went, and whether that was all."""
     start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
     if isinstance(response.body, bytes | memoryview):
-        outcome.sent = 0 if request.method == "HEAD" else len(response.body)
-        await send({**start, "whole": outcome.sent > 0})
+        size = 0 if request.method == "HEAD" else len(response.body)
+        await send({**start, "whole": size > 0})
         await send({"type": "http.response.body", "body": response.body})
-        return True
+        return size, True
     async with aclosing(response.body) as pieces:
         await send(start)
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            return await _send_pieces(request, pieces, outcome, gone, send, direct=direct)
+            return await _send_pieces(request, pieces, gone, send, direct=direct)
         finally:
             gone.cancel()
 
 
 async def _send_pieces(
-    request: Request, pieces: Stream, outcome: _Outcome, gone: asyncio.Future[None], send: Send, *, direct: bool
-) -> bool:
+    request: Request, pieces: Stream, gone: asyncio.Future[None], send: Send, *, direct: bool
+) -> tuple[int, bool]:
     """Send a body by turns: what the socket takes straight from the page cache, then a piece, which waits for room."""
+    sent = 0
     rest = aiter(pieces)
     try:
         while True:
             if direct:
-                outcome.sent += await send({"type": DIRECT, "source": pieces.send_directly})
+                sent += await send({"type": DIRECT, "source": pieces.send_directly})
             piece = await anext(rest, b"")
             if not piece:
                 break
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            outcome.sent += len(piece)
+            sent += len(piece)
             if gone.done():
-                return False
+                return sent, False
     except StorError as error:
         # Returning without an end cuts the connection: a body that cannot go on must not look complete.
         _log.error("%s %s was cut: %s", request.method, request.path, error)
-        return False
+        return sent, False
     await send({"type": "http.response.body", "body": b""})
-    return True
+    return sent, True
 
 
 async def _gone(receive: Receive) -> None:

@@ -13,7 +13,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 
 
 class Arriving:
-    """The body of one request."""
+    """The body of one request as ASGI tells of it, a `RequestBody`."""
 
     def __init__(self, receive: Receive, idle_timeout: float, *, asked: bool) -> None:
         """`asked`: the client sends without being asked to; else it is asked when the first piece is waited for."""
@@ -23,10 +23,6 @@ class Arriving:
         self._first: Message | None = None
         self.received = 0
         """Bytes that have come."""
-
-    def count(self) -> int:
-        """Tell how many bytes have come."""
-        return self.received
 
     def at_once(self) -> bytes | None:
         """Give the whole body if it is here; to be called before `pieces`, which give it as well."""
@@ -62,16 +58,12 @@ class Arriving:
 
 
 class Arrived:
-    """The body of a request that came in one piece."""
+    """The body of a request that came in one piece, a `RequestBody`."""
 
     def __init__(self, content: bytes) -> None:
         self._content: Final = content
         self.received = 0
         """Bytes that were taken."""
-
-    def count(self) -> int:
-        """Tell how many bytes were taken."""
-        return self.received
 
     def at_once(self) -> bytes:
         """Give all of it."""

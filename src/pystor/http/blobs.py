@@ -129,7 +129,7 @@ class Blobs:
             except Exception as error:
                 self._tell_refused(error, digest)
                 raise
-            self._tell_stored(stored, request.received())
+            self._tell_stored(stored, request.body.received)
         finally:
             self._observe(UploadEnded())
         return stored
@@ -137,7 +137,7 @@ class Blobs:
     async def _store(self, request: Request, digest: Digest | None) -> Stored:
         if digest is None:
             return await store(self._pool, self._body(request), None)
-        content = request.at_once()
+        content = request.body.at_once()
         if content is not None and self._is_as_said(request, content):
             stored = await store_at_once(self._pool, content, digest)
             if stored is not None:
@@ -168,7 +168,7 @@ class Blobs:
             self._observe(UploadRefused("unknown"))
 
     def _body(self, request: Request) -> Body:
-        return Body(request.body, request.declared, self._max_blob_size)
+        return Body(request.body.pieces(), request.declared, self._max_blob_size)
 
 
 def _stored(stored: Stored, *headers: Field) -> Response:

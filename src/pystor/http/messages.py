@@ -46,6 +46,26 @@ class Stream(Protocol):
         ...
 
 
+class RequestBody(Protocol):
+    """The body of a request, as it comes or here already."""
+
+    @property
+    def received(self) -> int:
+        """How many bytes of it have been taken, as yet."""
+        ...
+
+    def at_once(self) -> bytes | None:
+        """Give the whole body if it is here, and no client waits to be asked for it; `pieces` give it all the same."""
+        ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Give the pieces as they come; raises `IncompleteBody` and `StalledBody`.
+
+        A client that waits to be asked sends when the first piece is waited for.
+        """
+        ...
+
+
 class Request(NamedTuple):
     """What a client asks. Names of header fields are in lower case."""
 
@@ -53,12 +73,7 @@ class Request(NamedTuple):
     path: str
     """Percent-decoded, beginning with a slash."""
     headers: Mapping[bytes, bytes]
-    body: AsyncIterator[bytes]
-    """Raises `IncompleteBody` and `StalledBody`; a client that waits to be asked sends when the first piece is."""
-    received: Callable[[], int] = lambda: 0
-    """How many bytes of the body have come, as yet."""
-    at_once: Callable[[], bytes | None] = lambda: None
-    """The whole body, if it is here already and no client waits to be asked for it; `body` gives it as well."""
+    body: RequestBody
 
     @property
     def declared(self) -> int | None:
