@@ -264,11 +264,7 @@ def _bucket(settings: Settings, address: BucketAddress, *, name: str, writable: 
     keys = settings.s3_credentials
     return Bucket.connect(
         name,
-        bucket=address.bucket,
-        prefix=address.prefix,
-        endpoint=address.endpoint,
-        region=address.region,
-        virtual_hosted=address.virtual_hosted,
+        address,
         access_key=keys.access_key if keys else None,
         secret_key=keys.secret_key if keys else None,
         read_timeout=settings.s3_timeout,

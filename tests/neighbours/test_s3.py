@@ -96,13 +96,10 @@ def of_objects(storage: Bucket, store: ObjectStore, prefix: str) -> Case:
 
 
 def bucket_of(seaweed: Seaweed, **options: Any) -> Bucket:
-    plain = {
-        "bucket": seaweed.bucket,
-        "endpoint": seaweed.endpoint,
-        "access_key": seaweed.access_key,
-        "secret_key": seaweed.secret_key,
-    }
-    return Bucket.connect("s3://samples", **{**plain, **options})
+    where: dict[str, Any] = {"bucket": seaweed.bucket, "endpoint": seaweed.endpoint}
+    where |= {name: options.pop(name) for name in ("bucket", "prefix", "endpoint") if name in options}
+    keys = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key}
+    return Bucket.connect("s3://samples", BucketAddress(**where), **{**keys, **options})
 
 
 @pytest.fixture(params=["directory", "bucket", "memory"])
@@ -461,14 +458,12 @@ def test_a_presigned_url_gives_the_blob_to_anybody(seaweed: Seaweed) -> None:
 
 
 def test_a_bucket_may_stand_in_the_name_of_the_host() -> None:
-    bucket = Bucket.connect(
-        "b", bucket="samples", endpoint="http://host:1", virtual_hosted=True, access_key="k", secret_key="s"
-    )
+    address = BucketAddress("samples", endpoint="http://host:1", virtual_hosted=True)
+    bucket = Bucket.connect("b", address, access_key="k", secret_key="s")
     digest = Digest.of(b"")
     assert bucket.presign(digest, 1).startswith(f"http://samples.host:1/{digest.key}?")
-    amazon = Bucket.connect(
-        "b", bucket="samples", region="eu-west-1", virtual_hosted=True, access_key="k", secret_key="s"
-    )
+    address = BucketAddress("samples", region="eu-west-1", virtual_hosted=True)
+    amazon = Bucket.connect("b", address, access_key="k", secret_key="s")
     assert amazon.presign(digest, 1).startswith(f"https://samples.s3.eu-west-1.amazonaws.com/{digest.key}?")
 
 

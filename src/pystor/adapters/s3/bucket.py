@@ -11,7 +11,7 @@ from pystor.adapters.s3.client import Client, Keys, RequestPolicy
 from pystor.adapters.s3.replica import AT_ONCE, BucketReplica
 from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
-from pystor.address import DEFAULT_REGION, BucketAddress
+from pystor.address import BucketAddress
 from pystor.blob import UNKNOWN_ROOM, QueueName, Space, Timeouts
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest, StorageError, StorageFull
@@ -51,12 +51,8 @@ class Bucket:
     def connect(
         cls,
         name: str,
+        address: BucketAddress,
         *,
-        bucket: str,
-        prefix: str = "",
-        endpoint: str | None = None,
-        region: str = DEFAULT_REGION,
-        virtual_hosted: bool = False,
         access_key: str | None = None,
         secret_key: str | None = None,
         connect_timeout: float = 1.0,
@@ -68,15 +64,13 @@ class Bucket:
     ) -> Bucket:
         """Describe a bucket that operators see as `name`; nothing is sent yet. To be done in the process that uses it.
 
-        `endpoint` is an http or https URL, None for Amazon's. Without keys those of the environment are taken, or of
-        the machine. Timeouts are in seconds: for a connection, for the next piece of an answer, for one request that
-        sends.
+        Without keys those of the environment are taken, or of the machine. Timeouts are in seconds: for a connection,
+        for the next piece of an answer, for one request that sends.
         """
-        address = BucketAddress(bucket, prefix, endpoint, region, virtual_hosted)
         keys = Keys(access_key, secret_key) if access_key and secret_key else None
         policy = RequestPolicy(connect_timeout, read_timeout, write_timeout, retries)
         client = Client.connect(name, address, keys, policy)
-        return cls(client, prefix, spool=spool, writable=writable, timeouts=policy.timeouts)
+        return cls(client, address.prefix, spool=spool, writable=writable, timeouts=policy.timeouts)
 
     def answers_since(self, began: float) -> bool:
         """Tell whether there was an answer to what was asked after `began`: each object is one for itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -232,9 +231,3 @@ def _endpoint(address: BucketAddress) -> str | None:
         return address.endpoint
     scheme, _, host = address.endpoint.partition("://")
     return f"{scheme}://{address.bucket}.{host}"
-
-
-def room_in(directory: str) -> int:
-    """Bytes that may be written to a directory of this machine. Raises `OSError`."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize

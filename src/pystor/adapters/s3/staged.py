@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, Final
 
-from pystor.adapters.s3.client import ONE_REQUEST, Client, room_in
+from pystor.adapters.s3.client import ONE_REQUEST, Client
 from pystor.adapters.s3.replica import fingerprint_of
 from pystor.blob import READ_SIZE, Fingerprint
 from pystor.digest import Digest
@@ -35,7 +35,7 @@ class StagedObject:
         self._step: Final = threading.Lock()
         place = directory or tempfile.gettempdir()
         with self._translated(f"collect in {place}"):
-            if size > room_in(place):
+            if size > _room_in(place):
                 raise StorageFull(client.name, f"collect in {place}", f"has no room for {size} bytes")
             self._file: Final[IO[bytes]] = tempfile.TemporaryFile(buffering=0, dir=place)  # noqa: SIM115  discard closes
 
@@ -144,3 +144,9 @@ class StagedObject:
             raise StorageError.from_os(self._client.name, operation, error) from error
         except ValueError as error:  # the file is closed
             raise StorageError(self._client.name, operation, "the upload was given up") from error
+
+
+def _room_in(directory: str) -> int:
+    """Bytes that may be written to a directory of this machine. Raises `OSError`."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
