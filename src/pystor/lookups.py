@@ -13,17 +13,18 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pystor import posix
-from pystor.uring import ANSWER, ENTRY, Ring
+from pystor.uring import CQE, SQE, Ring
 
-_OPENAT2: Final = 28
+_OP_OPENAT2: Final = 28
 
 
 class Choice(NamedTuple):
     """Some of the directories, to be asked in one go."""
 
     numbers: memoryview
+    """Which ones, by their numbers."""
     missing: bytes
-    """What is answered when none of them has the name."""
+    """The completions when none of them has the name."""
 
 
 class Lookups:
@@ -38,13 +39,13 @@ class Lookups:
         how, size = ctypes.addressof(posix.READ_CACHED), ctypes.sizeof(posix.READ_CACHED)
         at = ctypes.addressof(self._paths)
         for number, prefix in enumerate(prefixes):
-            entry = (_OPENAT2, 0, 0, posix.AT_FDCWD, how, at, size, 0, number)
-            ENTRY.pack_into(self._ring.entries, number * ENTRY.size, *entry)
+            entry = (_OP_OPENAT2, 0, 0, posix.AT_FDCWD, how, at, size, 0, number)
+            SQE.pack_into(self._ring.entries, number * SQE.size, *entry)
             at += len(prefix) + length + 1
 
     def choose(self, numbers: Sequence[int]) -> Choice:
         """Choose the prefixes, by their numbers, that are asked in one go."""
-        missing = b"".join(ANSWER.pack(number, -errno.ENOENT, 0) for number in numbers)
+        missing = b"".join(CQE.pack(number, -errno.ENOENT, 0) for number in numbers)
         return Choice(memoryview(struct.pack(f"={len(numbers)}I", *numbers)).cast("I"), missing)
 
     def none_has(self, name: bytes, choice: Choice) -> bool:
@@ -56,7 +57,7 @@ class Lookups:
         answers = self._ring.submit(choice.numbers)
         if answers == choice.missing:
             return True
-        for _, result, _ in ANSWER.iter_unpack(answers):
+        for _, result, _ in CQE.iter_unpack(answers):
             if result >= 0:
                 os.close(result)
         if len(answers) != len(choice.missing):

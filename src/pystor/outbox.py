@@ -1,7 +1,7 @@
 """What is sent over sockets in one turn of an event loop, sent in one system call.
 
-Whoever is sent something wakes up, and where all processors are busy takes one from the sender, each time; what is sent
-together wakes him once. Two workers beside a busy client answer a third more by it.
+Each send wakes the client, which takes the processor from the worker where all processors are busy. Answers that are
+sent together wake it once: two workers beside a busy client answer a third more by it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from pystor.uring import ANSWER, ENTRY, Ring
+from pystor.uring import CQE, SQE, Ring
 
 LARGEST: Final = 8 << 10
-"""Bytes that are posted at most: what is larger takes longer to be copied than it saves."""
+"""Bytes that are posted at most: to copy more takes longer than it saves."""
 
 _MOST: Final = 64
 """Answers that one call sends."""
 
 _FEW: Final = 4
-"""What is less is sent at once the next time: a client that is slower than the server better hears of it early."""
+"""If fewer than this are posted in a turn, the next ones are sent at once: a client that is slower than the server had
+better hear of each answer early."""
 _LOOKS: Final = 32
-"""So many are sent at once before it is looked again how many there are in a turn."""
+"""So many are sent at once then, before answers are posted again."""
 
-_SEND: Final = 26
+_OP_SEND: Final = 26
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_WORDS: Final = ENTRY.size // 4
+_WORDS: Final = SQE.size // 4
 _FD: Final = 1  # which word of an entry that is
 _LENGTH: Final = 6
 
@@ -41,9 +42,9 @@ class Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Without io_uring nothing is taken."""
         self.turn = 0
-        """It is another one as soon as what was posted in it is sent."""
+        """The number of this turn; it changes as soon as what was posted in the turn is sent."""
         self._largest = LARGEST
-        self._at_once = 0  # so many are not taken
+        self._at_once = 0  # so many more are to be sent at once
         self._in_this_turn = 0
         self._call_soon: Final = loop.call_soon
         self._posted: list[tuple[int, Callable[[bytes], object]]] = []
@@ -56,8 +57,8 @@ class Outbox:
             return
         at = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         for number in range(_MOST):
-            entry = (_SEND, 0, 0, -1, 0, at + number * LARGEST, 0, _FLAGS, number)
-            ENTRY.pack_into(ring.entries, number * ENTRY.size, *entry)
+            entry = (_OP_SEND, 0, 0, -1, 0, at + number * LARGEST, 0, _FLAGS, number)
+            SQE.pack_into(ring.entries, number * SQE.size, *entry)
         self._entries: Final = memoryview(ring.entries).cast("i")
         self._numbers: Final = memoryview(struct.pack(f"={_MOST}I", *range(_MOST))).cast("I")
 
@@ -69,10 +70,10 @@ class Outbox:
         return size <= self._largest
 
     def post(self, fd: int, head: bytes, body: bytes | memoryview, unsent: Callable[[bytes], object]) -> int:
-        """Have a head and a body sent over a socket that does not wait; returns the turn in which they are.
+        """Have a head and a body sent over a non-blocking socket at the end of the turn; returns the turn's number.
 
-        `unsent` is given what the socket did not take, whatever the reason. Until the turn is another one nothing else
-        may be sent over the socket, and it must not be closed.
+        `unsent` is given what the socket did not take, whatever the reason. As long as `turn` is that number, nothing
+        else may be sent over the socket, and it must not be closed.
         """
         if not self._in_this_turn:
             self._call_soon(self._end_turn)
@@ -114,7 +115,7 @@ class Outbox:
     def _sent(self, count: int) -> list[int]:
         """Send so many, and tell for each how far that went, as a place in the memory."""
         begins = list(range(0, count * LARGEST, LARGEST))
-        for number, size, _ in ANSWER.iter_unpack(self._submit(count)):
+        for number, size, _ in CQE.iter_unpack(self._submit(count)):
             if size > 0:
                 begins[number] += size
         return begins
@@ -125,6 +126,6 @@ class Outbox:
         if self._ring is not None:
             with suppress(OSError):
                 answers = self._ring.submit(self._numbers[:count])
-        if len(answers) < count * ANSWER.size:
+        if len(answers) < count * CQE.size:
             self._ring, self._largest = None, 0
         return answers

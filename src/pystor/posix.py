@@ -1,4 +1,6 @@
-"""System calls that Python does not offer, by ctypes. Linux; elsewhere each says it is not there.
+"""System calls that Python does not offer, by ctypes. Linux only.
+
+Constants have the names that the kernel gives them.
 
 Sources: openat2(2), mincore(2), fstat(2), fallocate(2), syncfs(2), sync_file_range(2), linkat(2), inotify(7).
 """
@@ -18,7 +20,7 @@ _RESOLVE_CACHED: Final = 0x20
 AT_FDCWD: Final = -100
 """In the place of a directory's descriptor: paths are taken as they are, openat(2)."""
 
-_KEEP_SIZE: Final = 0x01
+_FALLOC_FL_KEEP_SIZE: Final = 0x01
 _NOT_OFFERED: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
@@ -40,11 +42,11 @@ _munmap = _quick.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _mincore = _quick.mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-_FAILED: Final = ctypes.c_void_p(-1).value
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 _fstat = _quick.fstat if hasattr(_quick, "fstat") else functools.partial(_quick["__fxstat"], 0)  # glibc before 2.33
-_told: Final = bytearray(256)  # more than any `struct stat` has
-_TOLD: Final = ctypes.byref((ctypes.c_char * len(_told)).from_buffer(_told))
+_stat_buffer: Final = bytearray(256)  # more than any `struct stat` has
+_STAT_BUFFER: Final = ctypes.byref((ctypes.c_char * len(_stat_buffer)).from_buffer(_stat_buffer))
 
 _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -53,8 +55,8 @@ _fallocate.restype = ctypes.c_int
 _sync_file_range = _slow.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _sync_file_range.restype = ctypes.c_int
-_BEGIN: Final = 2
-_BEGIN_AND_WAIT: Final = 7
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_SYNC_FILE_RANGE_WRITE_AND_WAIT: Final = 7
 
 _syncfs = _slow.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
@@ -62,79 +64,83 @@ _syncfs.restype = ctypes.c_int
 
 _linkat = _slow.linkat  # no argtypes: numbers and bytes go as they are, which is quicker
 _linkat.restype = ctypes.c_int
-_EMPTY_PATH: Final = 0x1000
+_AT_EMPTY_PATH: Final = 0x1000
 
 _inotify_init1 = _slow.inotify_init1
 _inotify_add_watch = _slow.inotify_add_watch
 _inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _ATTRIB_MOVED_OR_DELETED: Final = 0x4 | 0x800 | 0x400  # IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF
-_ITSELF: Final = 0x2000000  # IN_DONT_FOLLOW
+_IN_DONT_FOLLOW: Final = 0x2000000
 EVENT: Final = struct.Struct("@iIII")
-"""What a notifier gives: a number of what is watched, what happened to it as `DISPLACED`, another number, the bytes of
-a name behind that."""
+"""`struct inotify_event`: the watch, a mask of what happened (see `DISPLACED`), a cookie, and the length of a name that
+follows."""
 DISPLACED: Final = 0x800 | 0x400 | 0x2000 | 0x4000 | 0x8000
-"""IN_MOVE_SELF, IN_DELETE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED: something has another name or is not watched any
-more, or nobody knows."""
+"""IN_MOVE_SELF, IN_DELETE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED: what was watched has another name, is gone or is
+not watched any more; or events were lost, and nobody knows."""
 
 READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 """How a file is opened for reading, for open(2)."""
 
 READ_CACHED: Final = _OpenHow(READ | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
-"""How a file is opened that needs no disk, for openat2(2). What is a link is told from what is missing so."""
+"""How a file is opened from the kernel's caches alone, for openat2(2). A symbolic link fails with ELOOP: one that leads
+nowhere is not to be taken for a missing file."""
 
 _ANYWHERE: Final = AT_FDCWD & 0xFFFFFFFF  # ctypes raises and catches an exception for a negative number
 _HOW_SIZE: Final = ctypes.sizeof(READ_CACHED)
 
 How: TypeAlias = object
 QUIETLY: Final[How] = ctypes.byref(_OpenHow(READ | os.O_NOFOLLOW | os.O_NOATIME, 0, _RESOLVE_CACHED))
-"""Reading does not set the time of the last access. The kernel refuses this for a file that is another user's."""
+"""Reading does not set the time of the last access (O_NOATIME). The kernel refuses this for another user's file."""
 PLAINLY: Final[How] = ctypes.byref(READ_CACHED)
-"""Reading sets that time, if the mount says so; and then it waits for the disk, whatever else is in the cache."""
+"""Reading sets that time, unless the mount is `noatime`; to set it waits for the disk, though the bytes are cached."""
 
-_BY_LINK: Final = {
+_FOLLOWING: Final = {  # the same two, for a symbolic link
     QUIETLY: ctypes.byref(_OpenHow(READ | os.O_NOATIME, 0, _RESOLVE_CACHED)),
     PLAINLY: ctypes.byref(_OpenHow(READ, 0, _RESOLVE_CACHED)),
 }
 
 
 def open_cached(path: bytes, how: How) -> int:
-    """Open a file for reading if that needs no disk: every name on the way is in the kernel's cache.
+    """Open a file for reading if that needs no disk: every name on its path is in the kernel's cache.
 
     Returns a descriptor, or minus the errno: `-EAGAIN` when the disk would have to be asked, `-ENOENT` when it is
-    known that there is no such file, `-ELOOP` when it is a link and cannot be opened. A number and no exception, since
-    a miss is as usual as a hit.
+    known that there is no such file, `-ELOOP` when it is a symbolic link that cannot be opened. A number and no
+    exception, since a miss is as usual as a hit.
     """
     fd: int = _syscall(_SYS_OPENAT2, _ANYWHERE, path, how, _HOW_SIZE)
     if fd >= 0:
         return fd
     code = ctypes.get_errno()
     if code == errno.ELOOP:
-        fd = _syscall(_SYS_OPENAT2, _ANYWHERE, path, _BY_LINK[how], _HOW_SIZE)
+        fd = _syscall(_SYS_OPENAT2, _ANYWHERE, path, _FOLLOWING[how], _HOW_SIZE)
     return fd if fd >= 0 else -code
 
 
 def stat(fd: int) -> bytes:
-    """Tell all that the kernel does of an open file, as it does; raises `OSError`."""
-    _check(_fstat(fd, _TOLD))
-    return bytes(_told)
+    """Return the `struct stat` of an open file as bytes, to be compared by `has_stat`; raises `OSError`."""
+    _check(_fstat(fd, _STAT_BUFFER))
+    return bytes(_stat_buffer)
 
 
-def has_stat(fd: int, told: bytes) -> bool:
-    """Tell whether `stat` would tell the same of an open file; half the instructions of `os.fstat`. For one thread."""
-    return _fstat(fd, _TOLD) == 0 and _told == told
+def has_stat(fd: int, seen: bytes) -> bool:
+    """Tell whether `stat` would return the same again; half the instructions of `os.fstat`.
+
+    Both use one buffer, so they are for one thread.
+    """
+    return _fstat(fd, _STAT_BUFFER) == 0 and _stat_buffer == seen
 
 
 def is_cached(fd: int, offset: int, size: int) -> bool:
-    """Tell whether a part of a file, not of none, is in the page cache, whole and up to date; raises `OSError`.
+    """Tell whether `size` bytes of a file, at least one, are all in the page cache and up to date; raises `OSError`.
 
-    Of a file that we do not own the kernel always says so. A `preadv2` that does not wait asks by reading.
+    For another user's file the kernel always says yes. Only `preadv2` with `RWF_NOWAIT` tells for any file, by reading.
     """
     before = offset % mmap.PAGESIZE
     length = before + size
     pages = -(-length // mmap.PAGESIZE)
     present = ctypes.create_string_buffer(pages)
     at = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset - before)
-    _check(-(at == _FAILED))
+    _check(-(at == _MAP_FAILED))
     try:
         _check(_mincore(at, length, present))
     finally:
@@ -156,7 +162,7 @@ def reserve(fd: int, size: int, offset: int = 0) -> None:
 
     A filesystem that cannot do so reserves nothing, and the write finds out.
     """
-    if _fallocate(fd, _KEEP_SIZE, offset, size) == 0:
+    if _fallocate(fd, _FALLOC_FL_KEEP_SIZE, offset, size) == 0:
         return
     code = ctypes.get_errno()
     if code not in _NOT_OFFERED:
@@ -166,7 +172,8 @@ def reserve(fd: int, size: int, offset: int = 0) -> None:
 def syncfs(fd: int) -> None:
     """Put all that was written to the filesystem of a descriptor on stable storage.
 
-    Raises `OSError`, also for what failed to be written since the descriptor was opened, once a descriptor.
+    Raises `OSError`, also for what failed to be written since the descriptor was opened; each descriptor tells of that
+    once.
     """
     _check(_syncfs(fd))
 
@@ -174,10 +181,11 @@ def syncfs(fd: int) -> None:
 def write_back(fd: int, offset: int, size: int, *, wait: bool = False) -> None:
     """Begin to write a part of a file to the disk, or `wait` until it is there.
 
-    That replaces no fsync: it leaves out what finds the bytes again. Raises `OSError`, also for what failed to be
-    written before, which an fsync does not tell again.
+    That replaces no fsync: the metadata by which the bytes are found after a crash is not written. Raises `OSError`,
+    also for what failed to be written before, which an fsync does not tell again.
     """
-    _check(_sync_file_range(fd, offset, size, _BEGIN_AND_WAIT if wait else _BEGIN))
+    flags = _SYNC_FILE_RANGE_WRITE_AND_WAIT if wait else _SYNC_FILE_RANGE_WRITE
+    _check(_sync_file_range(fd, offset, size, flags))
 
 
 def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
@@ -186,7 +194,7 @@ def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
     Raises `OSError`: `FileExistsError` if something has that name, `FileNotFoundError` if there is no such directory;
     and `ValueError` for a path with a NUL.
     """
-    if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, _encoded(path), _EMPTY_PATH) == 0:
+    if _linkat(fd, b"", AT_FDCWD if dir_fd is None else dir_fd, _encoded(path), _AT_EMPTY_PATH) == 0:
         return True
     code = ctypes.get_errno()
     if code == errno.ENOENT and not _lets_us_link():
@@ -196,13 +204,13 @@ def link(fd: int, path: str, dir_fd: int | None = None) -> bool:
 
 @functools.cache
 def _lets_us_link() -> bool:
-    """Tell whether the kernel lets us name descriptors: if not, it says that there is nothing, whatever is named.
+    """Tell whether the kernel lets us give descriptors names. If not, every attempt fails with ENOENT.
 
-    One that does says of the root, which is made to be tried with, that it exists.
+    If it does, the attempt to name the root directory, which cannot succeed, fails with EEXIST.
     """
     fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        _linkat(fd, b"", AT_FDCWD, b"/", _EMPTY_PATH)
+        _linkat(fd, b"", AT_FDCWD, b"/", _AT_EMPTY_PATH)
         return ctypes.get_errno() == errno.EEXIST
     finally:
         os.close(fd)
@@ -219,8 +227,8 @@ def notifier() -> int:
 
 
 def watch(fd: int, path: str) -> None:
-    """Have a notifier tell when this very file, directory or link has another name or none. Raises `OSError`."""
-    _check(min(_inotify_add_watch(fd, _encoded(path), _ATTRIB_MOVED_OR_DELETED | _ITSELF), 0))
+    """Have a notifier tell when this very file, directory or link is moved or removed. Raises `OSError`."""
+    _check(min(_inotify_add_watch(fd, _encoded(path), _ATTRIB_MOVED_OR_DELETED | _IN_DONT_FOLLOW), 0))
 
 
 def _encoded(path: str) -> bytes:

@@ -14,76 +14,83 @@ from typing import Final
 
 from pystor import posix
 
-ENTRY: Final = struct.Struct("=BBHiQQIIQ24x")
-"""What is submitted: opcode, flags, priority, descriptor, two addresses, a length, flags of the call, user data."""
+SQE: Final = struct.Struct("=BBHiQQIIQ24x")
+"""`struct io_uring_sqe`, an entry of the submission queue.
 
-ANSWER: Final = struct.Struct("=QiI")
-"""What is answered: user data, the result or minus the errno, flags."""
+Opcode, flags, priority, descriptor, two addresses, a length, flags of the call, user data.
+"""
+
+CQE: Final = struct.Struct("=QiI")
+"""`struct io_uring_cqe`, an entry of the completion queue: user data, the result or minus the errno, flags."""
 
 _SYS_SETUP: Final = 425  # the same numbers on every architecture
 _SYS_ENTER: Final = 426
-_GET_EVENTS: Final = 1
-_SINGLE_MMAP: Final = 1
-_ENTRIES_AT: Final = 0x10000000  # in what is mapped; the rings are at 0
+_ENTER_GETEVENTS: Final = 1
+_FEAT_SINGLE_MMAP: Final = 1
+_OFF_SQES: Final = 0x10000000  # where the entries are mapped; both rings are at 0
 _WORD: Final = 0xFFFFFFFF
 
 _PARAMS: Final = struct.Struct("=30I")
-"""`io_uring_params`: 0 and 1 the lengths of the rings, 5 the features, from 10 and 20 where what is in each of them."""
+"""`struct io_uring_params` as words: 0 and 1 are the lengths of both queues, 5 the features.
+
+From 10 on are the offsets of what belongs to the submission queue, from 20 on those of the completion queue.
+"""
 
 
 class Ring:
-    """Entries that are prepared once, and submitted again and again. For one thread, and calls that do not wait."""
+    """A pair of queues: entries are prepared once, and submitted again and again.
+
+    For one thread, and for calls that do not wait.
+    """
 
     def __init__(self, least: int) -> None:
         """Make room for at least so many entries; raises `OSError` where the kernel has no rings, or forbids them."""
         filled = bytearray(_PARAMS.size)
         self._fd: Final = posix.call(_SYS_SETUP, least, (ctypes.c_char * len(filled)).from_buffer(filled))
         params = _PARAMS.unpack(filled)
-        if not params[5] & _SINGLE_MMAP:
+        if not params[5] & _FEAT_SINGLE_MMAP:
             raise OSError(errno.ENOSYS, "The kernel's io_uring is too old")
-        self._length, self._most = params[0:2]
-        self._tail, self._array = params[11] // 4, params[16] // 4
-        self._seen, self._done, self._answers = params[20] // 4, params[21] // 4, params[25]
-        size = max(params[16] + 4 * self._length, self._answers + ANSWER.size * self._most)
+        self._sq_length, self._cq_length = params[0:2]
+        self._sq_tail, self._sq_array = params[11] // 4, params[16] // 4  # as indices of words
+        self._cq_head, self._cq_tail, self._cqes = params[20] // 4, params[21] // 4, params[25]
+        size = max(params[16] + 4 * self._sq_length, self._cqes + CQE.size * self._cq_length)
         self._rings: Final = mmap.mmap(self._fd, size)
         self._words: Final = memoryview(self._rings)[: size // 4 * 4].cast("I")
-        self.entries: Final = mmap.mmap(self._fd, self._length * ENTRY.size, offset=_ENTRIES_AT)
-        """To be filled with `ENTRY`."""
+        self.entries: Final = mmap.mmap(self._fd, self._sq_length * SQE.size, offset=_OFF_SQES)
+        """To be filled with `SQE`."""
 
     def submit(self, numbers: memoryview) -> bytes:
-        """Have the kernel do entries, by their numbers as `I`; returns an `ANSWER` for each. Raises `OSError`.
+        """Have the kernel do entries, by their numbers as `I`; returns a `CQE` for each. Raises `OSError`.
 
-        When there are fewer answers than entries, the others were not done: the kernel had no memory for them. They
-        are still in the ring, which is not to be used any more.
+        When fewer are returned than there are entries, the others were not done: the kernel had no memory for them.
+        They are still in the ring, which is not to be used any more.
         """
         words, count = self._words, len(numbers)
-        tail, seen = words[self._tail], words[self._seen]
-        self._put(tail & (self._length - 1), numbers)
-        words[self._tail] = (tail + count) & _WORD
-        posix.call(_SYS_ENTER, self._fd, count, count, _GET_EVENTS, None, 0)
-        done = (words[self._done] - seen) & _WORD
-        answers = self._get(seen & (self._most - 1), done)
-        words[self._seen] = (seen + done) & _WORD
-        return answers
+        tail, head = words[self._sq_tail], words[self._cq_head]
+        self._put(tail & (self._sq_length - 1), numbers)
+        words[self._sq_tail] = (tail + count) & _WORD
+        posix.call(_SYS_ENTER, self._fd, count, count, _ENTER_GETEVENTS, None, 0)
+        done = (words[self._cq_tail] - head) & _WORD
+        completions = self._get(head & (self._cq_length - 1), done)
+        words[self._cq_head] = (head + done) & _WORD
+        return completions
 
     def _put(self, begin: int, numbers: memoryview) -> None:
-        """Write into the ring of what is submitted, from a place on, and round its end."""
-        array, end = self._array, begin + len(numbers)
-        if end <= self._length:
+        """Write into the submission queue from an index on, and round its end."""
+        array, end = self._sq_array, begin + len(numbers)
+        if end <= self._sq_length:
             self._words[array + begin : array + end] = numbers
         else:
-            first = self._length - begin
-            self._words[array + begin : array + self._length] = numbers[:first]
-            self._words[array : array + end - self._length] = numbers[first:]
+            first = self._sq_length - begin
+            self._words[array + begin : array + self._sq_length] = numbers[:first]
+            self._words[array : array + end - self._sq_length] = numbers[first:]
 
     def _get(self, begin: int, count: int) -> bytes:
-        """Read from the ring of what is answered, in the same way."""
-        at, end, size = self._answers, begin + count, ANSWER.size
-        if end <= self._most:
+        """Read from the completion queue from an index on, and round its end."""
+        at, end, size, length = self._cqes, begin + count, CQE.size, self._cq_length
+        if end <= length:
             return self._rings[at + begin * size : at + end * size]
-        return (
-            self._rings[at + begin * size : at + self._most * size] + self._rings[at : at + (end - self._most) * size]
-        )
+        return self._rings[at + begin * size : at + length * size] + self._rings[at : at + (end - length) * size]
 
     def __del__(self) -> None:
         if (fd := getattr(self, "_fd", -1)) >= 0:

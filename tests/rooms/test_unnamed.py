@@ -87,6 +87,6 @@ def test_a_kernel_that_does_not_let_us_is_told_from_a_directory_that_is_missing(
 
 def test_whether_the_kernel_lets_us_is_known_without_a_file(tmp_path: Path, file: int) -> None:
     posix._lets_us_link.cache_clear()
-    works = posix._linkat(file, b"", posix.AT_FDCWD, f"{tmp_path}/name".encode(), posix._EMPTY_PATH) == 0
+    works = posix._linkat(file, b"", posix.AT_FDCWD, f"{tmp_path}/name".encode(), posix._AT_EMPTY_PATH) == 0
     assert posix._lets_us_link() == works
     os.close(file)
