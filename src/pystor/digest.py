@@ -8,6 +8,9 @@ from typing import Final
 
 from pystor.errors import MalformedDigest
 
+HASHED_AT_ONCE: Final = 64 << 10
+"""Bytes that are hashed in less time than it takes to hand them to a thread."""
+
 
 class Digest:
     """A SHA-256. Equal digests name equal bytes; the hexadecimal form is kept in lower case."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final
 
+from pystor import tree
 from pystor.digest import Digest
 from pystor.errors import MalformedDigest
 
@@ -24,11 +25,7 @@ class Entries:
         """Note a digest, or note it anew; it is on stable storage when this returns."""
         while not self._renew(self._path(digest)):
             pass  # it was removed in this very moment
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        tree.sync(self._directory)
 
     def _renew(self, path: str) -> bool:
         with _opened(path, os.O_WRONLY | os.O_CREAT) as fd:

@@ -98,18 +98,11 @@ class FileReplica:
 
     __slots__ = ("_close", "_how", "_owner", "fd", "fingerprint", "modified", "path", "size", "storage")
 
-    def __init__(
-        self,
-        storage: str,
-        path: str,
-        fd: int,
-        how: posix.How | None = None,
-        close: Callable[[int], None] = close_now,
-    ) -> None:
+    def __init__(self, storage: str, path: str, fd: int, how: posix.How | None, close: Callable[[int], None]) -> None:
         """Take over the descriptor; raises `StorageError`, and closes it, if it is not a regular file.
 
-        `how` it is opened without waiting, so that to read what is in the page cache does not wait either; None if it
-        may. `close` closes a descriptor, soon: a `Closer` does where that may take long.
+        `how` the file can be opened without waiting, and then read without waiting from the page cache; None: it
+        cannot. `close` closes a descriptor, soon: a `Closer` does where that may take long.
         """
         self._how: Final = how
         self._close: Final = close

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
-from pystor.digest import Digest
+from pystor.digest import HASHED_AT_ONCE, Digest
 from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError, StorError, TooLarge, Unavailable
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
@@ -20,8 +20,6 @@ from pystor.uploads import Upload
 
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
-
-_QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ async def store_at_once(pool: Pool, content: bytes, digest: Digest) -> Stored | 
     None, and nothing is done: it is to be looked for first, since something is there, or it is not what it is said to
     be. Raises as `store` does.
     """
-    if len(content) > _QUICK or not pool.looks_while_staging or Digest.of(content) != digest:
+    if len(content) > HASHED_AT_ONCE or not pool.looks_while_staging or Digest.of(content) != digest:
         return None
     try:
         upload = await pool.stage(digest, len(content), content, unseen=digest)
@@ -138,7 +136,7 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 
 async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys: Sequence[Survey]) -> Stored:
-    small = len(content) <= _QUICK
+    small = len(content) <= HASHED_AT_ONCE
     digest = Digest.of(content) if small else await asyncio.to_thread(Digest.of, content)
     if given is None:
         surveys = await pool.survey(digest)

@@ -57,7 +57,7 @@ class OpenDirectory:
             staged.sync()
             if staged.read_back(len(_PROBE)) != _PROBE:
                 raise _deceives(self._root.path)
-        if not tree.takes_names(".", self._root.fd):
+        if not tree.takes_names(self._root.fd):
             refusal = PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
             raise StorageError.from_os(self._root.path, "probe", refusal, writing=True, whole=True)
 

@@ -75,7 +75,7 @@ class Root:
 
         Whatever is wrong there, a file in the way or a block of the disk that cannot be read, the storage takes others.
         """
-        takes_others = tree.takes_names(".", self.fd) and tree.takes_changes(self.fd)
+        takes_others = tree.takes_names(self.fd) and tree.takes_changes(self.fd)
         return StorageError.from_os(self.path, operation, error, writing=not takes_others, whole=True)
 
     def join(self) -> Root:
@@ -318,8 +318,8 @@ class StagedFile:
             self._root_fd = -1
             self._root.leave()
 
-    def _failure(self, operation: str, error: OSError, *, whole: bool = False) -> StorageError:
-        whole = whole or not tree.takes_names(".", self._root_fd)
+    def _failure(self, operation: str, error: OSError, *, whole: bool) -> StorageError:
+        whole = whole or not tree.takes_names(self._root_fd)
         return StorageError.from_os(self._root.path, operation, error, writing=True, whole=whole)
 
     def __enter__(self) -> StagedFile:

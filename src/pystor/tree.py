@@ -49,9 +49,9 @@ def make_directory(directory: str, root_fd: int, made: set[str]) -> bool:
             return True
 
 
-def takes_names(root: str, root_fd: int | None = None) -> bool:
-    """Tell whether directories may be made in a root at all, which `root_fd` may be a descriptor of."""
-    return os.access(root, os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
+def takes_names(root_fd: int) -> bool:
+    """Tell whether directories may be made in a root at all."""
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
 
 
 def takes_changes(root_fd: int) -> bool:

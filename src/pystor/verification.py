@@ -11,13 +11,12 @@ from typing import Final
 
 from pystor.blob import READ_SIZE, Fingerprint, Replica
 from pystor.bulkhead import Bulkhead
-from pystor.digest import Digest
+from pystor.digest import HASHED_AT_ONCE, Digest
 from pystor.errors import StorageError
 from pystor.marks import Marks
 
 _MOST_BAD: Final = 65_536
 _SUSPECTED: Final = 5.0  # seconds
-_QUICK: Final = 64 << 10  # bytes that are hashed in less time than it takes to hand them to a thread
 
 
 class Verifier:
@@ -82,7 +81,7 @@ class Verifier:
     ) -> bool:
         """Tell whether a replica is good by hashing it, a large one at most so quickly; raises `StorageError`."""
         try:
-            if replica.size <= _QUICK:
+            if replica.size <= HASHED_AT_ONCE:
                 return self.vouch(replica, await member.read(replica, 0, replica.size), digest)
             good = await _hash(member, replica, bytes_per_second) == digest
         except StorageError as error:
