@@ -13,7 +13,10 @@ READ_SIZE: Final = 1 << 20
 """Bytes taken at once when a whole replica is read, to hash or to copy it."""
 
 Fingerprint: TypeAlias = tuple[int, int, int, int, int]
-"""Device, inode, size, mtime and ctime in nanoseconds, or what stands for them: while these stay, the bytes stay."""
+"""Device, inode, size, mtime and ctime, the times in nanoseconds; in a bucket, numbers that do as well.
+
+While these stay the same, the bytes do.
+"""
 
 READ_TIMEOUT: Final = 2.0
 """Seconds within which a disk opens or reads, or is taken to have failed."""
@@ -31,12 +34,12 @@ class Space:
 
 
 UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
-"""That of a storage that says no when it is full, and nothing before."""
+"""That of a storage that cannot be measured, and only tells that it is full when it refuses a write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a storage may take that is well; those of a disk, unless told otherwise."""
+    """How long a storage that is well may take. The defaults are those of a disk."""
 
     answer: float = READ_TIMEOUT
     """Seconds in which it opens a replica, or reads a piece of one."""
@@ -49,10 +52,10 @@ class Timeouts:
 
 
 Again: TypeAlias = Callable[[int, memoryview], bool]
-"""Fills room with the bytes from an offset on of a replica that was closed, if it is still what it was.
+"""Reads once more of a replica that was closed: fills the room, which may be empty, with its bytes from an offset on.
 
-False if it is not, if that takes waiting, or if the replica ends: it has to be looked for anew. Without room nothing is
-read.
+False if the replica is not the same any more, if it ends before the room is full, or if that takes waiting: then it has
+to be looked for anew.
 """
 
 
@@ -60,19 +63,19 @@ read.
 class Filesystem:
     """A filesystem that can be synced as a whole, by a descriptor that is open on it.
 
-    What failed to be written since `since` is told to whoever syncs by this descriptor, once.
+    A sync by this descriptor tells of every write that failed since it was opened, but only once.
     """
 
     device: int
     fd: int
     since: float
-    """When the descriptor had been opened, on the monotonic clock; what it stands for was written later."""
+    """When the descriptor had been opened, on the monotonic clock. Whoever relies on it has written later."""
     failure: OSError | None = None
-    """What a sync by the descriptor has told: all who rely on it have to know, since it does not tell again."""
+    """What a sync by the descriptor has told, for all others who rely on it."""
 
 
 def root_in(path: str, digest: Digest) -> str:
-    """Tell the root of the storage in which a replica lies at a path, if it is one of that blob."""
+    """Tell the root of the storage from the path of a blob's replica in it."""
     return path.removesuffix(digest.path).removesuffix(digest.key).rstrip("/")
 
 
@@ -101,7 +104,7 @@ class Replica(AbstractContextManager["Replica"], Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What changes when its bytes do."""
+        """Numbers that change when its bytes do."""
         ...
 
     def read(self, offset: int, size: int) -> bytes:
@@ -113,12 +116,12 @@ class Replica(AbstractContextManager["Replica"], Protocol):
         ...
 
     def send_cached(self, socket: int, offset: int, size: int) -> int:
-        """Send bytes over a socket, at most `size`, which is not 0; returns how many it took without any waiting."""
+        """Send at most `size` bytes, at least 1, over a socket; returns how many were sent without any waiting."""
         ...
 
     @property
     def again(self) -> Again | None:
-        """How to read of it again after it was closed, without looking for it; None if there is no such way."""
+        """How to read of it once more after it was closed, without looking for it; None if there is no such way."""
         ...
 
     def close(self) -> None:
@@ -139,20 +142,20 @@ class Staged(Protocol):
 
     @property
     def filesystem(self) -> Filesystem | None:
-        """What may be synced as a whole instead of this replica alone; None where that would not do."""
+        """What may be synced as a whole instead of this replica alone; None where that would not make it durable."""
         ...
 
     def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
-        """Append all of `data`, with no more than `piece` bytes on their way to the disk at once, if others wait."""
+        """Append all of `data`. If others wait for the disk, `piece` is not 0, and so many bytes go there at a time."""
         ...
 
     @property
     def published(self) -> bool:
-        """Whether it has its final name and does nothing any more; it is closed without waiting then."""
+        """Whether it has its final name and nothing is under way with it, so that closing it takes no waiting."""
         ...
 
     def date(self, modified: int) -> None:
-        """Have it be of another time than now, in nanoseconds since the epoch, if the storage can; after all writes."""
+        """Set its time of modification, in nanoseconds since the epoch, if the storage can; after all writes."""
         ...
 
     def seal(self) -> None:
@@ -164,21 +167,21 @@ class Staged(Protocol):
         ...
 
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
-        """Keep what stands under the final name in quarantine, if that is what was found bad.
+        """Keep what stands under the final name in quarantine, if it is the replica that was found `bad`.
 
-        None: what could not be opened. Whatever else stands there has replaced it since.
+        None: one that could not be opened. Anything else that stands there has replaced it since, and stays.
         """
         ...
 
     def name(self, digest: Digest) -> None:
-        """Give the replica its final name; what stands there is replaced at once.
+        """Give the replica its final name, which only a sync of the whole filesystem makes durable.
 
-        A sync of the whole filesystem makes that durable.
+        What stands there is replaced atomically.
         """
         ...
 
     def publish(self, digest: Digest) -> None:
-        """Give the replica its final name, durably; what stands there is replaced at once."""
+        """Give the replica its final name, durably; what stands there is replaced atomically."""
         ...
 
     def discard(self) -> None:
@@ -191,13 +194,13 @@ class Staged(Protocol):
 
 
 class OpenStorage(Protocol):
-    """A storage that is held open for several blobs that are written in one go. For one thread.
+    """A storage that is held open for several blobs that are written one after the other. For one thread.
 
     Every method raises `StorageError`.
     """
 
     def make_way(self, digest: Digest) -> bool:
-        """Have a place for a new blob; False if something stands under its name, be it the blob or not."""
+        """Prepare a place for a new blob; False if something stands under its name, be it the blob or not."""
         ...
 
     def stage(self, size: int, *, shared: bool = False) -> Staged:
@@ -206,7 +209,7 @@ class OpenStorage(Protocol):
 
 
 class Turn(AbstractContextManager["Turn"], Protocol):
-    """The right to work on a queue, until it is closed."""
+    """The exclusive right to work on a queue, until it is closed."""
 
     def close(self) -> None:
         """Let others have it; twice is harmless."""
@@ -231,7 +234,7 @@ class Storage(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether it lies on a disk of this machine, and may be asked for what is in memory without a thread."""
+        """Whether it lies on a disk of this machine, so that what the page cache has is read without a thread."""
         ...
 
     @property
@@ -240,9 +243,9 @@ class Storage(Protocol):
         ...
 
     def answers_since(self, began: float) -> bool:
-        """Whether it gave an answer to what was asked after `began`, on the monotonic clock.
+        """Tell whether it has answered something that was asked after `began`, on the monotonic clock.
 
-        What was asked then and has no answer yet says nothing of the storage as a whole. Never, where that is not sure.
+        Then an operation that is late says nothing of the storage as a whole. Always False where that does not follow.
         """
         ...
 
@@ -271,49 +274,52 @@ class Storage(Protocol):
         ...
 
     def open_cached(self, digest: Digest) -> Replica | Literal[False] | None:
-        """Do the same without waiting; False when that is not possible."""
+        """Open the replica as `open` does, but without waiting; False when that is not possible."""
         ...
 
     def open_own(self, digest: Digest) -> Replica | None:
-        """Open the replica of a blob if it is the storage's own beyond doubt: it counts as one of the n copies."""
+        """Open the replica as `open` does, and see that it lies on this very storage: it counts as one of the n copies.
+
+        That is neither through a symbolic link, nor in the mount point of a disk that is gone.
+        """
         ...
 
     def open_own_cached(self, digest: Digest) -> Replica | Literal[False] | None:
-        """Do that without waiting; False when it is not possible."""
+        """Open the replica as `open_own` does, but without waiting; False when that is not possible."""
         ...
 
     def open_cached_path(self, path: bytes) -> Replica | Literal[False] | None:
-        """Do the same, by a digest's path as bytes, which is made once for many storages.
+        """Open the replica as `open_cached` does, by `Digest.path` as bytes, which is made once for many storages.
 
-        None counts only if the storage `is_in_place` afterwards.
+        Whether the storage is there is not looked at: None counts only if it `is_in_place` afterwards.
         """
         ...
 
     @property
     def watched(self) -> bool:
-        """Whether a `Watch` tells of all that may put another storage, or none, in its place."""
+        """Whether a `Watch` would notice if another storage, or none, were put in its place."""
         ...
 
     def is_in_place(self) -> bool:
-        """Tell without waiting whether the storage is there."""
+        """Tell without waiting whether the storage that was attached is still in its place."""
         ...
 
     def confirm(self, digest: Digest) -> None:
-        """See that a replica that has just come is on stable storage."""
+        """See that a replica which somebody has just stored is on stable storage."""
         ...
 
     @property
     def syncs(self) -> bool:
-        """Whether it takes syncs for what is written to be on stable storage, and they are wanted."""
+        """Whether what is written has to be synced to be on stable storage, and the configuration wants that."""
         ...
 
     @property
     def prompt(self) -> bool:
-        """Whether small blobs are written and named without waiting: several in one go are quicker than each alone."""
+        """Whether small blobs are written and named without waiting for a disk: one thread does many in a row."""
         ...
 
     def open_for_writing(self) -> AbstractContextManager[OpenStorage]:
-        """See that it is in its place, for several blobs that are written in one go."""
+        """See that it is in its place, and hold it open for several blobs that are written one after the other."""
         ...
 
     def stage(self, size: int) -> Staged:
@@ -333,7 +339,7 @@ class Storage(Protocol):
         ...
 
     def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many, in an order that stays; those `beyond` the first so many."""
+        """Tell the blobs that are noted, at most `most`, leaving out the first `beyond`, in an order that stays."""
         ...
 
     def dequeue(self, queue: QueueName, digest: Digest, noted_before: float) -> None:

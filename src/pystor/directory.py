@@ -86,7 +86,7 @@ class Directory:
 
     @property
     def watched(self) -> bool:
-        """Whether it is told when the storage may be elsewhere."""
+        """Whether a `Watch` would notice if another storage, or none, were put in its place."""
         return self._presence.watched
 
     def look(self) -> Marker | None:
@@ -181,7 +181,10 @@ class Directory:
             raise failure from error
 
     def open_own(self, digest: Digest) -> FileReplica | None:
-        """Do the same; a replica counts only if it lies on this very storage: no link, and no bare mount point."""
+        """Open the replica as `open` does, and see that it lies on this very storage.
+
+        That is neither through a symbolic link, nor in the mount point of a disk that is gone.
+        """
         replica = self.open(digest)
         if replica is not None:
             try:
@@ -193,7 +196,7 @@ class Directory:
         return replica
 
     def open_own_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
-        """Do that without waiting; False when it is not possible."""
+        """Open the replica as `open_own` does, but without waiting; False when that is not possible."""
         found = self.open_cached(digest)
         if not found or (self.is_in_place() and not os.path.islink(found.path)):
             return found
@@ -201,16 +204,16 @@ class Directory:
         return False
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
-        """Do the same without waiting for a disk; False when that is not possible, or when the storage failed."""
+        """Open the replica as `open` does, but without waiting; False when that is not possible, or when it failed."""
         found = self.open_cached_path(digest.path.encode(), self._close)
         return found if found is not None or self.is_in_place() else False
 
     def open_cached_path(
         self, path: bytes, close: Callable[[int], None] = close_now
     ) -> FileReplica | Literal[False] | None:
-        """Do the same, by a digest's path; None counts only if the storage `is_in_place` afterwards.
+        """Open the replica by `Digest.path`, without waiting; None counts only if the storage `is_in_place` afterwards.
 
-        As it is, the replica is to be closed in the same moment.
+        Unless another `close` is given, the replica is to be closed before the event loop goes on.
         """
         if not self.local:
             return False
@@ -224,9 +227,9 @@ class Directory:
             return False
 
     def _close(self, fd: int) -> None:
-        """Close what was open for a while, without waiting.
+        """Close a descriptor without waiting: in a thread if it may be the last one of a filesystem that was unmounted.
 
-        The last file of a disk that was unmounted lazily ends the filesystem: it writes out all that it has in memory.
+        To close that ends the filesystem, which writes out all that it has in memory.
         """
         if self.local and self._presence.holds(fd):
             close_now(fd)
@@ -260,7 +263,7 @@ class Directory:
             tree.confirm(self.root, digest)
         except OSError as error:
             failure = StorageError.from_os(self.root, "confirm", error, writing=True)
-            failure.unwritable |= isinstance(failure, StorageFull)  # for lack of room something was lost that was there
+            failure.unwritable |= isinstance(failure, StorageFull)  # what was written before is lost for lack of room
             raise failure from error
 
     # Writing
@@ -324,7 +327,7 @@ class Directory:
             return entries.take_turn()
 
     def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many, in an order that stays; those `beyond` the first so many."""
+        """Tell the blobs that are noted, at most `most`, leaving out the first `beyond`, in an order that stays."""
         with self._queue(queue) as entries:
             return entries.list(most, beyond)
 

@@ -47,7 +47,7 @@ class Entries:
                     os.unlink(path)
 
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
-        """Tell the digests that are noted, at most so many, in the directory's order; `beyond` the first so many."""
+        """Tell the digests that are noted, at most `most`, leaving out the first `beyond`, in the directory's order."""
         with os.scandir(self._directory) as files:
             return list(islice(_digests(file.name for file in files), beyond, beyond + most))
 

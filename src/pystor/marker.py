@@ -34,11 +34,14 @@ class Marker:
 
 
 Sign: TypeAlias = tuple[int, int, int]
-"""Device, inode and ctime of what tells a storage: they stay the same while it is the same, and in its place."""
+"""Device, inode and ctime of the file or directory by which a storage is recognised: its marker, or its root.
+
+They stay the same as long as it is the same storage, in the same place.
+"""
 
 
 def sign(path: str, dir_fd: int | None = None) -> Sign:
-    """Look at what tells a storage. Raises `OSError`."""
+    """Look at the file or directory by which a storage is recognised. Raises `OSError`."""
     info = os.stat(path, dir_fd=dir_fd)
     return info.st_dev, info.st_ino, info.st_ctime_ns
 
@@ -50,7 +53,7 @@ class Homes:
         self._paths: Final[dict[tuple[int, int], str]] = {}
 
     def claim(self, path: str, seen: Sign) -> str | None:
-        """Note what tells a storage; returns the path by which it is that of another one already. Raises `OSError`."""
+        """Note a storage's sign; returns the path of another storage that has the same one. Raises `OSError`."""
         key = seen[:2]
         other = self._paths.setdefault(key, path)
         if other != path:

@@ -14,11 +14,11 @@ from pystor.watch import Watch
 
 
 class Found(NamedTuple):
-    """What is in the place of a storage, and may be it."""
+    """What was found in the place of a storage, and is it unless something speaks against that."""
 
     marker: Marker
     path: str
-    """The file or directory that tells it."""
+    """The file or directory by which it is recognised from then on: its marker, or the root of one without."""
     sign: Sign
 
 
@@ -47,9 +47,10 @@ class Presence:
         self._homes: Final = homes
         self._path = f"{root}/{NAME}"
         self._known: Sign | None = None
-        self._followed = -1  # how often anything had been displaced when it was last followed; -1: it cannot be
-        self._tried = -1  # how many changes there had been then
-        self._seen = -1  # how many there had been when it was looked at
+        # What the watch had counted, so that one comparison tells whether something has happened since:
+        self._followed = -1  # `displaced`, when the path was last followed; -1: it is not
+        self._tried = -1  # `changes`, when that was last tried
+        self._seen = -1  # `changes`, when the storage was last found in its place
 
     @property
     def may_be_plain(self) -> bool:
@@ -58,7 +59,7 @@ class Presence:
 
     @property
     def watched(self) -> bool:
-        """Whether `watch` tells when it may be elsewhere."""
+        """Whether `watch` would notice if another storage, or none, were put in its place."""
         return self._watch is not None and self._followed == self._watch.displaced
 
     def look(self) -> Marker | None:
@@ -71,7 +72,7 @@ class Presence:
         return found
 
     def find(self) -> Found:
-        """Find what may be the storage; `settle` takes it for that."""
+        """Find what is in the place of the storage, and raise if that is not it; `settle` accepts it."""
         marked = self.look()
         path = f"{self._root}/{NAME}" if marked else self._root
         with self._translated("attach"):
@@ -90,14 +91,14 @@ class Presence:
         return Found(found, path, sign)
 
     def settle(self, found: Found) -> bool:
-        """Take what was found for the storage from now on; tells whether it is another than before."""
+        """Take what was found for the storage from now on; tells whether it is another one than before."""
         changed = found.sign != self._known
         self._replica_set = found.marker.replica_set
         self._path, self._known = found.path, found.sign
         return changed
 
     def _stand_in(self) -> Marker:
-        """Tell a disk that takes no marker, since it is mounted read-only, by what it has instead."""
+        """Make up a marker for a disk that has none and takes none, since it is mounted read-only."""
         self._refuse_bare_mount_point(None)
         found = None if self._writable else marker.stand_in(self._root)
         if found is None:
@@ -124,9 +125,9 @@ class Presence:
             raise self._refusal("is not mounted: mount it (or set require_mount to false)")
 
     def is_known(self, root_fd: int | None = None) -> bool:
-        """Tell whether the storage is there, or is what a descriptor is of. Raises `OSError` if that cannot be told.
+        """Tell whether the storage is in its place, or at the descriptor of a root. Raises `OSError` if nobody knows.
 
-        It is watched from then on, if it can be: what it lies on may have gone and come back.
+        If it is not watched any more, since its disk was gone for a while, it is watched again from now on.
         """
         if self._watch is not None and self._watch.changes() != self._tried and not self.watched:
             self._follow(self._path)
@@ -136,7 +137,7 @@ class Presence:
             return False
 
     def is_in_place(self) -> bool:
-        """Tell the same without waiting; at once if nothing has changed since, and false if it cannot be told."""
+        """Tell the same without waiting: at once if nothing has changed since the last look; False if nobody knows."""
         changes = self._watch.changes() if self._watch is not None else 0
         watched = self.watched  # before it is looked at
         if watched and changes == self._seen:
@@ -150,7 +151,7 @@ class Presence:
         return there
 
     def _follow(self, path: str) -> None:
-        """Have it watched from now on, and looked at once more: nobody was told of what happened before."""
+        """Have its path watched from now on. It is looked at once more: what happened before that went unnoticed."""
         if self._watch is not None:
             self._tried, displaced, self._seen = self._watch.changes(), self._watch.displaced, -1
             self._followed = displaced if self._watch.follow(path) else -1

@@ -123,36 +123,36 @@ class Bucket:
         return replica
 
     def open_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
-        """Promise nothing without the network."""
+        """Never: what is in a bucket is behind the network."""
         return False
 
     def open_own(self, digest: Digest) -> BucketReplica | None:
-        """Do the same: nothing can be mounted over a bucket."""
+        """Open the replica as `open` does: nothing can be mounted over a bucket."""
         return self.open(digest)
 
     def open_own_cached(self, digest: Digest) -> Literal[False]:  # noqa: ARG002  that of the protocol
-        """Promise nothing without the network."""
+        """Never: what is in a bucket is behind the network."""
         return False
 
     def open_cached_path(self, path: bytes) -> Literal[False]:  # noqa: ARG002  that of the protocol
-        """Promise nothing either."""
+        """Never: what is in a bucket is behind the network."""
         return False
 
     def is_in_place(self) -> bool:
-        """Promise nothing here either."""
+        """Never: that takes asking over the network."""
         return False
 
     def confirm(self, digest: Digest) -> None:
-        """Do nothing: what a bucket has answered, it has."""
+        """Do nothing: what a bucket has acknowledged is durable."""
 
     @property
     def syncs(self) -> bool:
-        """Whether there is anything to sync: what a bucket has answered, it has."""
+        """Whether there is anything to sync: no, what a bucket has acknowledged is durable."""
         return False
 
     @property
     def prompt(self) -> bool:
-        """Whether writing waits for nothing: it waits for the network."""
+        """Whether writing waits for nothing: no, it waits for the network."""
         return False
 
     def make_way(self, digest: Digest) -> bool:
@@ -181,7 +181,7 @@ class Bucket:
         return BucketTurn.take(f"{self.root}/{queue}")
 
     def pending(self, queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
-        """Tell the blobs that are noted, at most so many, in their order; those `beyond` the first so many.
+        """Tell the blobs that are noted, at most `most`, leaving out the first `beyond`, in their order.
 
         A queue that was empty is not looked at again within a minute, since a bucket's listings cost money.
         """
