@@ -312,9 +312,3 @@ class Transport:
             self._clock.cancel()
         await self._multi.aclose()
         self._spare.clear()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -75,10 +75,6 @@ class Prometheus:
         self._handlers.clear()
         self._sheet.close()
 
-    async def probe(self) -> str:
-        """Render the metrics."""
-        return f"{len(self.render().splitlines())} lines of metrics"
-
     def __call__(self, event: Event) -> None:
         """Count an event; an `Observer`."""
         handle = self._handlers.get(type(event))
