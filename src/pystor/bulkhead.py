@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 from pystor.blob import Filesystem, QueueName, Replica, Space, Storage
 from pystor.breaker import SharedSwitches, State, Switch
@@ -25,6 +25,26 @@ _ROOM: Final = 64 << 10
 
 WRITE_TIMEOUT: Final = 20.0
 """Seconds for a step of a write: an fsync may have much to do."""
+
+
+class How(TypedDict, total=False):
+    """How an operation of a storage is run; what is not given is false or None."""
+
+    timeout: float | None
+    """Seconds within which it has to answer once a thread has begun it; None: `Timeouts.answer` of the storage."""
+    certain: bool
+    """It is done even if nobody waits any more when its turn comes, or the storage is out."""
+    probing: bool
+    """It is a probe: the only thing that a storage which is out is asked for. A thread of its own does it."""
+    writing: bool
+    """It begins a write, and is refused while the storage is out for writes."""
+    ahead: bool
+    """It goes before all that wait for a thread."""
+    waits: bool
+    """It waits for the disk, as an fsync does: it leaves threads to what does not, and makes no storage a slow one."""
+    of: Replica | Digest | None
+    """The replica that it opens or reads, or its blob. If it is late while the storage answers a probe, that replica is
+    `unreadable`, and until it comes nothing more is begun that is of the same file."""
 
 
 class Bulkhead:
@@ -64,40 +84,14 @@ class Bulkhead:
     def _new_executor(self) -> Executor:
         return Executor(f"stor {self.storage.root}", self._threads)
 
-    async def run(
-        self,
-        operation: Callable[..., _T],
-        *arguments: object,
-        timeout: float | None = None,  # noqa: ASYNC109  how the storage is judged, not how long the caller waits
-        certain: bool = False,
-        probing: bool = False,
-        writing: bool = False,
-        ahead: bool = False,
-        waits: bool = False,
-        of: Replica | Digest | None = None,
-    ) -> _T:
-        """Run a synchronous operation in a thread of this storage.
+    async def run(self, operation: Callable[..., _T], *arguments: object, **how: Unpack[How]) -> _T:
+        """Run a synchronous operation in a thread of this storage, and wait for its result.
 
-        Raises what the operation raises, and `StorageError` when there is no answer within `timeout` seconds (None:
-        that of the storage for an answer), or no thread for it. What comes after that, or after a cancellation, is
-        closed if it can be. An operation that has not begun by then does not, unless it is `certain`. While the storage
-        is out, only a probe of it is run, and nothing that is `writing` while it is unwritable. A probe, and what goes
-        `ahead`, does not wait behind others. What `waits` for the disk, as an fsync does, is not in the way of what
-        does not, and makes no storage a slow one. If what is `of` one replica is late while the storage answers a
-        probe, it is that replica which is `unreadable`; until it comes, nothing more is begun that is of it.
+        Raises what the operation raises, and `StorageError` when the storage is out, there is no answer within the
+        timeout, or no thread for it. What comes after that, or after a cancellation, is closed if it can be. An
+        operation that has not begun by then does not begin any more, unless it is `certain`.
         """
-        step = self.begin(
-            operation,
-            *arguments,
-            timeout=timeout,
-            certain=certain,
-            probing=probing,
-            writing=writing,
-            ahead=ahead,
-            waits=waits,
-            of=of,
-        )
-        return await step.result()
+        return await self.begin(operation, *arguments, **how).result()
 
     def begin(
         self,
@@ -112,7 +106,7 @@ class Bulkhead:
         of: Replica | Digest | None = None,
         count: Callable[[_T], int] = one,
     ) -> Step[_T]:
-        """Do as `run` does, without waiting for it: the step gives the result.
+        """Do as `run` does, without waiting for it: the step gives the result. What is said of `How` holds here, too.
 
         `count` tells of the result how many things were done in one go.
         """
