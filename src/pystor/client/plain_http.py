@@ -12,7 +12,7 @@ from typing import Final
 
 from pystor.client.errors import Unavailable, late
 from pystor.client.servers import Server
-from pystor.client.small import SMALL, Line, Small, Unusual, is_for_us, receive
+from pystor.client.small import SMALL, Peer, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
 
 USUAL: Final = 32
@@ -98,7 +98,7 @@ class _Endpoint:
     """A server, and the connections to it that are not used."""
 
     def __init__(self, server: Server) -> None:
-        self.line: Final = Line(server)
+        self.peer: Final = Peer(server)
         self.is_for_us: Final = is_for_us(server)
         self._idle: Final[list[_Connection]] = []
 
@@ -138,12 +138,12 @@ class PlainHttp:
         An `Unavailable` is what a first try has ended with; None was no try.
         """
         endpoint = self._at(server)
-        return await self._ask(endpoint, endpoint.line.get(digest))
+        return await self._ask(endpoint, endpoint.peer.get(digest))
 
     async def post(self, server: Server, digest: Digest, content: bytes) -> Small | Unavailable | None:
         """Upload a blob; anything else, as from `get`, when it is to be sent the long way, as are the next ones."""
         endpoint = self._at(server)
-        return await self._ask(endpoint, endpoint.line.post(digest, content))
+        return await self._ask(endpoint, endpoint.peer.post(digest, content))
 
     def _at(self, server: Server) -> _Endpoint:
         if (endpoint := self._servers.get(server.url)) is None:
@@ -151,7 +151,7 @@ class PlainHttp:
         return endpoint
 
     async def _ask(self, endpoint: _Endpoint, request: bytes) -> Small | Unavailable | None:
-        connection = endpoint.take() or await self._connect(endpoint.line)
+        connection = endpoint.take() or await self._connect(endpoint.peer)
         if connection is None:
             self._in_a_row = 0
             return None
@@ -167,14 +167,14 @@ class PlainHttp:
             self._in_a_row = 0
         return small
 
-    async def _connect(self, line: Line) -> _Connection | None:
+    async def _connect(self, peer: Peer) -> _Connection | None:
         try:
-            end = await asyncio.to_thread(line.connect, self._timeout)
+            end = await asyncio.to_thread(peer.connect, self._timeout)
         except OSError:
             return None
         end.setblocking(False)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(end, line.server.url)
+        connection = _Connection(end, peer.server.url)
         self._all.add(connection)
         self._wind()
         return connection

@@ -144,8 +144,8 @@ def _seconds(date: bytes) -> float | None:
     return seconds if seconds >= 0 else None
 
 
-class Line:
-    """What is to be known of a server: where it is, and what stands in requests to it, as libcurl would write it."""
+class Peer:
+    """A server as plain HTTP needs it: connections to it, and requests to it, written as libcurl would."""
 
     def __init__(self, server: Server) -> None:
         self.server: Final = server

@@ -21,7 +21,7 @@ from pystor.client.downloads import Downloads, Input
 from pystor.client.errors import ClientError, garbled, late
 from pystor.client.limits import fitting
 from pystor.client.servers import Server, ranked
-from pystor.client.small import Line, Small, Unusual, is_for_us, receive
+from pystor.client.small import Peer, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
 
 _LEAST: Final = 4  # are lost before a server is given up, however few are asked for at once
@@ -50,7 +50,7 @@ class _Endpoint:
     """A server, the connections to it that are not used, and whether it is worth asking."""
 
     def __init__(self, server: Server) -> None:
-        self.line: Final = Line(server)
+        self.peer: Final = Peer(server)
         self.idle: Final[list[_Lane]] = []
         self.lost = 0.0
         """How many were lost, less those that others made up for."""
@@ -59,7 +59,7 @@ class _Endpoint:
     def connect(self, timeout: float) -> socket.socket:
         """Make a connection; the first one is waited for, the others are to where that led. Raises `OSError`."""
         if self._place is None:
-            end = self.line.connect(timeout)
+            end = self.peer.connect(timeout)
             self._place = end.family, end.getpeername()
             end.setblocking(False)
         else:
@@ -149,7 +149,7 @@ class SmallDownloads:
             self._lose(endpoint, digest)
         else:
             lane.digest, lane.since = digest, self._now
-            self._send(lane, endpoint.line.get(digest))
+            self._send(lane, endpoint.peer.get(digest))
         return True
 
     def _first(self, digest: Digest) -> _Endpoint:
@@ -192,7 +192,7 @@ class SmallDownloads:
         except BlockingIOError:
             return
         except Unusual as unusual:
-            self._drop(lane, unusual.failure(lane.endpoint.line.server.url))
+            self._drop(lane, unusual.failure(lane.endpoint.peer.server.url))
             return
         if lane.digest is None:
             self._drop(lane)  # nobody asked
@@ -205,7 +205,7 @@ class SmallDownloads:
     def _take(self, lane: _Lane, digest: Digest, small: Small) -> None:
         content, endpoint = small.content, lane.endpoint
         if (real := sha256(content).hexdigest()) != digest.hex:
-            self._drop(lane, garbled(endpoint.line.server.url, digest.hex, real))
+            self._drop(lane, garbled(endpoint.peer.server.url, digest.hex, real))
             return
         lane.digest = None
         endpoint.idle.append(lane)
@@ -244,5 +244,5 @@ class SmallDownloads:
             if passed > _ASLEEP:
                 lane.since += passed
             elif lane.since < last:
-                self._drop(lane, late(lane.endpoint.line.server.url, self._timeout))
+                self._drop(lane, late(lane.endpoint.peer.server.url, self._timeout))
         meanwhile()
