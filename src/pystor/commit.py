@@ -45,8 +45,8 @@ _MOMENT: Final = 0.005
 """Seconds for which a sync waits at most for those who are about to ask for one."""
 
 
-def nobody() -> bool:
-    """Expect no other upload to ask."""
+def no_others() -> bool:
+    """Tell that no other upload is about to ask for a sync."""
     return False
 
 
@@ -79,7 +79,7 @@ class Committer:
         self._rounds: Final[SimpleQueue[_Round | None]] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def join(self, filesystem: Filesystem, others: Callable[[], bool] = nobody) -> asyncio.Future[None]:
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = no_others) -> asyncio.Future[None]:
         """Give a future that is done when a sync that began after this call has ended.
 
         It is an `OSError` if that sync failed, or tells that something was lost before. The descriptor stays open
@@ -183,7 +183,7 @@ class Committers(defaultdict[int, Committer]):
     def __init__(self) -> None:
         super().__init__(Committer)
 
-    def join(self, filesystem: Filesystem, others: Callable[[], bool] = nobody) -> asyncio.Future[None]:
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = no_others) -> asyncio.Future[None]:
         """Join those who wait for a sync of this filesystem."""
         return self[filesystem.device].join(filesystem, others)
 

@@ -71,14 +71,14 @@ class Job(Generic[_T]):
         """How many it did."""
         self.waits: Final = waits
         """Whether it waits for the disk, and is not in the way of others while it does."""
-        self.seconds: float = -time.monotonic()
-        """How long it took until its result was there."""
+        self.seconds: float = -time.monotonic()  # to which the end is added
+        """How long it took from being given until its result was there."""
         self.began: float | None = None
         """When a thread began it, on the monotonic clock; None while it waits for one."""
         self.failed: float = math.inf
-        """When it raised: the thread has begun another since, before anybody could know."""
+        """When it raised, on the monotonic clock; its thread may have begun another job since, before that is known."""
         self.late: Callable[[BaseException | None], None] | None = None
-        """Is told when it is over at last, and what it raised; to be set before the future is done."""
+        """Called with what it raised, or None, if it ends when the future is done already; to be set before that."""
         self._loop: Final = asyncio.get_running_loop()
         self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
         self._call: Final = call
@@ -145,8 +145,8 @@ class Executor:
         self._pace = 0.0
         self._jobs: Final[deque[Job[Any]]] = deque()
         self._resting: Final[list[None]] = []  # an entry for each thread that waits to be called
-        self._most_away: Final = max(1, limit - max(1, limit // _KEPT))
-        self._may_wait: Final = [None] * self._most_away  # an entry for each further job that may wait for the disk
+        self._most_waiting: Final = max(1, limit - max(1, limit // _KEPT))
+        self._may_wait: Final = [None] * self._most_waiting  # an entry for each further job that may wait for the disk
         self._held: Final[deque[Job[Any]]] = deque()  # those that wait for the disk, until they may
         self._calls: Final[SimpleQueue[bool]] = SimpleQueue()
         self._watched = False
@@ -197,8 +197,8 @@ class Executor:
             queue.append(job)
         if job.waits and not self._let_one_wait():
             return
-        away = self._most_away - len(self._may_wait)
-        if self._pace > _QUICK or len(self._resting) + away >= self._threads:
+        waiting = self._most_waiting - len(self._may_wait)  # for the disk, and not for the interpreter
+        if self._pace > _QUICK or len(self._resting) + waiting >= self._threads:
             self._send_one()
         else:
             self._watch()
@@ -266,7 +266,7 @@ class Executor:
         goes_on = True
         while goes_on:
             goes_on = self._calls.get()
-            self._work_off()  # at the end, too: whom a call to end was meant for may hang
+            self._work_off()  # also after the call to end, which may have been meant for a thread that hangs
 
     def _work_off(self) -> None:
         """Do what there is. Whoever adds a job meanwhile sees this thread at work, or this thread sees the job."""

@@ -122,7 +122,7 @@ class FileReplica:
         self.fingerprint: Final[Fingerprint] = _fingerprint(info)
 
     def refuse_link(self) -> None:
-        """See that the name is the file's own; raises `StorageError` if it leads to what may be the only copy."""
+        """Raise `StorageError` if its name is a symbolic link: what that leads to may be the only copy."""
         if os.path.islink(self.path):
             reason = "is a symbolic link: what it leads to may be the only copy"
             raise StorageError(self.storage, f"open {self.path}", reason, unreadable=True)

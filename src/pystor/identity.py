@@ -79,7 +79,7 @@ def _refuse(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: st
     if seen.stands_in:
         return None
     if seen.marker is None:
-        return _no_news(seen, replica_set, group, disk)
+        return _refuse_as_new(seen, replica_set, group, disk)
     return None if seen.marker.replica_set == replica_set else _displaced(group, replica_set)
 
 
@@ -88,7 +88,7 @@ def _displaced(group: Sequence[Seen], replica_set: str | None) -> str:
     return f"is of another replica set than {others}: mount the right disk, or remove its {NAME} and adopt it"
 
 
-def _no_news(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: str | None) -> str | None:
+def _refuse_as_new(seen: Seen, replica_set: str | None, group: Sequence[Seen], disk: str | None) -> str | None:
     """Tell why a storage without a marker is not taken for a new one."""
     if replica_set is not None:
         return f"has no {HOME} marker, as the others of its set have: mount the disk, or adopt it"

@@ -84,6 +84,7 @@ async def store(pool: Pool, body: Body, digest: Digest | None, surveys: Sequence
 
 
 async def _unless_in_full(storing: Awaitable[Stored], digest: Digest, surveys: Sequence[Survey]) -> Stored:
+    """Wait until a blob is stored; a failure is raised only if no set has the blob in full already."""
     try:
         return await storing
     except (DigestMismatch, StorageError, TooLarge) as error:

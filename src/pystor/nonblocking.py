@@ -38,6 +38,7 @@ class NonBlockingLookup:
         """`watch` is that of the storages; without one, each of them is looked at before a miss is believed."""
         self._watch: Final = watch
         self._settled: int | None = None
+        """What the watch had counted when all storages were last found in their places; None: it does not tell."""
         self._are_local = False
         self._storages: Final = [member.storage for each in sets for member in each.members]
         self._nowhere: Final = Seen(None, len(self._storages))

@@ -32,7 +32,7 @@ _THREADS: Final = 8
 """How many at most write small uploads to a set, near the event loop."""
 
 _LIKELIEST: Final = 4
-"""Replica sets that are asked for a blob one after the other, since most have it who are asked first."""
+"""Replica sets that are asked for a blob one after the other, since most blobs are found in the first."""
 
 _AT_ONCE: Final = 16
 """Replica sets of the others that are asked at once."""
@@ -44,10 +44,13 @@ class _Search:
 
     digest: Digest
     without: frozenset[str]
+    """The roots of storages that are not asked."""
     doubtful: bool
+    """Whether some storage did not answer, or was not asked, so that nobody knows that there is no such blob."""
     found: Replica | None = None
     attempts: int = 0
     missing: list[Bulkhead] = field(default_factory=list)
+    """The storages that have no replica."""
     began: float = field(default_factory=time.perf_counter)
 
     def close(self) -> None:
@@ -61,7 +64,7 @@ class FindResult(NamedTuple):
 
     replica: Replica | None
     hinted: bool | None
-    """Whether the location cache knew of it; None: it was found before all of the cache was asked."""
+    """Whether the location cache knew of it; None: it was found without asking the shared level of that."""
     attempts: int
     """How many storages were asked."""
 

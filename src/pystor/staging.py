@@ -79,13 +79,13 @@ class Root:
         return StorageError.from_os(self.path, operation, error, writing=not takes_others, whole=True)
 
     def join(self) -> Root:
-        """Need it, too."""
+        """Count one more user."""
         with self._lock:
             self._users += 1
         return self
 
     def leave(self) -> None:
-        """Need it no more. To be called once by each."""
+        """Count one user less; the last one closes it. To be called once by each."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -126,9 +126,9 @@ class StagedFile:
     def __init__(self, root: Root, *, unnamed: bool = False, left: Callable[[], int] | None = None) -> None:
         """Make the temporary; takes over one use of the root.
 
-        `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but what made its bytes
-        durable has to be done once more when it has its name, since it is only then that the file is to stay. `left`
-        measures how many bytes may still be written, for one that reserves nothing before its first byte.
+        `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but has to be synced again
+        after it got its name, since only then the filesystem is to keep it after a crash. `left` measures how many
+        bytes may still be written, for one that reserves nothing before its first byte.
         """
         self.filesystem: Final = root.filesystem
         self._root: Final = root

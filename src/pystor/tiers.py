@@ -53,7 +53,7 @@ class Tiers:
         doubt: Unavailable | None = None
         for tier in self.tiers:
             try:
-                # Looked up are the storages, by the location cache; what the archive has not is told for itself.
+                # Look-ups and the location cache are counted for the pool; the archive has an event of its own.
                 tell = nobody if tier.name == "archive" else self._observe
                 return await tier.pool.find(digest, without=without, tell=tell)
             except NotFound:

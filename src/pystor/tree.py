@@ -55,7 +55,7 @@ def takes_names(root_fd: int) -> bool:
 
 
 def takes_changes(root_fd: int) -> bool:
-    """Tell whether a storage still takes something, in a directory of its own, where it has room."""
+    """Tell whether a storage can be changed, by making a directory beside its temporaries; a full one counts, too."""
     try:
         with contextlib.suppress(FileExistsError):  # by another, who tries now or was killed in it
             os.mkdir(_TRIED, 0o700, dir_fd=root_fd)

@@ -58,7 +58,7 @@ class Verifier:
         return replica.fingerprint in self._bad
 
     def _was_just_bad(self, replica: Replica) -> bool:
-        """Tell whether it was found bad a moment ago; later it is looked at again: it may have been the disk's wire."""
+        """Tell whether it was found bad a moment ago. Later it is hashed again: it may have been the disk's cable."""
         return time.monotonic() - self._bad.get(replica.fingerprint, -_SUSPECTED) < _SUSPECTED
 
     def vouch(self, replica: Replica, content: bytes | memoryview, digest: Digest) -> bool:

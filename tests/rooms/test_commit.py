@@ -189,7 +189,7 @@ def test_those_who_do_not_come_are_waited_for_no_longer_than_a_sync_takes_nor_th
 class Asked(Committers):
     """Keeps what a storage says of the uploads that are on their way to it."""
 
-    def join(self, filesystem: Filesystem, others: Callable[[], bool] = commit.nobody) -> asyncio.Future[None]:
+    def join(self, filesystem: Filesystem, others: Callable[[], bool] = commit.no_others) -> asyncio.Future[None]:
         self.others = others
         self.future = super().join(filesystem, others)
         return self.future

@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Host:
     """A host by its name and port, and the addresses that were found last, of which the first is used.
 
-    Of a host that is asked by datagrams, the IPv4 addresses come first: those who take such listen there unless told
-    otherwise, and who sends hears little of it when nobody does.
+    For datagrams, the IPv4 addresses come first: daemons listen there unless told otherwise, and a sender hardly learns
+    that nobody listens.
     """
 
     def __init__(self, name: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:

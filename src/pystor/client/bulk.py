@@ -119,7 +119,7 @@ class Totals:
 
 
 def taken(ahead: deque[T]) -> Iterator[T]:
-    """Take from a queue from which others take, too."""
+    """Take the items of a queue one by one; others may take from it, too."""
     while ahead:
         yield ahead.popleft()
 
@@ -128,7 +128,7 @@ class Meter:
     """Turns the position in a blob into how much has moved since it was told last."""
 
     def __init__(self, observe: Observer, *, sized: bool) -> None:
-        """Take whether the size is known already."""
+        """`sized`: the size is known already, and is not to be told."""
         self._observe = observe
         self._sized = sized
         self._at = 0

@@ -35,7 +35,10 @@ class Incoming:
     )
 
     def __init__(self, origin: str, timeout: float, tick: float, go_on: Callable[[], object]) -> None:
-        """Take the seconds in which something has to move, those between two ticks, and what has more come again."""
+        """Something has to move within `timeout` seconds; `tick` is called every `tick` seconds.
+
+        `go_on` is called to have more brought after `take` has refused some.
+        """
         self._origin = origin
         self._timeout = timeout
         self._longest = timeout / tick

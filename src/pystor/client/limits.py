@@ -19,9 +19,9 @@ def timeout(seconds: float) -> float:
 
 
 def fitting(at_once: int, each: int) -> int:
-    """Tell how many of so many fit into what may be open, if each has so many descriptors; one always does.
+    """Tell how many of `at_once` fit into the limit of open files, if each needs `each` descriptors; at least one.
 
-    What this process may have open is raised to all that it may ask for, where that is not enough.
+    Where the limit is too low, it is raised as far as this process may do that.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = at_once * each + _SPARE

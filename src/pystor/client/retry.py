@@ -26,7 +26,7 @@ class Retry:
     longest: float = 30.0
 
     def wait(self, failures: int, wish: float = 0.0, rng: Callable[[], float] = random.random) -> float:
-        """Tell the seconds to wait after so many failures: half of it is dice, and it is never less than `wish`.
+        """Tell the seconds to wait after so many failures: half of them at random, and never less than `wish`.
 
         Of a wish for more than 300 seconds, 300 are heeded.
         """

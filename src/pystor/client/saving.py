@@ -87,7 +87,7 @@ def _remove(name: str) -> None:
 
 
 def save(path: str, content: bytes, modified: float | None) -> None:
-    """Do all of it with what is here as a whole."""
+    """Write a blob that is here as a whole to a file; raises `OSError`."""
     with Draft(path) as draft:
         draft.write(content)
         draft.keep(modified)
@@ -128,7 +128,7 @@ class Given:
 
 @contextlib.contextmanager
 def given(file: BinaryIO) -> Iterator[Given]:
-    """Leave nothing of a failed download in a file that can be rewound."""
+    """Write to the caller's file; what fails within the block leaves nothing there, if the file can be rewound."""
     sink = Given(file)
     try:
         yield sink

@@ -24,11 +24,13 @@ from pystor.client.servers import Server, ranked
 from pystor.client.small import Peer, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
 
-_LEAST: Final = 4  # are lost before a server is given up, however few are asked for at once
-_MAKE_UP: Final = 8  # that come make up for one that was lost: each of those costs a connection, and is asked for again
-_MOST_LEFT: Final = 1000
+_LEAST: Final = 4  # lost connections before a server is given up, even if fewer are open at once
+_MAKE_UP: Final = 8  # blobs that come make up for a lost connection, whose blob is asked for again over another
+_MOST_LEFT: Final = 1000  # blobs that are left before the rest is left as well
 _LONGEST: Final = 10.0  # seconds for which what was left waits for the others
-_ASLEEP: Final = 1.0  # seconds in which nothing was looked at; what came meanwhile is not late
+_ASLEEP: Final = (
+    1.0  # seconds between two looks at the time after which this process was stopped, and no server is late
+)
 
 
 class _Lane:
@@ -137,7 +139,7 @@ class SmallDownloads:
             self._source = descriptor
 
     def _next(self) -> bool:
-        """Begin the next one; where too many were lost it would be, too."""
+        """Begin the next download; one from a server that is given up is left at once. False if there is none."""
         if self._is_full() or (digest := self._downloads.begin(taken(self._ahead))) is None:
             return False
         self._busy += 1

@@ -27,7 +27,7 @@ REFRESH: Final = 1.0
 """Seconds between two looks at the queues."""
 
 _REST: Final = 4
-"""So many times as long as the metrics took to be told they are not told again."""
+"""The metrics are not written down again for so many times as long as that took."""
 
 StorageRow: TypeAlias = tuple[str, bool, int, int | None, int | None]
 """A storage as it is now: its path, whether it is used, the state of its breaker, its size and what is free, in bytes
