@@ -429,6 +429,27 @@ def test_an_interruption_while_a_command_is_loaded_ends_it_without_a_word(
     assert process.returncode == (0 if arguments[0] == "serve" else 128 + number)
 
 
+def test_a_sighup_while_the_server_is_loaded_does_not_end_it(tmp_path: Path, config: Path) -> None:
+    begun, sent = tmp_path / "begun", tmp_path / "sent"
+    slow = f"""
+import pathlib, time
+pathlib.Path({str(begun)!r}).touch()
+while not pathlib.Path({str(sent)!r}).exists():
+    time.sleep(0.01)
+raise SystemExit(7)
+"""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/uvicorn.py").write_text(slow)
+    path = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command("serve", "--config", str(config), "--port", "0"), env=environment(PYTHONPATH=path)
+    ) as process:
+        processes.eventually(begun.exists)
+        process.send_signal(signal.SIGHUP)
+        sent.touch()
+    assert process.returncode == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_of_the_doctor_does_not_wait_for_an_answer(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "data").mkdir()

@@ -258,6 +258,22 @@ def test_sighup_renews_all_workers_without_a_pause(start: Start) -> None:
     assert running.wait() == 0
 
 
+def test_a_sighup_that_reaches_all_processes_renews_the_workers_and_cuts_nothing(start: Start) -> None:
+    running = start(shutdown_timeout=10.0)
+    with running.connect(b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nso") as client:
+        assert running.is_served()
+        eventually(lambda: len(running.workers) == 2)
+        before = set(running.workers)
+        os.killpg(running.pid, signal.SIGHUP)
+        eventually(lambda: len(set(running.workers) - before) == 2)
+        client.sendall(b"far")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert "died" not in running.errors
+    assert "replaced" not in running.errors
+
+
 ALL = sorted(os.sched_getaffinity(0))
 EACH = [{processor} for processor in ALL]
 WHERE = b"GET /processors HTTP/1.1\r\nconnection: close\r\n\r\n"

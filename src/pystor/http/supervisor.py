@@ -23,6 +23,9 @@ Line: TypeAlias = connection.Connection
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that end a server."""
 
+RENEWING: Final = signal.SIGHUP
+"""The signal that renews its workers, who take no notice of it: systemd and terminals may send it to all processes."""
+
 PING_EVERY: Final = 1.0
 SILENCE: Final = 30.0
 """Seconds without an answer after which a worker is replaced."""
@@ -56,6 +59,7 @@ class Worker:
     def __init__(self, target: Callable[[Line, int], None], number: int) -> None:
         """Start a process that calls `target`, with the signals of `STOPPING` held back until it listens.
 
+        `RENEWING` is held back for ever.
         `number` is the least that no other worker of its generation has.
         """
         self.number: Final = number
@@ -68,7 +72,7 @@ class Worker:
         self._kill_at: float | None = None
         self._killed_at: float | None = None
         self._process = _spawn.Process(target=target, args=(theirs, number), name="worker")
-        with theirs, _blocked(STOPPING):
+        with theirs, _blocked((*STOPPING, RENEWING)):
             self._process.start()
 
     @property
@@ -219,8 +223,9 @@ class Supervisor:
 
         `on_stop` is called, perhaps more than once, when none of them takes connections any more.
         """
-        resource_tracker.ensure_running()  # started with a worker, it would unblock the signals held back there
-        with Signals(*STOPPING, signal.SIGHUP) as signals:
+        with Signals(*STOPPING, RENEWING) as signals:
+            with _blocked((RENEWING,)):
+                resource_tracker.ensure_running()  # started with a worker, it would unblock what is held back there
             try:
                 while not self._failed and not signals.count(*STOPPING):
                     self._keep(signals)
@@ -238,7 +243,7 @@ class Supervisor:
             self._old.append(worker)
         self._welcome()
         # One generation at a time: a signal that comes while one starts is remembered, once.
-        if self._is_complete() and signals.take(signal.SIGHUP):
+        if self._is_complete() and signals.take(RENEWING):
             self._old, self._workers = self._old + self._workers, []
 
     def _hire(self) -> None:

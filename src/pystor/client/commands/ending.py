@@ -32,9 +32,13 @@ def ended(work: Callable[[], int]) -> int:
 
 
 def until_stopped(run: Callable[[T], int]) -> Callable[[T], int]:
-    """Return what runs a command that only a signal ends: one that comes before it is waited for is no failure."""
+    """Return what runs a command that only a signal ends: one that comes before it is waited for is no failure.
+
+    SIGHUP is ignored until then: there is nothing yet that it could renew.
+    """
 
     def stopped(given: T) -> int:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             return run(given)
         except (KeyboardInterrupt, Terminated):
