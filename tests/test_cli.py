@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,9 +30,10 @@ Stor: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A running `stor serve`: the lines that it printed, the last of which tells its URL."""
+    """A running `stor serve`: the lines that it printed, the last of which tells its URL, and its first process."""
 
     lines: list[str]
+    pid: int
 
     @property
     def url(self) -> str:
@@ -54,7 +56,7 @@ def started(directory: Path, *arguments: str) -> Iterator[Started]:
         ) as process,
     ):
         try:
-            yield Started(list(lines_until_it_listens(process)))
+            yield Started(list(lines_until_it_listens(process)), process.pid)
         finally:
             process.terminate()
             process.wait(30)
@@ -310,6 +312,25 @@ def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path, config: Pa
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "stor: the current directory: No such file or directory; change to one that is there\n"
+
+
+def test_a_server_goes_on_when_the_directory_that_it_was_started_in_is_gone(tmp_path: Path, config: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    written(config, json.loads(config.read_text()) | {"log": [["File", "filename", "stor.log"]], "access_log": 1})
+    with started(gone, "--config", str(config)) as server:
+
+        def answers() -> bool:
+            return urllib.request.urlopen(f"{server.url}/live").read() == b"OK"  # type: ignore[no-any-return]  # noqa: S310
+
+        assert answers()
+        processes.eventually((gone / "stor.log").exists)
+        before = set(processes.in_session(server.pid))
+        assert {os.readlink(f"/proc/{pid}/cwd") for pid in before} == {"/"}
+        shutil.rmtree(gone)
+        os.kill(server.pid, signal.SIGHUP)
+        processes.eventually(lambda: not before <= set(processes.in_session(server.pid)))
+        assert answers()
 
 
 def test_the_version_and_the_check_do_not_load_the_server(config: Path) -> None:

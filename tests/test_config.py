@@ -225,6 +225,15 @@ def test_servers_outputs_and_addresses_are_read(read: Callable[..., Settings]) -
     assert read(s3_credentials=credentials).s3_credentials == S3Credentials("a", "b", "https://s3.example:9000/")
 
 
+def test_a_relative_path_of_an_output_is_taken_from_the_current_directory(read: Callable[..., Settings]) -> None:
+    log = [["File", "filename", "x.log", "format", "text"], ["File", "filename", "/x"], ["Syslog", "socket", "s"]]
+    assert read(log=log).log == (
+        LogOutput("File", (("filename", f"{Path.cwd()}/x.log"), ("format", "text"))),
+        LogOutput("File", (("filename", "/x"),)),
+        LogOutput("Syslog", (("socket", f"{Path.cwd()}/s"),)),
+    )
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path, pair: list[str]) -> None:
     path = tmp_path / "stor.json"
     path.write_text(json.dumps({"storage_pairs": [pair]}), encoding="utf-8-sig")

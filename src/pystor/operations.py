@@ -64,7 +64,7 @@ def serve(given: argparse.Namespace) -> int:
         config.override(config.preview(DATA), _overrides(given))  # nothing is made when the command line is wrong
         found = config.embedded(DATA)
         settings = config.override(found.settings, _overrides(given))
-        return _listen(settings, partial(_trial, found), expects_new=found.new)
+        return _listen(settings, partial(_trial, found, _sample()), expects_new=found.new)
     settings, warnings = _load(file, _overrides(given))
     _tell_warnings(warnings)
     return _listen(settings, lambda _url: [])
@@ -142,6 +142,8 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]],
                 _tell(*(f"{root}: no storage of its set had a marker: it is a new one" for root in prepared.adopted))
             _announce(*introduction(url), f"listening on {url}")
 
+        # Workers are started where this process is, and that directory may be gone, or hang, when one is needed.
+        os.chdir("/")
         with directory() as shared:
             return serve(
                 partial(build, settings, str(shared)),
@@ -172,15 +174,15 @@ def _announce(*lines: str) -> None:
         silence(1)  # the interpreter would try once more at its exit, and make that a failure
 
 
-def _trial(found: config.Embedded, url: str) -> list[str]:
-    """Tell someone who is trying Stor out what to type."""
+def _trial(found: config.Embedded, sample: str, url: str) -> list[str]:
+    """Tell someone who is trying Stor out what to type; `sample` is a file that can be stored."""
     name = f"{url}/$(sha256sum < $f | cut -c1-64)"
     return [
         f"no configuration is named, so blobs are kept below {found.credentials_file.parent}",
         f"the password for uploads is kept in {found.credentials_file}",
         "store a file, fetch it back, look at its two replicas:",
-        f"  f={_sample()}; curl -u {_user(found)} --data-binary @$f {name}",
-        f"  f={_sample()}; curl -s {name} | cmp - $f && echo the same",
+        f"  f={sample}; curl -u {_user(found)} --data-binary @$f {name}",
+        f"  f={sample}; curl -s {name} | cmp - $f && echo the same",
         f"  find {shlex.quote(str(found.credentials_file.parent))} -name '*.dat'",
     ]
 

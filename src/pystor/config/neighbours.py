@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ Option: TypeAlias = Scalar | dict[str, Scalar]
 
 _SECONDS: Final = re.compile(r"[0-9]{1,5}")
 _LONGEST_NAME: Final = 255  # bytes of a name in AMQP
+_PATHS: Final = frozenset({"filename", "socket"})  # the options of outputs that name files
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,16 @@ def log_output(value: object, where: str, problems: Problems) -> LogOutput | Non
         return problems.error(
             where, "the values of its options must be text, numbers, true or false, or objects of them"
         )
-    return LogOutput(kind, tuple(zip(names, values, strict=True)))
+    try:
+        return LogOutput(kind, tuple([(name, _placed(name, item)) for name, item in zip(names, values, strict=True)]))
+    except OSError as error:
+        return problems.error(where, f"the current directory: {error.strerror}; write the whole path, from / on")
+
+
+def _placed(name: str, value: Option) -> Option:
+    """Take a path from where the command was given: the server's processes are elsewhere."""
+    relative = name in _PATHS and isinstance(value, str) and value and not value.startswith("/")
+    return f"{os.getcwd()}/{value}" if relative else value
 
 
 def _is_option(value: object) -> bool:
