@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -33,10 +34,13 @@ class Temporary:
         while True:
             name = _random_name()
             fd = self._open_new(name)
-            if _lock(fd) and os.fstat(fd).st_nlink:
-                self._name = name
-                return fd
-            os.close(fd)
+            try:
+                if _lock(fd) and _has_a_name(fd):
+                    self._name = name
+                    return fd
+            finally:
+                if self._name is None:
+                    os.close(fd)
 
     def _open_new(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -88,6 +92,15 @@ def _lock(fd: int) -> bool:
     except OSError:
         pass  # a filesystem without locks: the sweep goes by age there
     return True
+
+
+def _has_a_name(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_nlink > 0
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return False  # of a network or another process, which know files by their names
 
 
 def sweep(root: str) -> int:

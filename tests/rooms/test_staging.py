@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from tests.rooms.tools import (
     temporaries,
     where,
 )
+from tests.support.fuse import FaultyStorage
 from tests.support.mounts import Mounts
 
 CONTENT = b"a blob"
@@ -1036,6 +1037,46 @@ def test_a_sweep_before_the_lock_is_noticed_and_another_file_is_made(
 
     assert swept
     assert blobs(storage) == [CONTENT]
+
+
+def test_a_sweep_before_the_lock_is_noticed_where_the_filesystem_calls_the_file_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(FaultyStorage(tmp_path)) as faulty:
+        storage, real = adopted(faulty.point), fcntl.flock
+        swept: list[int] = []
+
+        def swept_first(fd: int, operation: int) -> None:
+            if not swept:
+                monkeypatch.setattr(fcntl, "flock", real)
+                swept.append(storage.sweep())
+            real(fd, operation)
+
+        monkeypatch.setattr(fcntl, "flock", swept_first)
+        publish(storage, CONTENT)
+
+        assert swept == [1]
+        assert blobs(storage) == [CONTENT]
+        assert not descriptors(faulty.point)
+
+
+def test_a_temporary_that_cannot_be_looked_at_is_left_to_the_sweep(
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstat
+
+    def fail(fd: int) -> os.stat_result:
+        if path_of(fd).startswith(os.path.join(storage.root, TEMPORARIES)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        with pytest.raises(StorageError):
+            storage.stage(6)
+
+    assert not descriptors(tmp_path)
+    assert storage.sweep() == 1
 
 
 def test_a_sweep_in_the_middle_of_the_lock_is_noticed_too(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
