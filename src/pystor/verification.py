@@ -30,6 +30,7 @@ class Verifier:
         """How often a replica that may have been found good was not any more, since it could not be read."""
         # Ordered: the first entry of a plain dict is the harder to find the more were deleted before it.
         self._bad: Final[OrderedDict[Fingerprint, float]] = OrderedDict()
+        self._under_way: Final[dict[tuple[Fingerprint, Digest], asyncio.Future[bool]]] = {}
 
     def knows(self, replica: Replica, digest: Digest) -> bool:
         """Tell whether the replica was found good before, or need not be."""
@@ -74,7 +75,28 @@ class Verifier:
             return True
         if self._was_just_bad(replica):
             return False
-        return await self.hash(member, replica, digest)
+        return await self._hash_once(member, replica, digest)
+
+    async def _hash_once(self, member: Bulkhead, replica: Replica, digest: Digest) -> bool:
+        """Hash a replica, or wait for whoever does already: two hundred readers may need it at the same time."""
+        which = replica.fingerprint, digest
+        while (other := self._under_way.get(which)) is not None:
+            await asyncio.wait((other,))
+            if not other.cancelled():
+                return other.result()
+        self._under_way[which] = told = asyncio.get_running_loop().create_future()
+        try:
+            good = await self.hash(member, replica, digest)
+        except Exception as error:
+            told.set_exception(error)
+            told.exception()  # maybe nobody else wants to know
+            raise
+        else:
+            told.set_result(good)
+            return good
+        finally:
+            told.cancel()  # of no effect but for who is cancelled: another goes on
+            del self._under_way[which]
 
     async def hash(
         self, member: Bulkhead, replica: Replica, digest: Digest, bytes_per_second: float = math.inf

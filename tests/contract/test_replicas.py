@@ -14,6 +14,8 @@ from tests.contract import disk
 from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Damage, fresh, is_whole, kept, place, place_on, replica, settles, sha
 from tests.contract.house import House
+from tests.contract.wire import request
+from tests.support.processes import bytes_read
 from tests.support.server import Server
 
 SMALL, LARGE = 5_000, 3_000_000
@@ -276,6 +278,25 @@ def test_a_single_replica_anywhere_is_found(stor: House, pair: int, member: int)
     place(stor.pairs[pair][member], content)
 
     assert [stor.get(content).body for _ in range(6)] == [content] * 6
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_a_large_replica_is_hashed_once_for_all_who_need_it_at_the_same_time(
+    make_stor: HouseFactory, method: str
+) -> None:
+    stor = make_stor(workers=1)
+    content = fresh(16 << 20)
+    paths = place_on(stor.pairs[0], content)
+    if method == "HEAD":
+        disk.truncated(paths[1])  # so its length is told only when one of them is known to be good
+    asked = request("HEAD", f"/{sha(content)}")
+    offered = stor.head_of_upload(sha(content), len(content), {"Expect": "100-continue"})
+    before = sum(map(bytes_read, stor.server.processes()))
+    with stor.wires(20) as wires:
+        for wire in wires:
+            wire.send(asked if method == "HEAD" else offered)
+        assert {wire.answer(head=method == "HEAD").status for wire in wires} == {200}
+    assert sum(map(bytes_read, stor.server.processes())) - before < 6 * len(content)
 
 
 def test_a_read_goes_on_from_the_other_replica_when_one_ends_too_early(stor: House) -> None:

@@ -151,6 +151,46 @@ def test_large_replicas_that_are_hashed_keep_no_thread_from_others(
     run(scenario())
 
 
+def test_who_gives_up_hashing_a_replica_leaves_that_to_the_next_who_needs_it(storage: Directory) -> None:
+    place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> None:
+        bulkhead, verifier = Bulkhead(storage), Verifier()
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        with replica:
+            first, *others = [asyncio.create_task(verifier.verify(bulkhead, replica, digest)) for _ in range(3)]
+            await asyncio.sleep(0)
+            first.cancel()
+            assert await asyncio.gather(*others) == [True, True]
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_all_who_wait_for_a_replica_to_be_hashed_hear_that_it_cannot_be_read(
+    storage: Directory, reads: list[str]
+) -> None:
+    path = place(storage, LARGE)
+    digest = Digest.of(LARGE)
+
+    async def scenario() -> None:
+        bulkhead, verifier = Bulkhead(storage), Verifier()
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        with replica:
+            os.truncate(path, 10)
+            outcomes = await asyncio.gather(
+                *(verifier.verify(bulkhead, replica, digest) for _ in range(3)), return_exceptions=True
+            )
+        assert all(isinstance(outcome, StorageError) for outcome in outcomes), outcomes
+        bulkhead.stop()
+
+    run(scenario())
+    assert reads.count("read") == 1
+
+
 def test_what_is_good_for_one_name_is_not_good_for_another(storage: Directory) -> None:
     path, other, verifier = place(storage, SMALL), Digest.of(b"other"), Verifier()
     assert verify(verifier, storage, Digest.of(SMALL))

@@ -75,6 +75,11 @@ def resident_bytes(pid: int, kind: str = "RssAnon") -> int:
     raise LookupError(kind)
 
 
+def bytes_read(pid: int) -> int:
+    """Bytes that a process has read since it began, from files or anything else, and from caches or not."""
+    return int(Path(f"/proc/{pid}/io").read_text().partition("rchar:")[2].split()[0])
+
+
 def eventually(holds: Callable[[], bool], *, within: float = 10.0, what: str = "") -> None:
     """Wait until something holds, and fail when it still does not after `within` seconds."""
     deadline = time.monotonic() + within
