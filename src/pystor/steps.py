@@ -13,6 +13,7 @@ from pystor.blob import Replica, Storage
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Job, close
+from pystor.patience import Patience
 from pystor.probing import Inquiry
 
 _T = TypeVar("_T")
@@ -125,7 +126,8 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._timer = asyncio.get_running_loop().call_later(timeout * self._FIRST_LOOK, self._expire)
+        self._patience: Final = Patience(self._expire)
+        self._patience.start(timeout * self._FIRST_LOOK)
 
     @property
     def syncing(self) -> int:
@@ -159,7 +161,7 @@ class Awaited(Step[_T]):
             self._member.note(error)
 
     def _leave(self) -> None:
-        self._timer.cancel()
+        self._patience.cancel()
         self._member.forget(self)
 
 
@@ -189,11 +191,14 @@ class Running(Awaited[_T]):
             else:
                 self._fail("no thread could be started", dead=False)
             return
-        left = began + self.timeout - time.monotonic()
+        left = self._left(began)
         if left > 0:
-            self._timer = asyncio.get_running_loop().call_later(left, self._expire)
+            self._patience.start(left)
         else:
             self._overrun(began)
+
+    def _left(self, began: float) -> float:
+        return began + self.timeout + self._patience.more - time.monotonic()
 
     def _overrun(self, began: float) -> None:
         """Fail: the timeout since a thread `began` it is over."""
@@ -260,14 +265,14 @@ class OnReplica(Running[_T]):
 
     def _expire(self) -> None:
         began = self._asked if self.began is None else self.began
-        left = began + self.timeout - time.monotonic()
+        left = self._left(began)
         half = self.timeout * self._FIRST_LOOK
         if left <= 0:
             super()._expire()
             return
         if left <= half:
             self._inquiry.ask(began)
-        self._timer = asyncio.get_running_loop().call_later(left if left <= half else left - half, self._expire)
+        self._patience.start(left if left <= half else left - half)
 
     def _overrun(self, began: float) -> None:
         if self._future.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -99,6 +100,21 @@ def test_uploads_go_on_while_one_storage_is_slow(stor: House, faulty: FaultyStor
     assert max(live.worst(), status.worst()) < 1.0
     comes_back(stor, faulty)
     assert broken(load.promises) == []
+
+
+def test_a_server_that_is_paused_while_it_waits_for_a_storage_does_not_take_that_for_dead(
+    stor: House, faulty: FaultyStorage, stored: list[bytes]
+) -> None:
+    told = len(stor.server.stderr)
+    with faulty.failing(Fault(delay=0.1)), reads(stor, stored) as load:
+        time.sleep(0.3)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in stor.server.processes():
+                os.kill(pid, number)
+            time.sleep(READ_TIMEOUT + 0.5)
+
+    assert load.outcomes() == {"ok"}
+    assert stor.server.stderr[told:] == ""
 
 
 def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(

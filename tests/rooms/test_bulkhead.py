@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import uvloop
 
 from pystor import breaker, probing
 from pystor import bulkhead as bulkhead_
@@ -277,6 +278,32 @@ def test_a_process_that_gets_no_thread_says_nothing_of_the_storage(storage: Dire
         bulkhead.stop()
 
     run(scenario())
+
+
+def test_what_was_done_while_the_event_loop_was_held_up_is_no_fault_of_the_storage(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        step = bulkhead.begin(int, "5", timeout=0.1)
+        time.sleep(0.5)  # noqa: ASYNC251  as if the machine had been paused
+        assert await step.result() == 5
+        assert bulkhead.last_error is None
+        bulkhead.stop()
+
+    uvloop.run(scenario())  # as in a worker: what has come is told after the timers
+
+
+def test_what_hangs_is_found_though_the_event_loop_was_held_up(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead, heal = Bulkhead(storage), threading.Event()
+        step = bulkhead.begin(heal.wait, timeout=0.1)
+        time.sleep(0.5)  # noqa: ASYNC251
+        with pytest.raises(StorageError):
+            await asyncio.wait_for(step.result(), 1)
+        assert bulkhead.out
+        heal.set()
+        bulkhead.stop()
+
+    uvloop.run(scenario())
 
 
 def test_who_waits_for_a_thread_behind_what_hangs_waits_no_longer_when_that_is_found_but_for_an_upload(

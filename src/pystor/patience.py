@@ -1,0 +1,45 @@
+"""How long somebody is waited for, by a process that may itself be paused meanwhile, with its machine or alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+_PUNCTUAL: Final = 0.25
+"""Seconds by which a timer may be late in a busy event loop."""
+
+
+class Patience:
+    """A timer of the running event loop that waits anew, once, when it comes late.
+
+    What has come in time is then told behind it: loops look at their timers first.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        """Call once the time is over."""
+        self.more = 0.0
+        """Seconds by which it waited longer than it was told to."""
+        self._call: Final = call
+        self._loop: Final = asyncio.get_running_loop()
+        self._seconds = self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """Wait for so long, from now on."""
+        self._seconds, self._due = seconds, self._loop.time() + seconds
+        self._timer = self._loop.call_later(seconds, self._end)
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> None:
+        late = self._loop.time() - self._due
+        if late < _PUNCTUAL or self.more:
+            self._call()
+        else:
+            again = max(late, self._seconds)
+            self.more = late + again
+            self.start(again)
