@@ -408,6 +408,30 @@ def test_a_request_that_is_given_up_while_it_asks_harms_no_other(real: Real) -> 
     run(scenario())
 
 
+def test_a_server_without_memory_for_more_is_asked_for_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        events = list[Event]()
+        # One that evicts nothing: the kinds of values that are left fill up what the large ones leave.
+        with Real("-M", memory=3) as full:
+            async with cache([full.address], events) as adapter:
+                await put_and_wait(adapter, DIGEST, PATH)
+                for size in (500_000, 100_000, 10_000, 1_000, 150, 130):
+                    full.fill(size)
+                others = [Digest.of(b"%d" % number) for number in range(2 * memcached.FAILURES)]
+                for other in others:
+                    await put_and_wait(adapter, other, f"/mnt/data1/{other.path}")
+                assert await adapter.get(DIGEST) == PATH
+                assert [await adapter.get(other) for other in others] == [None] * len(others)
+            with pytest.raises(NeighbourError, match="it keeps no values"):
+                await memcached.Memcached([full.address], observe=lambda _: None).probe()
+        assert set(events) == {
+            NeighbourFailed("memcached", f"127.0.0.1:{full.port}: it keeps no values; has it memory?")
+        }
+
+    run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_puts_under_way_are_bounded(real: Real) -> None:
     async def scenario() -> None:
         async with cache([real.address]) as adapter:

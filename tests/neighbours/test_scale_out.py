@@ -50,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         host = machines[0].ours  # where both machines reach us
         directory = tmp_path_factory.mktemp("cluster")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        memcached = stack.enter_context(Memcached(host))
+        memcached = stack.enter_context(Memcached(host=host))
         cluster = stack.enter_context(SeaweedCluster(directory, host))
         config = {
             "storage_pairs": [[f"s3://{cluster.bucket}?endpoint={cluster.endpoint}"]],

@@ -183,7 +183,7 @@ class _Server:
     def _failed(self, client: emcache.Client, error: Exception) -> None:
         if client is not self._client:
             return  # one of many that failed together: told already
-        self._failures += 1
+        self._failures += not _is_full(error)  # a full one gives what it has
         self._doubted = isinstance(error, TimeoutError)
         if not self._doubted:
             self._report(error, self._timeout)
@@ -256,7 +256,7 @@ class _Server:
             raise NeighbourError(f"{self.name}: {_reason(error, TRIAL)}; is memcached there, and reachable?") from error
 
     async def _round_trip(self, client: emcache.Client) -> None:
-        key, value = b"stor-probe-" + secrets.token_hex(8).encode(), secrets.token_hex(8).encode()
+        key, value = secrets.token_hex(32).encode(), secrets.token_hex(48).encode()  # as long as a digest and a path
         await client.set(key, value, exptime=10)
         item = await client.get(key)
         if item is None or item.value != value:
@@ -281,7 +281,11 @@ def _reason(error: Exception, timeout: float) -> str:
         case OSError(errno=int(number)):
             return os.strerror(number)
         case _:
-            return "its answer is not one of memcached"
+            return "it keeps no values; has it memory?" if _is_full(error) else "its answer is not one of memcached"
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, emcache.StorageCommandError) and "SERVER_ERROR" in str(error)
 
 
 async def _in_time(answering: Coroutine[Any, Any, T], timeout: float) -> T:  # noqa: ASYNC109  not that of a scope
@@ -332,14 +336,10 @@ def _hush(loop: asyncio.AbstractEventLoop) -> None:
 
     The connection is closed by that, and the command that waits for its answer fails in time and is reported.
     """
-    previous = loop.get_exception_handler()
+    previous = loop.get_exception_handler() or type(loop).default_exception_handler
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if isinstance(context.get("protocol"), MemcacheAsciiProtocol):
-            return
-        if previous is None:
-            loop.default_exception_handler(context)
-        else:
+        if not isinstance(context.get("protocol"), MemcacheAsciiProtocol):
             previous(loop, context)
 
     loop.set_exception_handler(handle)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
+from itertools import count
 from types import TracebackType
 from typing import Self
 
@@ -19,10 +20,12 @@ from tests.support import needs, processes
 class Memcached:
     """`memcached` on a free port of a host; it can hang, wake up, be killed and come back on the same port."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, *options: str, host: str = "127.0.0.1", memory: int = 16) -> None:
+        """Take `options` of its own, and so many MiB for values."""
         needs.tool("memcached")
         self.host = host
         self.port = free_port()
+        self._options = ("-m", str(memory), *options)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -30,7 +33,7 @@ class Memcached:
         return (self.host, self.port)
 
     def start(self) -> None:
-        command = ["memcached", "-u", "root", "-l", self.host, "-p", str(self.port), "-U", "0", "-m", "16"]
+        command = ["memcached", "-u", "root", "-l", self.host, "-p", str(self.port), "-U", "0", *self._options]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -49,6 +52,14 @@ class Memcached:
         with socket.create_connection(self.address, timeout=5) as talk:
             talk.sendall(command)
             return talk.recv(65536)
+
+    def fill(self, size: int) -> None:
+        """Store values of so many bytes until there is no memory for another: needs the option `-M`."""
+        with socket.create_connection(self.address, timeout=5) as talk:
+            for number in count():
+                talk.sendall(b"set fill-%d-%d 0 0 %d\r\n%s\r\n" % (size, number, size, bytes(size)))
+                if not talk.recv(65536).startswith(b"STORED"):
+                    break
 
     def pause(self) -> None:
         """Let it hang: connections are made, nobody answers."""
