@@ -25,6 +25,7 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
+from tests.neighbours.servers.certificates import certify, showing
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.seaweed import Seaweed
 from tests.rooms.tools import digest_of, run
@@ -540,6 +541,25 @@ def test_a_lack_of_credentials_is_told(seaweed: Seaweed, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
     anonymous = bucket_of(seaweed, access_key=None, secret_key=None, retries=0)
     assert "there are no credentials" in failure(anonymous.check)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "trusted", "told"),
+    [
+        ({}, False, "its certificate is not trusted: install the authority that has signed it"),
+        ({"name": "DNS:another.example"}, True, "its certificate is one for another name: correct the endpoint"),
+        ({"days": -1}, True, "its certificate is not valid today: renew it, or set the clock of this machine"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_told(
+    certificate: dict[str, Any], trusted: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, key = certify(tmp_path, **certificate)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(shown))
+    with showing(shown, key) as endpoint:
+        bucket = Bucket.connect("s3", bucket="samples", endpoint=endpoint, access_key="k", secret_key="key", retries=0)
+        assert failure(bucket.check).endswith(told)
 
 
 def test_a_server_that_refuses_fails_at_once(

@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import pytest
 
+from tests.neighbours.servers.certificates import certify
 from tests.neighbours.servers.ports import free_ports
 from tests.support import needs, processes
 
@@ -52,7 +53,7 @@ class RabbitMQ:
 
     def start(self) -> Self:
         """Start it, or start it again with what it has stored, and return when it speaks AMQP."""
-        needs.tool("epmd", "openssl")
+        needs.tool("epmd")
         if not (_PROGRAMS / "rabbitmq-server").exists():
             pytest.skip("needs rabbitmq-server; `make test` as root installs it")
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,7 @@ class RabbitMQ:
         return self
 
     def _configure(self) -> None:
-        key = self._directory / "key.pem"
-        _certify(key, self.certificate)
+        _, key = certify(self._directory)
         options = {"cacertfile": self.certificate, "certfile": self.certificate, "keyfile": key}
         lines = [f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}"]
         lines += [f"ssl_options.{name} = {path}" for name, path in options.items()]
@@ -153,11 +153,3 @@ class RabbitMQ:
         if self._mapper is not None:
             self._mapper.kill()
             self._mapper.wait(timeout=10)
-
-
-def _certify(key: Path, certificate: Path) -> None:
-    """Make a key, and a certificate of 127.0.0.1 that it signs itself."""
-    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    whose = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-    command = ["openssl", "req", *kind, *whose, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)

@@ -42,7 +42,12 @@ _SYMPTOMS: Final = (
     (re.compile(r"[Cc]redential"), _NO_KEYS),
     (re.compile(r"kind: Timeout|TimedOut"), "no answer in time: see whether the service is up, and the network"),
     (re.compile(r"dns error"), "the name of its host is not known: correct the endpoint"),
-    (re.compile(r"peer certificate"), "its certificate is not trusted: install the authority that has signed it"),
+    (re.compile(r"\bNotValidForName"), "its certificate is one for another name: correct the endpoint"),
+    (
+        re.compile(r"InvalidCertificate\(\s*(Expired|NotValidYet)"),
+        "its certificate is not valid today: renew it, or set the clock of this machine",
+    ),
+    (re.compile(r"InvalidCertificate\("), "its certificate is not trusted: install the authority that has signed it"),
     (re.compile(r"InvalidContentType"), "it does not speak TLS: begin the endpoint with http://"),
     (re.compile(r"hyper::Error\(\s*Parse"), "it does not speak HTTP: correct the endpoint"),
 )
