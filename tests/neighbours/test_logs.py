@@ -433,12 +433,14 @@ def test_the_longest_entry_has_no_more_than_128_chunks() -> None:
 
 
 class TcpGraylog:
-    """A receiver of messages that are ended by NUL; it can hang up, go away and come back."""
+    """A receiver of messages ended by NUL; it can hang up, go away and come back, and hang unless it `reads`."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.messages: list[dict[str, Any]] = []
-        self._open: list[socket.socket] = []
+        self.connections: list[socket.socket] = []
+        self.reads = threading.Event()
+        self.reads.set()
 
     def __enter__(self) -> TcpGraylog:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -451,22 +453,22 @@ class TcpGraylog:
         self.hang_up()
 
     def hang_up(self) -> None:
-        for connection in self._open:
+        for connection in self.connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
+        self.connections.clear()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
-                self._open.append(connection)
+                self.connections.append(connection)
                 threading.Thread(target=self._receive, args=[connection], daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
         pending = b""
         with connection, contextlib.suppress(OSError):
-            while piece := connection.recv(65536):
+            while self.reads.wait() and (piece := connection.recv(65536)):
                 *whole, pending = (pending + piece).split(b"\0")
                 self.messages += map(json.loads, whole)
 
@@ -634,6 +636,23 @@ def test_a_syslog_that_stops_for_a_while_gets_each_line_once(tmp_path: Path, mon
             seen.append(receiver.recv(65536).decode().partition("]: ")[2])
         output.close(time.monotonic() + 5)
     assert seen == [entry.text for entry in numbered(range(1000))]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_graylog_by_tcp_that_stops_for_a_while_gets_each_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_CONNECT_SECONDS", 0.1)
+    texts = [f"{entry.text} {'long' * 5000}" for entry in numbered(range(600))]
+    with TcpGraylog() as graylog:
+        graylog.reads.clear()
+        output = logs.Output(GelfTcp(("127.0.0.1", graylog.port), {}), 10, 70)
+        output.start(lambda _: None)
+        for text in texts:
+            output.put(logs.Entry(time.time(), 30, "x", text))
+        eventually(lambda: len(graylog.connections) >= 2)  # it is connected to again
+        graylog.reads.set()
+        eventually(lambda: len(graylog.messages) >= len(texts), within=5)
+        output.close(time.monotonic() + 5)
+    assert sorted(message["short_message"] for message in graylog.messages) == sorted(texts)
 
 
 # Processes

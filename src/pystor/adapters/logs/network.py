@@ -11,7 +11,9 @@ import socket
 import struct
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 from pystor.adapters.logs.entries import Entry
@@ -161,10 +163,16 @@ class GelfTcp(_Socket):
         return socket.create_connection(self._address, timeout=_CONNECT_SECONDS)
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Send messages; one that hung up would take them and lose them, so look first."""
+        """Send messages, as slowly as they are taken; one that hung up would take them and lose them, so look first."""
         looking = select.poll()
         looking.register(self.connected, select.POLLIN)
         if looking.poll(0) and not self.connected.recv(65536):
             raise ConnectionResetError("Connection closed by the log server")
-        messages = (as_gelf(entry, self._host, self._fields) for entry in entries)
-        self.connected.sendall(b"".join(message.replace(b"\0", b"") + b"\0" for message in messages))
+        messages = [as_gelf(entry, self._host, self._fields).replace(b"\0", b"") + b"\0" for entry in entries]
+        rest = memoryview(b"".join(messages))
+        ends = list(accumulate(map(len, messages)))
+        try:
+            while rest:
+                rest = rest[self.connected.send(rest) :]
+        except TimeoutError as error:  # what it was sent it gets when it goes on
+            raise UnfinishedError(error, bisect_right(ends, ends[-1] - len(rest))) from error
