@@ -359,6 +359,24 @@ def test_a_broker_that_hangs_is_left_and_found_again(rabbitmq: RabbitMQ, exchang
     run(scenario())
 
 
+def test_a_broker_that_is_slow_to_answer_is_waited_for_as_long_as_it_does(
+    rabbitmq: RabbitMQ, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        seen: list[Event] = []
+        heard = await listener(rabbitmq, exchange)
+        with Proxy(("127.0.0.1", rabbitmq.port), delay=0.2) as proxy:
+            async with started(Amqp("127.0.0.1", proxy.port, exchange=exchange, observe=seen.append)) as adapter:
+                ask_for(adapter, digests(1))
+                await heard.until(1)
+                await asyncio.sleep(amqp._TIMEOUT_SECONDS)
+                assert proxy.connections == 1
+        assert seen == []
+
+    monkeypatch.setattr(amqp, "_TIMEOUT_SECONDS", 0.5)
+    run(scenario())
+
+
 def test_stopping_takes_no_time_though_the_broker_hangs(rabbitmq: RabbitMQ, exchange: str) -> None:
     async def scenario() -> None:
         async with started(to(rabbitmq, exchange)) as connected, started(to(rabbitmq, exchange)) as connecting:

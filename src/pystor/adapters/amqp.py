@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import aio_pika
@@ -25,6 +26,8 @@ from aio_pika.abc import AbstractChannel as AbstractExchangeChannel
 from aio_pika.abc import AbstractConnection, ConnectionParameter
 from aiormq.abc import AbstractChannel, ChannelFrame
 from aiormq.abc import AbstractConnection as Transport
+from aiormq.connection import TransportFactory
+from aiormq.exceptions import AMQPConnectionError
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
@@ -40,7 +43,7 @@ _Told: TypeAlias = Digest | BlobStored
 _STORED: Final = "stored"
 _BATCH: Final = 500  # messages, 80 kB, and a heartbeat may go in between
 _LINGER_SECONDS: Final = 0.05  # what arrives within it is sent at once
-_TIMEOUT_SECONDS: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5.0  # for each answer
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 4.0  # with the timeout it makes up the ten seconds within which a broker is found again
 _STOP_SECONDS: Final = 0.9
@@ -206,7 +209,9 @@ class Amqp:
             heartbeat=self._heartbeat,
         )
         # The certificate is one for the name, whatever its address is.
-        return _Connection(url, server_hostname=self._host.name if self._tls else None)
+        name = self._host.name if self._tls else None
+        listening = _Listening(address, port, partial(self._host.put_off, _TIMEOUT_SECONDS))
+        return _Connection(url, server_hostname=name, transport_factory=listening)
 
     async def _publish_until_broken(self, connection: Transport, channel: AbstractChannel) -> None:
         publisher = asyncio.create_task(self._publish(connection, channel))
@@ -248,8 +253,41 @@ class Amqp:
         self.published += len(batch)
 
 
+class _Listening(TransportFactory):
+    """Connects to an address, and tells whenever something comes: several answers do until there is an exchange."""
+
+    def __init__(self, address: str, port: int, heard: Callable[[], None]) -> None:
+        self._address, self._port, self._heard = address, port, heard
+
+    async def create(self, url: Any, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop, reader = asyncio.get_running_loop(), _Reader(self._heard)
+        trusted = options.pop("ssl_context_provider")
+        context = await trusted.get_context() if url.scheme == "amqps" else None
+        try:
+            transport, protocol = await loop.create_connection(
+                lambda: asyncio.StreamReaderProtocol(reader), self._address, self._port, ssl=context, **options
+            )
+        except OSError as error:
+            raise AMQPConnectionError(*error.args) from error
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+class _Reader(asyncio.StreamReader):
+    def __init__(self, heard: Callable[[], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def feed_data(self, data: Any) -> None:
+        self._heard()
+        super().feed_data(data)
+
+
 class _Connection(aio_pika.Connection):
-    PARAMETERS = (*aio_pika.Connection.PARAMETERS, ConnectionParameter("server_hostname", str, is_kwarg=True))
+    PARAMETERS = (
+        *aio_pika.Connection.PARAMETERS,
+        ConnectionParameter("server_hostname", str, is_kwarg=True),
+        ConnectionParameter("transport_factory", lambda factory: factory, is_kwarg=True),
+    )
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -38,6 +38,7 @@ class Host:
         self.addresses: Final = deque[Address]()
         self._kind: Final = kind
         self._answer: Future[list[Address]] | None = None
+        self._limit: asyncio.Timeout | None = None
 
     @property
     def place(self) -> str:
@@ -101,11 +102,18 @@ class Host:
 
     async def _attempt(self, attempt: Callable[[str, int], Awaitable[T]], seconds: float) -> T:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as self._limit:
                 return await attempt(_number(self.addresses[0]), self.port)
         except BaseException:
             self.turn()
             raise
+        finally:
+            self._limit = None
+
+    def put_off(self, seconds: float) -> None:
+        """Give the attempt that is under way, if there is one, so many seconds from now on: the host answers it."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def _asked(name: str, port: int, kind: socket.SocketKind) -> Future[list[Address]]:
