@@ -64,6 +64,22 @@ def test_a_command_asks_as_often_as_it_was_told(shell: Shell, attempts: int, sai
     assert len(server.asked) == attempts
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 So\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nblob\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 So\r\nContent-Length: 1234567890\r\n\r\nblob",
+        b"HTTP/1.1 103 So\r\n\r\n" + answer(200, b"blob"),
+        answer(302, b"", "Location: /there"),
+    ],
+    ids=["chunked", "more than a gigabyte", "interim", "redirected"],
+)
+def test_what_is_led_on_or_comes_in_another_way_is_no_try_that_failed(shell: Shell, said: bytes) -> None:
+    with Scripted(lambda asked: answer(200, b"blob") if asked.number else said) as server:
+        assert run(shell, server, "--attempts", "1", sha(b"blob")) == 0
+    assert [asked.path for asked in server.asked] == [f"/{sha(b'blob')}"] * 2
+
+
 def test_a_command_asks_again_when_the_server_wishes(shell: Shell) -> None:
     with Scripted(lambda asked: answer(200, b"blob") if asked.number else busy(1)) as server:
         assert run(shell, server, sha(b"blob")) == 0

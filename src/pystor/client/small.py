@@ -34,6 +34,7 @@ _POST: Final = b"POST %b%b%bContent-Type: application/octet-stream\r\nContent-Le
 _PROXIES: Final = ("http_proxy", "all_proxy", "ALL_PROXY")  # that libcurl heeds
 _GOOD: Final = (b"http/1.1 200 ", b"http/1.1 201 ")
 _BEGIN: Final = b"http/1.1 "
+_LEAST_FAILURE: Final = 400
 _FIELD: Final = re.compile(
     rb"\r\n(content-length|last-modified|connection|transfer-encoding|content-encoding):[ \t]*([^\r\n]*)"
 )
@@ -65,8 +66,8 @@ class Unusual(Exception):
     def failure(self, origin: str) -> Unavailable | None:
         """Tell whether it was an answer that asking again may change: then it was a try, and is not to be forgotten."""
         status = self._head[len(_BEGIN) : len(_BEGIN) + 3]
-        if not (self._head.startswith(_BEGIN) and status.isdigit()):
-            return None
+        if not (self._head.startswith(_BEGIN) and status.isdigit()) or int(status) < _LEAST_FAILURE:
+            return None  # what is good comes in another way, and what is led elsewhere is followed there
         asked = _RETRY_AFTER.search(self._head)
         failure = of_answer(origin, int(status), self._body, _until(asked[1]) if asked else 0.0)
         return failure if isinstance(failure, Unavailable) else None
