@@ -444,6 +444,23 @@ def test_an_interruption_does_not_wait_for_what_is_to_be_uploaded(
         assert process.wait(5) == status
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_does_not_wait_for_a_file_that_is_the_input(
+    shell: Shell, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with (tmp_path / "large").open("w+b") as large:
+        large.truncate(16 << 30)
+        with subprocess.Popen(
+            [*SCRIPTS["stor"], "put", "-"], env=shell.environment, stdin=large, stderr=subprocess.DEVNULL
+        ) as process:
+            eventually(lambda: large.tell() > 0)  # the position is shared: it is being read
+            process.send_signal(number)
+            try:
+                assert process.wait(5) == status
+            finally:
+                process.kill()
+
+
 def test_an_input_that_does_not_block_is_uploaded_to_its_end(shell: Shell) -> None:
     output, given = os.pipe()
     os.set_blocking(output, False)

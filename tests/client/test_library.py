@@ -898,6 +898,50 @@ def test_a_download_that_is_cancelled_leaves_nothing(server: Server, proxy: Prox
     assert left_in(tmp_path) == []
 
 
+class Slow(io.BytesIO):
+    """A file on a disk that takes its time."""
+
+    writing = False
+
+    def write(self, piece: Any, /) -> int:
+        self.writing = True
+        time.sleep(0.2)
+        return super().write(piece)
+
+
+def test_an_open_file_ends_where_it_stood_when_a_download_is_cancelled(server: Server) -> None:
+    (name,) = lay(server, noise(LARGE))
+    file = Slow(b"before")
+    file.seek(0, os.SEEK_END)
+
+    async def interrupted() -> bytes:
+        async with AsyncClient(server.url) as client:
+            work = asyncio.create_task(client.get(name, file))
+            await asyncio.to_thread(eventually, lambda: file.writing)
+            work.cancel()
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            return file.getvalue()
+
+    assert asyncio.run(interrupted()) == b"before"  # all threads have ended now
+    assert file.getvalue() == b"before"
+
+
+def test_a_download_into_a_full_pipe_can_be_cancelled(server: Server) -> None:
+    (name,) = lay(server, noise(LARGE))
+    output, given = os.pipe()
+
+    async def interrupted() -> None:
+        async with AsyncClient(server.url) as client:
+            with open(given, "wb", buffering=0) as file:  # noqa: ASYNC230  a pipe
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(client.get(name, file), 0.3)
+                os.close(output)  # else its thread would never end
+
+    asyncio.run(interrupted())
+
+
 def test_a_request_that_is_given_up_as_it_ends_spoils_no_later_one(server: Server) -> None:
     (name,) = lay(server, noise(SMALL))
 

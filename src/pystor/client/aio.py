@@ -10,7 +10,7 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
 
-from pystor.client import limits
+from pystor.client import limits, threads
 from pystor.client.download import Download, Sink, Source
 from pystor.client.errors import ClientError, Late, NotFound, Refused, garbled
 from pystor.client.plain_http import PlainHttp
@@ -161,7 +161,7 @@ class AsyncClient:
         with Draft(path) as draft:
             blob = await self._slowly(digest, sources, draft, observe, quick)
             if blob.size >= SYNCED:
-                await asyncio.to_thread(draft.sync)
+                await threads.run(draft.sync)
             draft.keep(blob.modified)
             return blob
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Protocol
 
+from pystor.client import threads
 from pystor.client.errors import BadContent, ClientError, NotFound, Unavailable, garbled
 from pystor.client.retry import Tries
 from pystor.client.servers import Server
@@ -40,6 +41,10 @@ class Sink(Protocol):
 
     def restart(self) -> None:
         """Forget all pieces: the blob comes once more."""
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether it can do that: then no write is under way any more when a download of it has ended."""
 
 
 class Download:
@@ -93,7 +98,7 @@ class Download:
             try:
                 async with aclosing(self.chunks()) as chunks:
                     async for chunk in chunks:
-                        await _off_the_loop(sink.write, chunk)
+                        await _write(sink, chunk)
             except BadContent as error:
                 sink.restart()
                 self._restart()
@@ -209,8 +214,10 @@ class Download:
         await asyncio.sleep(self._tries.after(error))
 
 
-async def _off_the_loop(act: Callable[[bytes], object], piece: bytes) -> None:
-    if len(piece) >= LARGE:
-        await asyncio.to_thread(act, piece)
-    else:
-        act(piece)
+async def _write(sink: Sink, piece: bytes) -> None:
+    if len(piece) < LARGE:
+        sink.write(piece)
+    elif sink.rewinds:
+        await threads.run(sink.write, piece)
+    else:  # who reads from the other end of a pipe may never come
+        await asyncio.to_thread(sink.write, piece)

@@ -22,6 +22,8 @@ _numbers: Final = itertools.count()
 class Draft:
     """A file without a name, or with a temporary one beside its final one; it vanishes unless it was kept."""
 
+    rewinds: Final = True
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._directory = path[: path.rfind("/") + 1]
@@ -101,6 +103,11 @@ class Given:
         self._start = file.tell() if file.seekable() else None
         self._touched = False
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether it is a file, and no pipe."""
+        return self._start is not None
+
     def write(self, piece: bytes) -> None:
         """Append, however many calls it takes; raises `BlockingIOError` when the file does not wait for its reader.
 
@@ -141,6 +148,8 @@ def given(file: BinaryIO) -> Iterator[Given]:
 class Memory:
     """Bytes in memory."""
 
+    rewinds: Final = True
+
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
 
@@ -160,6 +169,8 @@ class Memory:
 
 class Nowhere:
     """Takes everything and keeps nothing."""
+
+    rewinds: Final = True
 
     def write(self, piece: bytes) -> None:
         """Drop it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
 
-from pystor.client import pipes
+from pystor.client import pipes, threads
 from pystor.client.errors import BadContent, ClientError, Refused
 from pystor.client.outgoing import Outgoing
 from pystor.client.retry import Tries
@@ -44,6 +44,7 @@ _OCTETS: Final = "Content-Type: application/octet-stream"
 _AT_ONCE: Final = ("Expect:", _OCTETS)
 _WHEN_AGREED: Final = ("Expect: 100-continue", _OCTETS)
 _PIECE: Final = 1 << 20
+_HASHED_AT_ONCE: Final = 16 << 20
 _SPOOL: Final = 8 << 20  # bytes that are kept in memory, not in a file
 
 
@@ -109,7 +110,7 @@ async def payload(content: Content) -> AsyncIterator[Payload]:
     """Make a payload of what is to be uploaded; files that are opened for it are closed at the end."""
     async with _opened(content) as body:
         start = body.tell()
-        size, digest = await asyncio.to_thread(_measure, body)
+        size, digest = await _measure(body)
         body.seek(start)
         yield Payload(body, start, size, digest)
 
@@ -147,7 +148,7 @@ async def _opened_path(path: str | os.PathLike[str]) -> AsyncIterator[IO[bytes]]
 async def _spooled(pieces: AsyncIterator[bytes]) -> AsyncIterator[IO[bytes]]:
     with tempfile.SpooledTemporaryFile(_SPOOL) as spool:  # whichever piece makes it a file, a thread writes it
         async for piece in pieces:
-            await asyncio.to_thread(_keep, spool, piece)
+            await threads.run(_keep, spool, piece)
         spool.seek(0)
         yield spool
 
@@ -181,12 +182,23 @@ async def _pieces(content: BinaryIO | Iterable[bytes] | AsyncIterable[bytes]) ->
             yield piece
 
 
-def _measure(body: IO[bytes]) -> tuple[int, Digest]:
-    size, digest = 0, hashlib.sha256()
-    while piece := body.read(_PIECE):
-        size += len(piece)
-        digest.update(piece)
+async def _measure(body: IO[bytes]) -> tuple[int, Digest]:
+    size, digest, ended = 0, hashlib.sha256(), False
+    while not ended:
+        count, ended = await threads.run(_hash_on, body, digest)
+        size += count
     return size, Digest(digest.hexdigest())
+
+
+def _hash_on(body: IO[bytes], digest: Any) -> tuple[int, bool]:
+    """Hash as much of a body as an interruption may wait for; returns its bytes, and whether that was the end."""
+    count = 0
+    while count < _HASHED_AT_ONCE:
+        if not (piece := body.read(_PIECE)):
+            return count, True
+        count += len(piece)
+        digest.update(piece)
+    return count, False
 
 
 class Upload:
@@ -241,7 +253,7 @@ class Upload:
     async def _check_again(self, error: BadContent) -> None:
         """Tell a file that was changed meanwhile, which stays another, from a body that was garbled on its way."""
         self._payload.body.seek(self._payload.start)
-        _, digest = await asyncio.to_thread(_measure, self._payload.body)
+        _, digest = await _measure(self._payload.body)
         if digest != self._payload.digest:
             raise BadContent(f"it was changed while it was sent ({error})")
 
