@@ -45,6 +45,7 @@ from pystor.errors import StorError
 from tests.client.conftest import QUICK, lay, sha
 from tests.client.scripted import Asked, Scripted, answer, busy
 from tests.neighbours.servers.proxy import Proxy
+from tests.support.fuse import Fault, FaultyStorage
 from tests.support.processes import eventually
 from tests.support.server import Server, ServerFactory
 
@@ -859,6 +860,21 @@ def test_a_file_that_cannot_be_kept_leaves_nothing(tmp_path: Path, kept: bool) -
             raise OSError("none")
         draft.keep(None)
     assert left_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("size", [10, SYNCED])
+def test_a_file_whose_bytes_are_refused_when_it_is_closed_leaves_nothing(
+    server: Server, client: Client, tmp_path: Path, size: int
+) -> None:
+    """A network filesystem may tell only then that it is full, or over a quota."""
+    (name,) = lay(server, noise(size))
+    disk = FaultyStorage(tmp_path)
+    try:
+        with disk.failing(Fault(("flush",), error="EDQUOT")), pytest.raises(OSError, match="quota"):
+            client.get(name, disk.point / "blob")
+        assert left_in(disk.source) == []
+    finally:
+        disk.close()
 
 
 @pytest.mark.usefixtures("drafts")

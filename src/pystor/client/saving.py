@@ -48,9 +48,11 @@ class Draft:
         return f"{self._directory}.stor-{_OURS}-{next(_numbers)}.part"
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-        if self._name is not None:
-            _remove(self._name)
+        try:
+            os.close(self._file)
+        finally:
+            if self._name is not None:
+                _remove(self._name)
 
     def write(self, piece: bytes) -> None:
         """Append, however many calls it takes."""
@@ -69,6 +71,7 @@ class Draft:
 
     def keep(self, modified: float | None) -> None:
         """Give it its final name, in the place of what has that now, and its time if that is known."""
+        os.close(os.dup(self._file))  # a network filesystem may tell at a close only that it has no room for the bytes
         if modified is not None:
             os.utime(self._file, (modified, modified))
         if self._name is not None or not unnamed.link(self._file, self._path):
@@ -77,14 +80,13 @@ class Draft:
 
     def _name_it(self) -> str:
         """Give it a name that can be renamed: a link replaces nothing."""
-        name = self._random_name()
-        unnamed.link(self._file, name)
-        self._name = name
-        return name
+        self._name = self._random_name()  # before it has it: an interruption may come then
+        unnamed.link(self._file, self._name)
+        return self._name
 
 
 def _remove(name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # it has another name by now, and an interruption came then
+    with contextlib.suppress(FileNotFoundError):  # it has another name by now, or none yet, and an interruption came
         os.unlink(name)
 
 
