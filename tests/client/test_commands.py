@@ -694,6 +694,13 @@ def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> 
         ("stor", "put", "-", sys.executable, "-"),
         ("stor", "verify", "nowhere"),
         ("stor-client",),
+        *(
+            ("stor", verb, *flags, what)
+            for verb, what in (("get", sha(b"")), ("put", sys.executable), ("head", sha(b"")))
+            for flags in (("-u", "http://h/\udcff"), ("-u", "http://\udcff"), ("--user", "w\udcff"))
+        ),
+        ("stor", "get", "--s3host", "http://h/\udcff", sha(b"")),
+        ("stor", "get", "--s3host", "http://h", "--s3template", "\udcff{{.Sha}}", sha(b"")),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_status_2(shell: Shell, words: tuple[str, ...]) -> None:
@@ -813,6 +820,9 @@ def test_the_server_and_the_writer_come_from_the_file_or_netrc(shell: Shell, ser
         ({"XDG_CONFIG_HOME": "~nobody-is-called-so"}, "stor: ~nobody-is-called-so: "),
         ({"NETRC": "~nobody-is-called-so/netrc"}, "stor: ~nobody-is-called-so/netrc: "),
         ({"NETRC": "latin1"}, "stor: latin1: is no text in UTF-8\n"),
+        ({"NETRC": "spaces"}, "stor: spaces: cannot be used: "),
+        ({"NETRC": "first"}, "stor: first: cannot be used: "),
+        ({"STOR_PASSWORD": "TOP SECRET \udcff"}, "stor: the server: the password is no text in UTF-8\n"),
         ({"XDG_CONFIG_HOME": "odd"}, "stor: 'a\\x00b': is no path of a file: embedded null byte\n"),
     ],
 )
@@ -820,6 +830,8 @@ def test_settings_that_cannot_be_read_are_a_line_and_none_need_not_be_there(
     shell: Shell, server: Server, tmp_path: Path, variables: dict[str, str], said: str
 ) -> None:
     (tmp_path / "latin1").write_bytes(b"machine 127.0.0.1 login w password caf\xe9\n")
+    (tmp_path / "spaces").write_text("machine 127.0.0.1 login w password a TOPSECRET\n")
+    (tmp_path / "first").write_text("TOPSECRET machine 127.0.0.1\n")
     (tmp_path / "odd/stor").mkdir(parents=True)
     (tmp_path / "odd/stor/client.toml").write_text(r'password_file = "a\u0000b"')
     (name,) = lay(server, noise(10))
@@ -827,6 +839,7 @@ def test_settings_that_cannot_be_read_are_a_line_and_none_need_not_be_there(
     done = shell.run("stor", "head", name, **variables)
     assert (done.returncode, done.stderr[: len(said) or None]) == (2 if said else 0, said)
     assert len(done.stderr.splitlines()) == bool(said)
+    assert "SECRET" not in done.stderr
 
 
 def test_a_home_that_is_none_of_ours_has_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

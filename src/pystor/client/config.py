@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pystor.client.s3 import Bucket
 
 _FILE: Final = "stor/client.toml"
+_ENTRY: Final = 'an entry is "machine HOST login USER password PASSWORD", what has a space in it stands in quotes'
 _KEYS: Final = ("servers", "user", "password", "password_file", "s3host", "s3template")
 
 
@@ -113,7 +114,7 @@ def _servers(urls: Sequence[str], user: str | None = None, password: str | None 
     try:
         return [Server.parse(url, user, password) for url in urls]
     except ValueError as error:
-        raise ConfigError([f"the server's URL: {error}"]) from None
+        raise ConfigError([f"the server: {error}"]) from None
 
 
 def _is_none(file: Path, error: OSError, *, named: bool) -> bool:
@@ -191,8 +192,8 @@ def _from_netrc(server: Server, environment: Mapping[str, str]) -> Server:
         if _is_none(file, error, named=bool(named)):
             return server
         raise ConfigError([f"{file}: cannot be read: {error.strerror}"]) from None
-    except netrc.NetrcParseError as error:
-        raise ConfigError([f"{file}: cannot be used: {error.msg}"]) from None
+    except netrc.NetrcParseError:  # whose text has the word that does not fit, which may be of a password
+        raise ConfigError([f"{file}: cannot be used: {_ENTRY}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{file}: is no text in UTF-8"]) from None
     if entry is None or server.user not in {None, entry[0]}:

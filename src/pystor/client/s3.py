@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pystor.client.servers import Server
+from pystor.client.servers import Server, check_text
 from pystor.digest import Digest
 
 TEMPLATE: Final = "{{.FirstShaByte}}/{{.SecondShaByte}}/{{.ThirdShaByte}}/{{.Sha}}"
@@ -35,6 +35,7 @@ class Bucket:
         if "@" in self.url:
             raise ValueError("its URL names a user; it is read without credentials, so it has to be open to all")
         Server.parse(self.url)
+        check_text("S3 template", self.template)
         unknown = [name for name in _FIELD.findall(self.template) if name not in _FIELDS]
         if unknown:
             raise ValueError(f"the S3 template has {unknown[0]!r}; there are {', '.join(_FIELDS)}")

@@ -25,6 +25,8 @@ class Server(NamedTuple):
 
         What the URL says of a user wins over the two arguments.
         """
+        for what, said in (("URL", text), ("user", user), ("password", password)):
+            check_text(what, said or "")
         parts, port = _split(text)
         if parts.scheme not in {"http", "https"} or not parts.hostname or " " in parts.hostname:
             raise ValueError(f"{parts.scheme or 'this'} is no server's URL; it has the form http://HOST:PORT")
@@ -41,6 +43,14 @@ class Server(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Server({self.url!r})"
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise `ValueError` for what cannot be sent: the system hands on arguments and variables that are no text, too."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {what} is no text in UTF-8") from None
 
 
 def _split(text: str) -> tuple[SplitResult, int | None]:
