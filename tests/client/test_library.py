@@ -800,6 +800,44 @@ def test_a_stream_that_is_open_when_the_client_is_closed_logs_nothing(
     assert caplog.records == []
 
 
+def test_a_stream_that_is_collected_in_the_thread_of_its_client_ends_there(server: Server, client: Client) -> None:
+    """One that belongs to a cycle ends wherever the garbage is collected, which may be where its end is awaited."""
+    (name,) = lay(server, noise(8 << 20))
+
+    def leave() -> None:
+        pieces = client.stream(name)
+        next(pieces)
+        cycle = [pieces]
+        cycle.append(cycle)  # type: ignore[arg-type]
+
+    leave()
+    came: list[int] = []
+
+    def collect(*_: object) -> None:
+        gc.collect()
+
+    def work() -> None:
+        came.append(len(client.get(name, observe=collect)))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert came == [8 << 20]
+    assert client._streams == set()
+
+
+@pytest.mark.parametrize("act", ["get", "close"])
+def test_who_observes_a_client_cannot_wait_for_it(server: Server, client: Client, act: str) -> None:
+    (name,) = lay(server, noise(10))
+
+    def wait(*_: object) -> None:
+        client.close() if act == "close" else client.get(name)
+
+    with pytest.raises(RuntimeError, match="own thread"):
+        client.get(name, observe=wait)
+    assert len(client.get(name)) == 10
+
+
 @pytest.fixture(params=["unnamed", "by its path", "named", "refused"])
 def drafts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads go into files without a name, or with one: where there are no others, or a filesystem has none."""

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, overload
 
 from pystor.client.aio import AsyncClient, Name, Target, ignore
 from pystor.client.retry import Retry
@@ -18,12 +18,15 @@ from pystor.client.values import Blob, Status, Stored
 
 T = TypeVar("T")
 
+_WAITS_FOR_ITSELF: Final = "the client's own thread, which calls what observes, cannot wait for it; use another thread"
+
 
 class Client:
     """The same verbs as `AsyncClient`, with the same arguments and errors; they return when they are done.
 
     Any number of threads may use it at the same time. Use it in a `with`, or call `close`. It belongs to the process
     in which it was made: in one that was forked from that its verbs raise `RuntimeError`, and another is to be made.
+    So they do, and `close` does, in an `observe`: it is called by the thread that does the work.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Client:
         self._client = AsyncClient(servers, user=user, password=password, timeout=timeout, retry=retry, bucket=bucket)
         self._process = os.getpid()
         self._open = True
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # a stream that is collected meanwhile ends in the thread that has it
         self._streams: set[AsyncGenerator[bytes, None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stor-client", daemon=True)
@@ -50,6 +53,8 @@ class Client:
         """Close all connections, and end the thread; whoever asks, or waits, for anything gets a `ValueError`."""
         if os.getpid() != self._process:
             return  # the connections are those of the process that has the thread
+        if self._is_here:
+            raise RuntimeError(_WAITS_FOR_ITSELF)
         with self._changing:
             was_open, self._open = self._open, False
         if not was_open:
@@ -76,7 +81,15 @@ class Client:
         await self._loop.shutdown_asyncgens()
         await self._client.close()
 
+    @property
+    def _is_here(self) -> bool:
+        """Whether who asks is in the thread that does the work."""
+        return threading.current_thread() is self._thread
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._is_here:
+            work.close()
+            raise RuntimeError(_WAITS_FOR_ITSELF)
         future = self._begin(work)
         try:
             return future.result()
@@ -118,8 +131,11 @@ class Client:
                 yield piece
         finally:
             if self._open and os.getpid() == self._process:  # else `close` does it, or there is nobody to do it
-                self._run(pieces.aclose())
-                self._streams.discard(pieces)
+                (self._begin if self._is_here else self._run)(self._leave(pieces))  # one is collected wherever it is
+
+    async def _leave(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        await pieces.aclose()
+        self._streams.discard(pieces)
 
     def head(self, name: Name) -> Blob:
         """Describe a blob, without its bytes; raises `NotFound` or another `ClientError`."""
