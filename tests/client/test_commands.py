@@ -535,6 +535,26 @@ def test_what_cannot_be_followed_in_a_tree_fails_alone(shell: Shell, tmp_path: P
 # Beside
 
 
+def test_directories_may_lie_deep_within_each_other(shell: Shell, tmp_path: Path) -> None:
+    depth, content = 1100, b"deep"
+    (tmp_path / "tree").mkdir()
+    parent = os.open(tmp_path / "tree", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=parent)
+        below = os.open("d", os.O_RDONLY, dir_fd=parent)
+        os.close(parent)
+        parent = below
+    try:
+        with os.fdopen(os.open(sha(content), os.O_WRONLY | os.O_CREAT, dir_fd=parent), "wb") as file:
+            file.write(content)
+        done = shell.run("stor", "put", "tree")
+        assert (done.returncode, done.stdout) == (0, f"{sha(content)}  tree/{'d/' * depth}{sha(content)}\n")
+        assert shell.run("stor", "verify", "tree").stderr == "1 good, 0 bad\n"
+    finally:
+        os.close(parent)
+        subprocess.run(["rm", "-rf", tmp_path / "tree"], check=True)  # Python's own does not get there
+
+
 def test_head_and_status_tell_in_a_line_each(shell: Shell, server: Server) -> None:
     (name,) = lay(server, noise(2048))
     assert re.fullmatch(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from pystor.client import pipes
+from pystor.client import pipes, trees
 from pystor.client.aio import AsyncClient
 from pystor.client.bulk import Done, Expected, Failed, Meter, Observer, Skipped, describe
 from pystor.client.errors import Unauthorized
@@ -53,9 +53,8 @@ def walk(paths: Sequence[str]) -> Iterator[Found | Failed]:
 
 def _below(directory: str) -> Iterator[Found | Failed]:
     failures: list[OSError] = []
-    for parent, directories, names in os.walk(directory, onerror=failures.append):
-        directories.sort()
-        for name in sorted(names):
+    for parent, names in trees.walk(directory, failures.append):
+        for name in names:
             path = os.path.join(parent, name)
             try:
                 found = _look(path)

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
+from pystor.client import trees
 from pystor.client.bulk import describe
 from pystor.client.commands.hearing import one_line
 from pystor.errors import ConfigError
@@ -49,9 +50,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _files(directory: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, str]]:
-    for parent, directories, names in os.walk(directory, onerror=onerror):
-        directories.sort()
-        for name in sorted(names):
+    for parent, names in trees.walk(directory, onerror):
+        for name in names:
             path = os.path.join(parent, name)
             if (match := _NAME.fullmatch(name)) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield path, match[1].lower()  # no pipe or device, which nobody may write to; what has gone is told
