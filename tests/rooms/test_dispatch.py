@@ -27,7 +27,19 @@ from pystor.http.messages import DIRECT, Field, Response, conditions_of, gather_
 from pystor.http.wire import Limits
 from pystor.pool import Pool
 from pystor.verification import Verifier
-from tests.rooms.tools import adopted, blobs, break_reads, descriptors, place, pool_of, run, tiers_of, where
+from tests.rooms.tools import (
+    adopted,
+    beside,
+    blobs,
+    break_reads,
+    descriptors,
+    eventually,
+    place,
+    pool_of,
+    run,
+    tiers_of,
+    where,
+)
 
 KIB = 1 << 10
 CONTENTS = {size: random.Random(size).randbytes(size) for size in (0, 1, 4 * KIB, 64 * KIB, 64 * KIB + 1)}
@@ -300,6 +312,31 @@ def test_what_was_hashed_is_what_is_answered_though_the_file_changes_at_once(
             response = app.answer(b"GET", f"/{Digest.of(content).hex}".encode(), conditions_of(fields), "")
             assert response is not None
             assert response.body == content[part]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_a_bad_replica_that_the_fast_path_comes_upon_is_noted_for_repair_whichever_the_long_way_takes(
+    pair: list[Directory], hot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = CONTENTS[4 * KIB]
+    digest = Digest.of(content)
+    path = f"/{digest.hex}"
+    place(pair[1], content)
+    place(pair[0], b"rotten", digest)
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            (replica_set,) = app._pool.sets
+            if hot:
+                monkeypatch.setattr(replica_set, "_dice", lambda: 0.9)
+                assert at_once(app, "GET", path) is not None
+            monkeypatch.setattr(replica_set, "_dice", lambda: 0.0)
+            assert app.answer(b"GET", path.encode(), {}, "") is None
+            monkeypatch.setattr(replica_set, "_dice", lambda: 0.9)
+            assert (await ask(app, "GET", path)).body == content
+            await eventually(lambda: [entry.name for entry in beside(pair[0], "repair")] == [digest.hex.upper()])
 
     run(scenario())
 

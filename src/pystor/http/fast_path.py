@@ -148,9 +148,15 @@ class FastPath:
         return response
 
     def _hashed(self, replica: Replica, digest: Digest) -> _Hashed | None:
-        """Read a small replica, if it is good; None also if that cannot be told now."""
+        """Read a small replica, if it is good; None also if that cannot be told now.
+
+        A bad one is reported: the long way may begin with another replica, and not come upon it.
+        """
         content = self._read(replica, 0, replica.size)
-        if content is None or not self._tiers.vouch(replica, content, digest):
+        if content is None:
+            return None
+        if not self._tiers.vouch(replica, content, digest):
+            self._tiers.distrust(replica, digest)
             return None
         return _Hashed(replica.size, replica.modified, content)
 
