@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import random
 import subprocess
@@ -426,11 +427,11 @@ def test_a_replica_that_is_never_read_holds_one_thread_however_often_it_is_tried
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
-    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
     path = place(storage, CONTENT)
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
+        monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
         bad = storage.open(BLOB)
         assert bad is not None
         with bad, pytest.raises(StorageError):
@@ -488,10 +489,10 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, blobs = Hang(), [Digest.of(bytes([number])) for number in range(4)]
-    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
 
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
+        monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
         few = await outcomes([bulkhead.begin(hang, timeout=0.2, of=digest) for digest in blobs[:3] * 2])
         assert [isinstance(error, StorageError) and error.unreadable for error in few] == [True] * 6
         assert not is_out(bulkhead)
@@ -501,6 +502,7 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
         hang.over.set()
         await eventually(lambda: hang.ended == 7)
         await bulkhead.recover()
+        monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)
         for digest in blobs:
             again = Hang()
             with pytest.raises(StorageError):

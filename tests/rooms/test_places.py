@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pystor import places, upkeep
-from pystor.blob import Space
+from pystor.blob import Space, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -96,11 +96,12 @@ def test_a_storage_that_is_slow_to_tell_its_room_delays_no_upload_to_another(
             return check()
 
         monkeypatch.setattr(slow, "check", wait)
+        monkeypatch.setattr(slow, "timeouts", Timeouts(answer=20))
         before = sets[0].left
         began = time.monotonic()
         for digest in DIGESTS[:20]:
             assert set(await ranks.choose(digest, MIB)) == set(sets)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10
         assert sets[0].left == before
 
         asked = asyncio.create_task(ranks.choose(DIGESTS[0], 1 << 60))
@@ -116,15 +117,17 @@ def test_a_storage_that_is_slow_to_tell_its_room_delays_no_upload_to_another(
 def test_a_storage_that_has_not_told_its_room_yet_keeps_no_upload_waiting_that_finds_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(places, "_MOMENT", 0.3)  # however busy the machine is
     slow, well = (adopted(tmp_path / name) for name in "ab")
     sets, over = sets_of(slow, well), threading.Event()
     monkeypatch.setattr(slow, "check", lambda: over.wait(20))
+    monkeypatch.setattr(slow, "timeouts", Timeouts(answer=20))
 
     async def scenario() -> None:
         ranks = Places(sets)
         began = time.monotonic()
         assert await ranks.choose(DIGESTS[0], MIB) == [sets[1]]
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10
         assert not ranks.all_take
         over.set()
         await ranks.stop()
