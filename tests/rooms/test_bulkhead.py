@@ -826,6 +826,8 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
         assert await bulkhead.run(int, "5", certain=True) == 5
         hang.over.set()
         await eventually(lambda: hang.ended == 4)
+        name = f"stor probes {storage.root}"
+        await eventually(lambda: [thread.name for thread in threading.enumerate()].count(name) == 1)
         bulkhead.stop()
 
     run(scenario())
