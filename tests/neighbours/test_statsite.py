@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import random
 import socket
 import time
@@ -38,6 +40,7 @@ from pystor.events import (
     StorageFailed,
     UploadRefused,
 )
+from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.statsd import Statsd
 from tests.support import processes
@@ -377,6 +380,50 @@ def test_a_host_with_two_addresses_is_served_on_the_one_that_listens(sink: socke
     port = sink.getsockname()[1]
     run(scenario())
     assert lines(sink.recv(65536)) == ["stor.dev.healthcheck.count:1|c"]
+
+
+def test_an_address_that_cannot_be_reached_is_passed_over(sink: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, {"metrics": ["255.255.255.255", "127.0.0.1"]})  # nobody may connect to the first
+    adapter = Statsite("metrics", sink.getsockname()[1], observe=lambda _: None)
+    assert sent(sink, adapter, HealthChecked()) == ["healthcheck.count:1|c"]
+
+
+def test_a_host_that_has_moved_is_found_when_something_went_wrong(
+    sink: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"metrics": ["127.0.0.2"]}
+    named(monkeypatch, known)
+    monkeypatch.setattr(statsite, "_TRUSTED_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        async with started(Statsite("metrics", sink.getsockname()[1], observe=lambda _: None)) as adapter:
+            known["metrics"] = ["127.0.0.1"]
+            adapter(HealthChecked())
+            adapter._flush()
+            adapter(HealthChecked())
+            adapter._flush()  # nobody listens at the old place
+            await until(lambda: adapter._used == (socket.AF_INET, sink.getsockname()))
+            assert not adapter._doubtful.is_set()
+            adapter(RequestBegan("get", DIGEST))
+
+    run(scenario())
+    assert lines(sink.recv(65536)) == ["request.get.count:1|c"]
+
+
+def test_a_socket_that_takes_no_more_is_no_reason_to_look_the_host_up(
+    sink: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: bytes) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def scenario() -> None:
+        async with started(to(sink.getsockname()[1])) as adapter:
+            monkeypatch.setattr(adapter, "_transmit", refuse)
+            adapter(HealthChecked())
+            adapter._flush()
+            assert (adapter.errors, adapter.lost, adapter._doubtful.is_set()) == (1, 1, False)
+
+    run(scenario())
 
 
 # The doctor
