@@ -263,6 +263,18 @@ def test_a_server_that_is_too_slow_is_left_alone_until_it_is_quick(real: Real) -
     run(scenario())
 
 
+def test_after_an_address_that_is_too_slow_the_next_one_is_tried(real: Real, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        events: list[Event] = []
+        named(monkeypatch, {"cache.test": ["127.0.0.1", "127.0.0.2"]})
+        with Proxy(real.address, delay=0.1) as proxy:
+            async with cache([("cache.test", proxy.port)], events, up=False) as adapter:
+                await until(lambda: events)
+                assert adapter._servers[0]._host.addresses[0][1][0] == "127.0.0.2"
+
+    run(scenario())
+
+
 def test_a_server_that_wakes_up_is_used_again_within_ten_seconds(real: Real) -> None:
     async def scenario() -> None:
         async with cache([real.address]) as adapter:
@@ -390,6 +402,19 @@ def test_a_server_that_turns_to_garbage_later_opens_the_breaker(caplog: pytest.L
 
     run(scenario())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_fails_of_an_earlier_client_says_nothing_of_the_next(real: Real) -> None:
+    async def scenario() -> None:
+        async with cache([real.address]) as adapter:
+            (server,) = adapter._servers
+            earlier: Any = "the client of an earlier connection"
+            for _ in range(memcached.FAILURES):
+                server._failed(earlier, ConnectionError())
+            assert server._client is not None
+            assert server._failures == 0
+
+    run(scenario())
 
 
 def test_a_request_that_is_given_up_while_it_asks_harms_no_other(real: Real) -> None:
