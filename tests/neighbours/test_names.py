@@ -16,6 +16,7 @@ import uvloop
 from pystor.adapters.names import Host
 from tests.neighbours.servers.names import SilentNames, named
 from tests.neighbours.servers.nobody import hung
+from tests.rooms.tools import no_thread_to_give
 from tests.support.processes import eventually
 from tests.support.server import Server
 
@@ -110,9 +111,52 @@ def test_what_was_found_is_used_on_while_nobody_answers_for_the_name(monkeypatch
         assert await host.reach(connected, 1) == "127.0.0.1"
         known["a.test"] = ["no-such-host.invalid"]
         assert await host.reach(connected, 1) == "127.0.0.1"
+        monkeypatch.setattr(socket, "getaddrinfo", be_silent)
+        assert await host.reach(connected, 1) == "127.0.0.1"
+        over.set()
+
+    over = threading.Event()
+
+    def be_silent(*_: object, **__: object) -> None:
+        over.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "no name server answered")
 
     with hung() as port:
         run(scenario(port))
+
+
+def test_a_name_that_no_host_can_have_is_an_answer() -> None:
+    async def scenario() -> None:
+        with pytest.raises(socket.gaierror, match="no host has such a name"):
+            await Host("a..test", 1).look_up(10)
+
+    run(scenario())
+
+
+def test_a_host_is_looked_up_when_the_system_has_a_thread_to_give_again() -> None:
+    async def scenario() -> None:
+        host = Host("127.0.0.1", 1)
+        with no_thread_to_give(), pytest.raises(BlockingIOError, match="can't start new thread"):
+            await host.look_up(10)
+        await host.look_up(10)
+        assert used(host) == ["127.0.0.1"]
+
+    run(scenario())
+
+
+def test_a_name_that_nobody_knew_is_found_when_somebody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        known = {"a.test": ["no-such-host.invalid"]}
+        named(monkeypatch, known)
+        host = Host("a.test", 1)
+        for _ in range(2):
+            with pytest.raises(socket.gaierror):
+                await host.look_up(10)
+        known["a.test"] = ["127.0.0.1"]
+        await host.look_up(10)
+        assert used(host) == ["127.0.0.1"]
+
+    run(scenario())
 
 
 def test_the_address_that_worked_is_tried_first_as_long_as_the_name_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +215,7 @@ def test_an_address_of_a_link_is_reached_by_its_interface(monkeypatch: pytest.Mo
 
 def test_each_address_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def attempt(address: str, _: int) -> str:
-        if address != "127.0.0.3":
-            await asyncio.sleep(10)
+        await asyncio.sleep(0 if address == "127.0.0.3" else 10)
         return address
 
     async def scenario() -> None:
