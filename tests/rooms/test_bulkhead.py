@@ -28,7 +28,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from pystor.marker import NAME
-from pystor.steps import outcomes
+from pystor.steps import OnReplica, outcomes
 from tests.rooms.tools import (
     adopted,
     break_disk,
@@ -940,6 +940,18 @@ def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> Non
 
     run(scenario())
     assert not begun
+
+
+def test_what_came_in_time_is_looked_after_no_more(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        step = bulkhead.begin(int, "5", of=BLOB)
+        assert await step.result() == 5
+        assert isinstance(step, OnReplica)
+        assert step._timer.cancelled()  # it would ask the storage for something else for each read
+        bulkhead.stop()
+
+    run(scenario())
 
 
 def test_a_failure_that_comes_too_late_bothers_nobody(storage: Directory) -> None:

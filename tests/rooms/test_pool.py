@@ -62,6 +62,13 @@ def test_a_storage_that_hangs_at_the_start_delays_neither_it_nor_the_others(tmp_
     run(scenario())
 
 
+@pytest.mark.parametrize("dice", [0.0, 0.9])
+def test_a_storage_that_is_out_is_asked_last(tmp_path: Path, dice: float) -> None:
+    out, well = (Bulkhead(adopted(tmp_path / name)) for name in "ab")
+    out.note(StorageError(out.storage.root, "open", "no answer", dead=True))
+    assert ReplicaSet([out, well], lambda: dice).in_turn() == [well, out]
+
+
 def test_a_storage_is_taken_in_again_while_the_probe_of_another_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
