@@ -653,6 +653,27 @@ def test_a_graylog_by_tcp_that_stops_for_a_while_gets_each_message_once(monkeypa
         eventually(lambda: len(graylog.messages) >= len(texts), within=5)
         output.close(time.monotonic() + 5)
     assert sorted(message["short_message"] for message in graylog.messages) == sorted(texts)
+def test_nobody_waits_at_the_end_for_an_output_that_does_not_work(tmp_path: Path) -> None:
+    told: list[str] = []
+    output = logs.Output(logs.File(str(tmp_path / "missing/log"), 0o640, "text"), 10, 70)
+    output.start(told.append)
+    output.put(Entry(0.0, 20, "pystor", "text"))
+    eventually(lambda: len(told) == 1)
+    began = time.monotonic()
+    output.close(began + 20)
+    assert time.monotonic() - began < 10
+
+
+def test_a_long_line_for_syslog_is_cut(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(5)
+        syslog = network.Syslog(path, "stor", 1)
+        syslog.open()
+        syslog.write([Entry(0.0, 20, "pystor", "\N{SNOWMAN}" * 5000)])
+        syslog.close()
+        assert len(receiver.recv(65536)) == 8192
 
 
 # Processes

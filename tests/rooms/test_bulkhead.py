@@ -942,6 +942,50 @@ def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> Non
     assert not begun
 
 
+def test_what_hangs_in_what_a_storage_was_keeps_nobody_from_reading_when_it_is_back(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    place(storage, CONTENT)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
+        replica = storage.open(BLOB)
+        assert replica is not None
+        with replica:
+            with pytest.raises(StorageError):
+                await bulkhead.run(hang, timeout=0.05, of=replica)
+            bulkhead.note(StorageError(storage.root, "open", "unmounted", dead=True))
+            await bulkhead.recover()
+            assert not is_out(bulkhead)
+            assert await bulkhead.run(lambda: "read", of=replica) == "read"
+        hang.over.set()
+        bulkhead.stop()
+
+    run(scenario())
+
+
+def test_a_write_that_fails_while_a_storage_is_probed_is_not_forgotten(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = Hang()
+    monkeypatch.setattr(storage, "probe", hang)
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        bulkhead._inquiry.ask(time.monotonic())
+        await hang.until(1)
+        failed = OSError(errno.EIO, os.strerror(errno.EIO))
+        bulkhead.note(StorageError.from_os(storage.root, "fsync", failed, writing=True))
+        hang.over.set()
+        assert await bulkhead._inquiry.is_heard_within(20)
+        assert (bulkhead.unwritable, bulkhead.out) == (True, False)
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_what_came_in_time_is_looked_after_no_more(storage: Directory) -> None:
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
