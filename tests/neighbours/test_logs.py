@@ -202,13 +202,14 @@ def test_a_failure_that_repeats_itself_is_one_line_and_a_number(written: Log, mo
     assert written.messages()[3] == "WARNING pystor: storage failed: /mnt/data1: open 0: Input/output error"
 
 
-def test_what_was_left_out_is_told_when_it_stops(written: Log) -> None:
+def test_what_was_left_out_is_told_when_it_stops_and_once(written: Log) -> None:
     async def scenario() -> None:
         observe = written.set_up()
         for _ in range(5):
             observe(NeighbourFailed("memcached", "h:1: Connection refused"))
             observe(ReplicaBad(DIGEST, "/mnt/data1"))
-        await observe.stop()
+        for _ in range(2):
+            await observe.stop()
 
     asyncio.run(scenario())
     assert len(written.lines()) == 4

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pystor import hints
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import NotFound
 from pystor.events import Event, HintAsked, LookedUp
+from pystor.hints import Hints, NoSharedCache
 from pystor.pool import Pool
 from tests.rooms.tools import adopted, place, run, running
 
@@ -57,3 +59,20 @@ def test_a_blob_that_is_gone_is_no_hit_of_the_location_cache_any_more(sets: list
         return [event.hit for event in events if isinstance(event, HintAsked)]
 
     assert run(scenario()) == [True, False]
+
+
+def test_of_more_hints_than_there_is_room_for_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "_REMEMBERED", 2)
+    known, digests = Hints(NoSharedCache()), [Digest.of(bytes([number])) for number in range(3)]
+    for digest in digests:
+        known.put(digest, f"/a/{digest.path}")
+    assert [known.get_now(digest) is None for digest in digests] == [True, False, False]
+
+
+def test_what_this_process_has_noted_is_not_sent_to_the_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, sent = NoSharedCache(), list[str]()
+    monkeypatch.setattr(shared, "put", lambda _, path: sent.append(path))
+    known = Hints(shared)
+    for _ in range(3):
+        known.put(DIGEST, "/a/path")
+    assert sent == ["/a/path"]

@@ -34,8 +34,9 @@ from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
 from pystor.open_directory import OpenDirectory
 from pystor.pool import Pool
-from pystor.replicas import ReplicaSet
+from pystor.replicas import ReplicaSet, ReplicaState
 from pystor.uploads import Upload
+from pystor.verification import Verifier
 from tests.rooms.tools import (
     NOBODY,
     adopted,
@@ -642,6 +643,25 @@ def test_a_replica_that_a_disk_does_not_come_to_read_is_replaced_by_an_upload_an
     assert [blobs(storage) for storage in pair] == [[content]] * 2
     assert len(beside(pair[0], "quarantine")) == 1
     assert clean(*pair)
+
+
+def test_a_storage_that_takes_no_writes_is_not_made_to_sync_what_may_not_be_on_it(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed: list[Digest] = []
+    monkeypatch.setattr(pair[0], "confirm", confirmed.append)
+    place(pair[0], SMALL)
+
+    async def scenario() -> None:
+        member = Bulkhead(pair[0])
+        failed = OSError(errno.EIO, os.strerror(errno.EIO))
+        member.note(StorageError.from_os(pair[0].root, "fsync", failed, writing=True))
+        survey = await ReplicaSet([member]).survey(Digest.of(SMALL), Verifier(), lambda _: None)
+        assert survey.states == {member: ReplicaState.UNKNOWN}
+        member.stop()
+
+    run(scenario())
+    assert confirmed == []
 
 
 @pytest.mark.parametrize(
