@@ -654,6 +654,8 @@ def test_a_graylog_by_tcp_that_stops_for_a_while_gets_each_message_once(monkeypa
         eventually(lambda: len(graylog.messages) >= len(texts), within=5)
         output.close(time.monotonic() + 5)
     assert sorted(message["short_message"] for message in graylog.messages) == sorted(texts)
+
+
 def test_nobody_waits_at_the_end_for_an_output_that_does_not_work(tmp_path: Path) -> None:
     told: list[str] = []
     output = logs.Output(logs.File(str(tmp_path / "missing/log"), 0o640, "text"), 10, 70)
