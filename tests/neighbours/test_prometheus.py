@@ -186,7 +186,9 @@ def test_what_is_counted_is_told(used: Prometheus) -> None:
         "stor_location_cache_hits_total": 1,
         "stor_location_cache_misses_total": 1,
         'stor_storage_failures_total{storage="/mnt/data1"}': 1,
+        'stor_storage_failures_total{storage="/mnt/data2"}': 0,
         'stor_bad_replicas_total{storage="/mnt/data1"}': 1,
+        'stor_bad_replicas_total{storage="/mnt/data2"}': 0,
         'stor_replicas_repaired_total{storage="/mnt/data1"}': 1,
         'stor_replicas_repaired_total{storage="/mnt/data2"}': 1,
         'stor_replicas_quarantined_total{storage="/mnt/data1"}': 1,
@@ -598,6 +600,23 @@ def test_every_metric_of_the_dashboard_and_the_alerts_exists_and_the_dashboard_s
             assert set(names.split(", ")) <= known, query
     alerts = re.findall(r"expr: .*", (DOCS / "metrics.md").read_text())
     assert set(re.findall(r"stor_\w+", " ".join(alerts))) <= names_told(used)
+
+
+def test_each_alert_has_a_row_that_says_what_to_do() -> None:
+    told = (DOCS / "metrics.md").read_text().partition("## Alerts")[2]
+    alerts = re.findall(r"- alert: (\w+)", told)
+    assert alerts
+    assert alerts == re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)
+
+
+def test_what_is_counted_of_a_storage_begins_at_0_so_that_the_first_one_is_an_increase(
+    make_server: ServerFactory,
+) -> None:
+    server = make_server(workers=1)
+    told = server.get("/metrics").text.splitlines()
+    for name in ("storage_failures", "bad_replicas", "replicas_repaired", "replicas_quarantined"):
+        for root in server.storages:
+            assert f'stor_{name}_total{{storage="{root}"}} 0.0' in told
 
 
 def test_help_and_type_are_told_for_each(used: Prometheus) -> None:

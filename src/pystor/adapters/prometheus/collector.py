@@ -29,6 +29,14 @@ REFRESH: Final = 1.0
 _REST: Final = 4
 """The metrics are not written down again for so many times as long as that took."""
 
+_FROM_THE_START: Final = (
+    "stor_storage_failures",
+    "stor_bad_replicas",
+    "stor_replicas_repaired",
+    "stor_replicas_quarantined",
+)
+"""What is told of each storage before it happens: a series that begins with its first event shows no increase then."""
+
 StorageRow: TypeAlias = tuple[str, bool, int, int | None, int | None]
 """A storage as it is now: its path, whether it is used, the state of its breaker, its size and what is free, in bytes
 (None: nobody knows)."""
@@ -149,6 +157,8 @@ class _Told(Collector):
 
 def _add_storages(totals: Totals, storages: Iterable[StorageRow]) -> None:
     for path, available, breaker, size, free in storages:
+        for name in _FROM_THE_START:
+            totals.setdefault((name, (path,)), [0.0])
         totals["stor_storage_up", (path,)] = [float(available)]
         totals["stor_breaker_state", (path,)] = [float(breaker)]
         if size is not None:
