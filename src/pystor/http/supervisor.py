@@ -57,9 +57,8 @@ class Worker:
     """A worker process, as its supervisor sees it."""
 
     def __init__(self, target: Callable[[Line, int], None], number: int) -> None:
-        """Start a process that calls `target`, with the signals of `STOPPING` held back until it listens.
+        """Start a process that calls `target`; `STOPPING` is held back until it listens, and `RENEWING` for good.
 
-        `RENEWING` is held back for ever.
         `number` is the least that no other worker of its generation has.
         """
         self.number: Final = number
