@@ -22,9 +22,18 @@ unexport PYTHONDONTWRITEBYTECODE
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
 
+# What is installed knows where it lies, and which Python it is for: in a clone that was moved or copied, or whose Python
+# is another one by now, all of it is made anew.
+STALE  :=
+ifneq ($(wildcard $(VENV)/.installed),)
+ifneq ($(shell $(BIN)/python -I -c 'import pystor; print(*pystor.__path__)' 2>/dev/null),$(CURDIR)/src/pystor)
+STALE  := $(BIN)/python
+endif
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench bench-quick clean
+.PHONY: help serve test check format bench bench-quick clean $(STALE)
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -64,13 +73,14 @@ clean: ## remove .venv and everything that can be made again (never ./stor-data)
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(STALE) | $(BIN)/python
 	$(PINNED) $(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(STALE) | $(BIN)/python
 	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:
+	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

@@ -172,9 +172,10 @@ def test_make_takes_the_systems_python_if_it_is_new_enough(tmp_path: Path, versi
 
 
 PYTHON_OF_MAKE = """#!/bin/sh
-# Makes an environment whose Python, as pip, wants to read the constraints that it is told of: {ending}.
+# Makes an environment whose Python knows where our package was installed, and, as pip, wants to read the constraints
+# that it is told of: {ending}.
 mkdir -p "$3/bin"
-printf '#!/bin/sh\\ntest -f "$PIP_CONSTRAINT"\\n' > "$3/bin/python"
+printf '#!/bin/sh\\n[ "$1" = -I ] && echo "%s/src/pystor" || test -f "$PIP_CONSTRAINT"\\n' "$PWD" > "$3/bin/python"
 printf '#!/bin/sh\\necho "stor $*"\\n' > "$3/bin/stor"
 chmod +x "$3/bin/python" "$3/bin/stor"
 {ending}
@@ -211,6 +212,17 @@ def test_make_serves_when_what_the_environment_lacked_is_there(clone: Path) -> N
     done = make_serve(clone, "exit 0")
     assert done.stdout.splitlines()[0] == "./python3 -m venv .venv"
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "stor serve --port 0"), done.stderr
+
+
+def test_make_makes_the_environment_of_a_clone_that_was_moved_anew_and_keeps_any_other(clone: Path) -> None:
+    assert make_serve(clone, "exit 0").returncode == 0
+    assert make_serve(clone, "exit 0").stdout == "stor serve --port 0\n"
+    left = clone / ".venv/bin/of-the-old-place"
+    left.touch()
+    done = make_serve(clone.rename(clone.with_name("moved")), "exit 0")
+    assert done.stdout.splitlines()[0] == "./python3 -m venv .venv"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "stor serve --port 0"), done.stderr
+    assert not (clone.with_name("moved") / ".venv/bin" / left.name).exists()
 
 
 def test_a_skip_is_a_failure_in_continuous_integration(tmp_path: Path) -> None:
