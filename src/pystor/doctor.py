@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -12,22 +10,11 @@ from pystor import census
 from pystor.blob import UNKNOWN_ROOM, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.directory import Directory
-from pystor.errors import NeighbourError, StorageError
+from pystor.errors import NeighbourError, StorageError, advised
 from pystor.identity import Verdict
 from pystor.wiring import Neighbour
 
 _TIMEOUT: Final = 10.0
-
-_ADVICE: Final = {
-    os.strerror(errno.EACCES): "let Stor's user read and write there",
-    os.strerror(errno.EPERM): "let Stor's user read and write there",
-    os.strerror(errno.ENOENT): "make the directory, or mount the disk",
-    os.strerror(errno.ENOTCONN): "mount it again",
-    os.strerror(errno.ESTALE): "mount it again",
-    os.strerror(errno.EROFS): "look at the kernel's log, check the filesystem, and mount it again",
-    os.strerror(errno.EIO): "look at the kernel's log, and replace the disk",
-}
-"""By what the system says, what to do."""
 
 
 async def examine(
@@ -63,7 +50,8 @@ async def _ask_storage(storage: Storage, verdict: Verdict | None, storage_timeou
     try:
         return True, await member.run(_ask, storage, verdict, timeout=storage_timeout)
     except StorageError as error:
-        return False, f"{error.operation}: {_with_advice(error, local=isinstance(storage, Directory))}"
+        log = "the kernel's log" if isinstance(storage, Directory) else "the log of that service"
+        return False, f"{error.operation}: {advised(error.reason, f'look at {log}')}"
     finally:
         member.stop()
 
@@ -80,13 +68,6 @@ def _ask(storage: Storage, verdict: Verdict | None) -> str:
     space = storage.check()
     done = "written, read and removed" if storage.writable else "read (it is read-only)"
     return done if space == UNKNOWN_ROOM else f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free"
-
-
-def _with_advice(error: StorageError, *, local: bool) -> str:
-    if ": " in error.reason:  # it says what to do
-        return error.reason
-    nothing_better = "look at the kernel's log" if local else "look at the log of that service"
-    return f"{error.reason}: {_ADVICE.get(error.reason, nothing_better)}"
 
 
 async def _ask_neighbour(neighbour: Neighbour) -> tuple[bool, str]:

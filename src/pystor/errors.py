@@ -22,6 +22,7 @@ Every error is raised once, where it is known, and turned into an HTTP status on
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -50,6 +51,25 @@ _OF_A_NAME: Final = frozenset(
     }
 )
 """What is wrong with one file or directory: it says nothing of the others."""
+
+_ADVICE: Final = {
+    os.strerror(errno.EACCES): "let Stor's user read and write there",
+    os.strerror(errno.EPERM): "let Stor's user read and write there",
+    os.strerror(errno.ENOENT): "make the directory, or mount the disk",
+    os.strerror(errno.ENOTDIR): "move away what is in the place of a directory",
+    os.strerror(errno.EISDIR): "move away the directory that is in the place of a file",
+    os.strerror(errno.ELOOP): "mend the symbolic link",
+    os.strerror(errno.ENOTCONN): "mount it again",
+    os.strerror(errno.ESTALE): "mount it again",
+    os.strerror(errno.EROFS): "look at the kernel's log, check the filesystem, and mount it again",
+    os.strerror(errno.EIO): "look at the kernel's log, and replace the disk",
+}
+"""By what the system says of a storage, what to do."""
+
+
+def advised(reason: str, otherwise: str = "look at the kernel's log") -> str:
+    """Add what to do to why a storage failed, unless it says that; `otherwise` is for what nobody foresaw."""
+    return reason if ": " in reason else f"{reason}: {_ADVICE.get(reason, otherwise)}"
 
 
 class StorError(Exception):
@@ -157,6 +177,10 @@ class StorageError(StorError):
     def describe(self) -> str:
         """One line for operators: which storage, what was tried, what went wrong."""
         return f"{self.storage}: {self.operation}: {self.reason}"
+
+    def advise(self) -> str:
+        """Tell the same, and what to do."""
+        return f"{self.storage}: {self.operation}: {advised(self.reason)}"
 
 
 class StorageFull(StorageError):

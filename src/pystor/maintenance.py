@@ -16,7 +16,7 @@ from pystor.config import Settings
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import ConfigError, StorageError, StorError
+from pystor.errors import ConfigError, StorageError, StorError, advised
 from pystor.events import Event, StorageFailed
 from pystor.fan_out import ask_all
 from pystor.identity import Verdict, refuse_adoption
@@ -49,7 +49,7 @@ def prepare(settings: Settings) -> Prepared:
     refusals = {storage: failures.get(storage, verdict.refusal) for storage, verdict in verdicts.items()}
     return Prepared(
         [storage.root for storage in new if refusals[storage] is None],
-        [f"{storage.root}: {refusal}" for storage, refusal in refusals.items() if refusal is not None],
+        [f"{storage.root}: {advised(refusal)}" for storage, refusal in refusals.items() if refusal is not None],
         [f"{line}: let {name} run the server" for name, line in _owners(verdicts)][:1],
     )
 
@@ -101,7 +101,7 @@ class Repaired:
         """Take note of a storage that fails as a whole, and log what fails for one blob only."""
         if isinstance(event, StorageFailed):
             if event.digest is None:
-                self.away.setdefault(event.error.storage, event.error.describe())
+                self.away.setdefault(event.error.storage, event.error.advise())
             if event.error.storage in self.away:
                 return
         logs.log(event)
@@ -163,7 +163,7 @@ def adopt(settings: Settings, root: Path) -> None:
     _refuse_root({other: verdict for other, verdict in verdicts.items() if other is not storage})
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
-        raise ConfigError([f"{root}: {refusal}"])
+        raise ConfigError([f"{root}: {advised(refusal)}"])
     storage.adopt(verdicts[storage].replica_set or new_id())
 
 

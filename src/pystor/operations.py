@@ -119,7 +119,7 @@ def adopt(given: argparse.Namespace) -> int:
     try:
         maintenance.adopt(_settings(given), config.absolute(given.path))
     except StorageError as error:
-        raise ConfigError([error.describe()]) from None
+        raise ConfigError([error.advise()]) from None
     print(f"{given.path} is adopted; the server finds it by itself, and `stor repair --all` fills it")
     return 0
 

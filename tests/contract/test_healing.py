@@ -299,6 +299,21 @@ def test_adopting_what_is_no_storage_is_refused_in_one_line(stor: House, tmp_pat
     assert str(tmp_path) in done.stderr
 
 
+def test_whoever_meets_a_storage_that_cannot_be_looked_at_says_what_to_do(make_stor: HouseFactory) -> None:
+    stor = make_stor()
+    stor.server.stop()
+    storage = stor.pairs[0][1]
+    (storage / ".stor").rename(storage.with_name("elsewhere"))
+    (storage / ".stor").touch()
+    for words in (("repair",), ("repair", "--all"), ("storage", "adopt", str(storage)), ("doctor",)):
+        done = command(stor, *words)
+        told = [line for line in (done.stdout + done.stderr).splitlines() if f"{storage}: " in line]
+        assert len(told) == 1
+        assert "Not a directory: move away what is in the place of a directory" in told[0]
+    stor.server.start()
+    assert f"warning: {storage}: Not a directory: move away what is in the place of a directory" in stor.server.stderr
+
+
 def test_root_leaves_nothing_of_its_own_on_the_storages_of_another_user(make_stor: HouseFactory) -> None:
     needs.root("give storages away")
     stor = make_stor()
