@@ -25,9 +25,8 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
         return 0
     # A set that can be mended needs no other, unless that fails. Without one, no new place is chosen as long as some
     # storage may have the blob.
-    if not any(survey.wanting for survey in surveys) and any(
-        ReplicaState.UNKNOWN in survey.states.values() for survey in surveys
-    ):
+    states = {state for survey in surveys for state in survey.states.values()}
+    if not any(survey.wanting for survey in surveys) and ReplicaState.UNKNOWN in states:
         raise Unavailable("A storage does not answer; it is tried again when it does")
     bad = frozenset(member.storage.root for survey in surveys for member in survey.bad)
     with into.repairs.under_way(digest):
@@ -36,6 +35,12 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
             replica = await tiers.find(digest, without=bad)
         except NotFound:
             return 0
+        except Unavailable:
+            if not states <= {ReplicaState.MISSING, ReplicaState.BAD}:
+                raise
+            raise Unavailable(
+                "No storage has a good replica: upload the blob, or bring it back from a backup"
+            ) from None
         size, modified = replica.size, replica.fingerprint[3]
         surveys = [replace(each, modified=modified) if each.modified is None else each for each in surveys]
         async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:

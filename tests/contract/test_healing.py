@@ -259,6 +259,19 @@ def test_stor_repair_of_all_goes_on_without_a_storage_that_is_away_and_tells_it_
     assert "stor: blobs that could not be repaired: 1; those on the queue stay there" in done.stderr
 
 
+def test_stor_repair_says_of_a_blob_without_any_good_replica_that_it_has_to_be_brought_back(
+    make_stor: HouseFactory,
+) -> None:
+    stor, content = make_stor(), fresh(SMALL)
+    stor.server.stop()
+    for path in place_on(stor.pairs[0], content):
+        disk.flipped(path)
+    wish(stor.pairs[0][0], content).touch()
+    done = command(stor, "repair")
+    advice = "No storage has a good replica: upload the blob, or bring it back from a backup"
+    assert (done.returncode, done.stdout) == (1, f"{sha(content)}  {advice}\n")
+
+
 def test_stor_repair_of_all_replaces_links_and_goes_on_behind_what_cannot_be_read(make_stor: HouseFactory) -> None:
     stor = make_stor()
     content = fresh(SMALL)
