@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pystor.jobs import DONE
 from pystor.marker import new_id
 from pystor.missing import missing_in
 from pystor.observers import Observers
+from pystor.replicas import ReplicaSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class Repaired:
     """Storages that did not do what they should, by their roots, with a line for each."""
     unread: list[str] = field(default_factory=list)
     """A line for each directory that cannot be read on a storage that is well otherwise."""
+    unfilled: list[str] = field(default_factory=list)
+    """A line for each replica set that lacks something and takes no writes."""
 
     def __call__(self, event: Event) -> None:
         """Take note of a storage that fails as a whole, and log what fails for one blob only."""
@@ -109,6 +112,11 @@ class Repaired:
     def skip(self, error: StorageError) -> None:
         """Take note of a directory that cannot be read."""
         self.unread.append(error.describe())
+
+    def leave(self, replica_set: ReplicaSet) -> None:
+        """Take note of a set that lacks something and takes no writes."""
+        advice = _how_to_fill([member.storage.root for member in replica_set.members])
+        self.unfilled.append(f"{advice} for what is missing there to be copied")
 
     def note(self, digest: Digest, outcome: str) -> str:
         """Take note of what became of a blob; returns a line about it."""
@@ -135,7 +143,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     await pool.start()
     try:
         if everything:
-            async for digest in missing_in(pool, repaired.skip):
+            async for digest in missing_in(pool, repaired.skip, repaired.leave):
                 told(digest, await _outcome(copy(tiers, pool, digest)))
         await repairs.work_off_all(told)
         return repaired
@@ -151,8 +159,15 @@ async def _outcome(copying: Awaitable[int]) -> str:
     return DONE
 
 
-def adopt(settings: Settings, root: Path) -> None:
-    """Make an empty disk the storage that is configured at its place; raises `StorageError`, and `ConfigError`."""
+def _how_to_fill(roots: Iterable[str]) -> str:
+    return f"{' and '.join(roots)} take no writes: let writable_pairs_regex match them"
+
+
+def adopt(settings: Settings, root: Path) -> str:
+    """Make an empty disk the storage that is configured at its place; returns how it is filled.
+
+    Raises `StorageError`, and `ConfigError`.
+    """
     sets = wiring.directories_of(settings)
     storage = next((storage for group in sets for storage in group if storage.root == str(root)), None)
     if storage is None:
@@ -165,6 +180,10 @@ def adopt(settings: Settings, root: Path) -> None:
     if refusal is not None:
         raise ConfigError([f"{root}: {advised(refusal)}"])
     storage.adopt(verdicts[storage].replica_set or new_id())
+    (pair,) = (pair for pair in settings.storage_pairs if root in pair)
+    if all(wiring.is_writable(settings, place) for place in pair):
+        return "the server finds it by itself, and `stor repair --all` fills it"
+    return f"{_how_to_fill(map(str, pair))} for `stor repair --all` to fill it"
 
 
 async def examine(settings: Settings, tell: Callable[[str], None]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from itertools import islice
 from typing import Final
 
@@ -12,24 +13,39 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.events import StorageFailed
 from pystor.pool import Pool
+from pystor.replicas import ReplicaSet
 
 _AT_ONCE: Final = 100
 """Names that are read in one go: each may be a directory of its own, and one seek of a slow disk."""
 
 
-async def missing_in(pool: Pool, unread: Callable[[StorageError], None]) -> AsyncIterator[Digest]:
+async def missing_in(
+    pool: Pool, unread: Callable[[StorageError], None], unfilled: Callable[[ReplicaSet], None]
+) -> AsyncIterator[Digest]:
     """Go through the blobs that some directory of a set has and another has not.
 
     What fails is told to the pool's observer; a storage that fails as a whole is passed over. `unread` is told of each
-    directory that cannot be read on a storage that is well otherwise.
+    directory that cannot be read on a storage that is well otherwise, `unfilled` of each set that lacks something and
+    takes no writes: that is not given to other sets instead, which would have to take in whole disks.
     """
     for replica_set in pool.sets:
-        members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
-        left = set(members)
-        for member in members:
-            async for digest in _names(member, pool, left, unread):
-                if await _is_lacked([other for other in members if other is not member], digest, pool, left):
-                    yield digest
+        async with aclosing(_missing_in_set(replica_set, pool, unread)) as digests:
+            async for digest in digests:
+                if not replica_set.writable:
+                    unfilled(replica_set)
+                    break
+                yield digest
+
+
+async def _missing_in_set(
+    replica_set: ReplicaSet, pool: Pool, unread: Callable[[StorageError], None]
+) -> AsyncGenerator[Digest, None]:
+    members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
+    left = set(members)
+    for member in members:
+        async for digest in _names(member, pool, left, unread):
+            if await _is_lacked([other for other in members if other is not member], digest, pool, left):
+                yield digest
 
 
 async def _names(

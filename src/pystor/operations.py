@@ -99,9 +99,10 @@ def repair(given: argparse.Namespace) -> int:
     _tell(*repaired.unread)
     if repaired.unread:
         _tell(f"directories that cannot be read: {len(repaired.unread)}; what they have was not compared")
+    _tell(*repaired.unfilled)
     if repaired.failed:
         _tell(f"blobs that could not be repaired: {len(repaired.failed)}; those on the queue stay there")
-    return 1 if repaired.away or repaired.unread or repaired.failed else 0
+    return 1 if repaired.away or repaired.unread or repaired.unfilled or repaired.failed else 0
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -117,10 +118,10 @@ def adopt(given: argparse.Namespace) -> int:
     from pystor import maintenance
 
     try:
-        maintenance.adopt(_settings(given), config.absolute(given.path))
+        how_to_fill = maintenance.adopt(_settings(given), config.absolute(given.path))
     except StorageError as error:
         raise ConfigError([error.advise()]) from None
-    print(f"{given.path} is adopted; the server finds it by itself, and `stor repair --all` fills it")
+    print(f"{given.path} is adopted; {how_to_fill}")
     return 0
 
 

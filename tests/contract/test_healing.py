@@ -259,6 +259,24 @@ def test_stor_repair_of_all_goes_on_without_a_storage_that_is_away_and_tells_it_
     assert "stor: blobs that could not be repaired: 1; those on the queue stay there" in done.stderr
 
 
+def test_stor_repair_of_all_fills_no_other_set_with_what_one_lacks_that_takes_no_writes(
+    make_stor: HouseFactory,
+) -> None:
+    stor = make_stor(config={"writable_pairs_regex": "pair2/"})
+    (kept, replaced), lacking = stor.pairs[0], [fresh(100), fresh(SMALL)]
+    for content in lacking:
+        disk.missing(place_on((kept, replaced), content)[1])
+    (replaced / ".stor/storage.json").unlink()
+    told = f"{kept} and {replaced} take no writes: let writable_pairs_regex match them"
+    done = command(stor, "storage", "adopt", str(replaced))
+    assert (done.returncode, done.stdout) == (0, f"{replaced} is adopted; {told} for `stor repair --all` to fill it\n")
+
+    done = command(stor, "repair", "--all")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"stor: {told} for what is missing there to be copied" in done.stderr.splitlines()
+    assert [len(stor.replicas(content)) for content in lacking] == [1, 1]
+
+
 def test_stor_repair_says_of_a_blob_without_any_good_replica_that_it_has_to_be_brought_back(
     make_stor: HouseFactory,
 ) -> None:
