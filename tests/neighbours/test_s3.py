@@ -558,7 +558,8 @@ def test_what_is_wrong_with_a_certificate_is_told(
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(shown))
     with showing(shown, key) as endpoint:
-        bucket = Bucket.connect("s3", bucket="samples", endpoint=endpoint, access_key="k", secret_key="key", retries=0)
+        address = BucketAddress("samples", endpoint=endpoint)
+        bucket = Bucket.connect("s3", address, access_key="k", secret_key="key", retries=0)
         assert failure(bucket.check).endswith(told)
 
 

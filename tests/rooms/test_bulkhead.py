@@ -992,7 +992,8 @@ def test_what_came_in_time_is_looked_after_no_more(storage: Directory) -> None:
         step = bulkhead.begin(int, "5", of=BLOB)
         assert await step.result() == 5
         assert isinstance(step, OnReplica)
-        assert step._timer.cancelled()  # it would ask the storage for something else for each read
+        assert step._patience._timer is not None
+        assert step._patience._timer.cancelled()  # it would ask the storage for something else for each read
         bulkhead.stop()
 
     run(scenario())

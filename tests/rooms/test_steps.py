@@ -45,17 +45,19 @@ class Begun:
     def __init__(self) -> None:
         self.now = 0.0
         self.inquiry = Asked()
-        job: Any = SimpleNamespace(future=asyncio.get_running_loop().create_future(), began=None, late=None)
+        future = asyncio.get_running_loop().create_future()
+        executor = SimpleNamespace(full=True, came_back=0.0)
+        job: Any = SimpleNamespace(future=future, began=None, late=None, executor=executor)
         member: Any = SimpleNamespace(storage=SimpleNamespace(root="/a", answers_since=lambda _: False))
-        executor: Any = SimpleNamespace(full=True, came_back=0.0)
+        inquiry: Any = self.inquiry
         self.job = job
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: self.now))
-            self.step: OnReplica[bytes] = OnReplica(member, executor, job, "read", 2.0, of=BLOB, inquiry=self.inquiry)
+            self.step: OnReplica[bytes] = OnReplica(member, job, "read", 2.0, of=BLOB, inquiry=inquiry)
 
     def look(self, now: float) -> None:
         """Have the step look at the clock, as its timer does."""
-        self.step._timer.cancel()
+        self.step._patience.cancel()
         self.now = now
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: self.now))
@@ -68,7 +70,7 @@ def begun() -> Iterator[Begun]:
     try:
         yield made
     finally:
-        made.step._timer.cancel()
+        made.step._patience.cancel()
 
 
 def test_a_storage_is_asked_for_something_else_when_half_of_the_time_since_a_thread_began_is_over() -> None:
