@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from pystor.errors import MalformedDigest
@@ -72,3 +74,10 @@ class Digest:
 
     def __repr__(self) -> str:
         return f"Digest({self.hex})"
+
+
+def digests_in(names: Iterable[str]) -> Iterator[Digest]:
+    """Parse those of the names that are digests; what else there is, is somebody else's."""
+    for name in names:
+        with suppress(MalformedDigest):
+            yield Digest.parse(name)

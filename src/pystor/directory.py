@@ -6,14 +6,14 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from pystor import commit, marker, posix, temporary, tree
 from pystor.blob import Filesystem, QueueName, Space, Timeouts, Turn
-from pystor.digest import Digest
+from pystor.digest import Digest, digests_in
 from pystor.entries import Entries
-from pystor.errors import MalformedDigest, StorageError, StorageFull
+from pystor.errors import StorageError, StorageFull
 from pystor.files import Closer, FileReplica, close_now, how_to_read, open_to_read
 from pystor.marker import Homes, Marker
 from pystor.open_directory import OpenDirectory, measure, try_out
@@ -251,9 +251,7 @@ class Directory:
 
         self.check()
         for names in tree.leaves(self.root, told):
-            for name in names:
-                with suppress(MalformedDigest):
-                    yield Digest.parse(name.removesuffix(".dat"))
+            yield from digests_in(name.removesuffix(".dat") for name in names)
 
     def confirm(self, digest: Digest) -> None:
         """See that a replica that has just come, from whomever, is on stable storage, and its name is."""

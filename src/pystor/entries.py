@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final
 
 from pystor import tree
-from pystor.digest import Digest
-from pystor.errors import MalformedDigest
+from pystor.digest import Digest, digests_in
 
 
 class Entries:
@@ -49,7 +48,8 @@ class Entries:
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
         """Tell the digests that are noted, at most `most`, leaving out the first `beyond`, in the directory's order."""
         with os.scandir(self._directory) as files:
-            return list(islice(_digests(file.name for file in files), beyond, beyond + most))
+            names = (file.name for file in files if file.name in (file.name.upper(), file.name.lower()))
+            return list(islice(digests_in(names), beyond, beyond + most))
 
     def take_turn(self) -> DirectoryTurn | None:
         """Lock the directory; None if somebody else has."""
@@ -90,14 +90,6 @@ def _leads_to(path: str, fd: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-def _digests(names: Iterable[str]) -> Iterator[Digest]:
-    for name in names:
-        with suppress(MalformedDigest):  # somebody else's file
-            digest = Digest.parse(name)
-            if name in _names(digest):
-                yield digest
 
 
 class DirectoryTurn:

@@ -13,8 +13,8 @@ from pystor.adapters.s3.staged import StagedObject
 from pystor.adapters.s3.turn import BucketTurn
 from pystor.address import BucketAddress
 from pystor.blob import UNKNOWN_ROOM, QueueName, Space, Timeouts
-from pystor.digest import Digest
-from pystor.errors import MalformedDigest, StorageError, StorageFull
+from pystor.digest import Digest, digests_in
+from pystor.errors import StorageError, StorageFull
 
 _EMPTY_FOR: Final = 60.0  # seconds
 _PROBE: Final = b"Stor was here\n"
@@ -190,7 +190,7 @@ class Bucket:
         names = self._client.names(f"{self._prefix}.stor/{queue}", beyond + most)[beyond:]
         if not (names or beyond):
             self._empty_until[queue] = time.monotonic() + _EMPTY_FOR
-        return [Digest.parse(name) for name in names if _is_digest(name)]
+        return list(digests_in(names))
 
     def dequeue(self, queue: QueueName, digest: Digest, noted_before: float) -> None:  # noqa: ARG002
         """Forget a blob that was noted: nobody can tell when, without a race."""
@@ -202,11 +202,3 @@ class Bucket:
     def presign(self, digest: Digest, seconds: int) -> str:
         """Make a URL with which anybody may get a blob for so many seconds, at most a week."""
         return self._client.sign(self._prefix + digest.key, seconds)
-
-
-def _is_digest(name: str) -> bool:
-    try:
-        Digest.parse(name)
-    except MalformedDigest:  # somebody else's object
-        return False
-    return True
