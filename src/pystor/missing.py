@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from itertools import islice
 from typing import Final
@@ -11,7 +11,7 @@ from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
-from pystor.events import StorageFailed
+from pystor.events import Observer, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 
@@ -29,7 +29,7 @@ async def missing_in(
     takes no writes: that is not given to other sets instead, which would have to take in whole disks.
     """
     for replica_set in pool.sets:
-        async with aclosing(_missing_in_set(replica_set, pool, unread)) as digests:
+        async with aclosing(_Comparison(replica_set, pool.observe, unread).missing()) as digests:
             async for digest in digests:
                 if not replica_set.writable:
                     unfilled(replica_set)
@@ -37,70 +37,71 @@ async def missing_in(
                 yield digest
 
 
-async def _missing_in_set(
-    replica_set: ReplicaSet, pool: Pool, unread: Callable[[StorageError], None]
-) -> AsyncGenerator[Digest, None]:
-    members = [member for member in replica_set.members if isinstance(member.storage, Directory)]
-    left = set(members)
-    for member in members:
-        async for digest in _names(member, pool, left, unread):
-            if await _is_lacked([other for other in members if other is not member], digest, pool, left):
+class _Comparison:
+    """The directories of one replica set, compared with each other."""
+
+    def __init__(self, replica_set: ReplicaSet, observe: Observer, unread: Callable[[StorageError], None]) -> None:
+        self._members: Final = [each for each in replica_set.members if isinstance(each.storage, Directory)]
+        self._left: Final = set(self._members)
+        """Those that have not failed as a whole."""
+        self._observe: Final = observe
+        self._unread: Final = unread
+
+    async def missing(self) -> AsyncGenerator[Digest, None]:
+        """Go through the blobs that one of them has and another has not."""
+        for member in self._members:
+            async for digest in self._names(member):
+                if await self._is_lacked(digest, by_other_than=member):
+                    yield digest
+
+    async def _names(self, member: Bulkhead) -> AsyncIterator[Digest]:
+        assert isinstance(member.storage, Directory)
+        faults: list[StorageError] = []
+        names = member.storage.scan(faults.append)
+        while member in self._left:
+            try:
+                some = await member.run(_take, names, timeout=WRITE_TIMEOUT)
+                if faults:
+                    await member.check()  # it is one directory that fails
+            except StorageError as error:
+                self._pass_over(member, error)
+                return
+            while faults:
+                self._unread(faults.pop(0))
+            if not some:
+                return
+            for digest in some:
                 yield digest
 
+    async def _is_lacked(self, digest: Digest, *, by_other_than: Bulkhead) -> bool:
+        for member in self._members:
+            if member is by_other_than or member not in self._left:
+                continue
+            try:
+                replica = await member.begin_open_own(digest).result()
+            except StorageError as error:
+                if error.unreadable:
+                    return True
+                await self._doubt(member, error, digest)
+                continue
+            if replica is None:
+                return True
+            replica.close()
+        return False
 
-async def _names(
-    member: Bulkhead, pool: Pool, left: set[Bulkhead], unread: Callable[[StorageError], None]
-) -> AsyncIterator[Digest]:
-    assert isinstance(member.storage, Directory)
-    faults: list[StorageError] = []
-    names = member.storage.scan(faults.append)
-    while member in left:
+    async def _doubt(self, member: Bulkhead, error: StorageError, digest: Digest) -> None:
+        """Report a storage that did not tell of one blob; pass it over if it fails as a whole."""
         try:
-            some = await member.run(_take, names, timeout=WRITE_TIMEOUT)
-            if faults:
-                await member.check()  # it is one directory that fails
-        except StorageError as error:
-            _pass_over(member, error, pool, left)
-            return
-        while faults:
-            unread(faults.pop(0))
-        if not some:
-            return
-        for digest in some:
-            yield digest
+            await member.check()
+        except StorageError as worse:
+            self._pass_over(member, worse)
+        else:
+            self._observe(StorageFailed(error, digest))
+
+    def _pass_over(self, member: Bulkhead, error: StorageError) -> None:
+        self._observe(StorageFailed(error))
+        self._left.discard(member)
 
 
 def _take(names: Iterator[Digest]) -> list[Digest]:
     return list(islice(names, _AT_ONCE))
-
-
-async def _is_lacked(members: Sequence[Bulkhead], digest: Digest, pool: Pool, left: set[Bulkhead]) -> bool:
-    for member in members:
-        if member not in left:
-            continue
-        try:
-            replica = await member.begin_open_own(digest).result()
-        except StorageError as error:
-            if error.unreadable:
-                return True
-            await _doubt(member, error, digest, pool, left)
-            continue
-        if replica is None:
-            return True
-        replica.close()
-    return False
-
-
-async def _doubt(member: Bulkhead, error: StorageError, digest: Digest, pool: Pool, left: set[Bulkhead]) -> None:
-    """Tell a blob that one storage cannot tell of from a storage that fails."""
-    try:
-        await member.check()
-    except StorageError as worse:
-        _pass_over(member, worse, pool, left)
-    else:
-        pool.observe(StorageFailed(error, digest))
-
-
-def _pass_over(member: Bulkhead, error: StorageError, pool: Pool, left: set[Bulkhead]) -> None:
-    pool.observe(StorageFailed(error))
-    left.discard(member)
