@@ -26,8 +26,6 @@ _Looks: TypeAlias = Mapping[str, os.stat_result | OSError]
 _TIMEOUT: Final = 2.0
 """Seconds within which all directories have to be seen."""
 _SILENT: Final = OSError(errno.ETIMEDOUT, f"it does not answer within {_TIMEOUT:g} s")
-_MISTAKES: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
-"""What no disk that fails says: the configuration is wrong, or a directory was not made yet."""
 
 
 def directory(value: object, where: str, problems: Problems) -> Path | None:
@@ -115,12 +113,12 @@ def _note_fault(path: str, look: os.stat_result | OSError, where: str, problems:
     if not isinstance(look, OSError):
         if not stat.S_ISDIR(look.st_mode):
             problems.error(where, f"{path!r} is not a directory; name one")
-    elif look.errno in (errno.ENOENT, errno.ENOTDIR):
+    elif look.errno in (errno.ENOENT, errno.ENOTDIR):  # which no disk that fails says: it was not made, or is misspelt
         problems.error(where, f"{path!r} is not there; make the directory, or mount the disk")
     elif look.errno == errno.ENODEV:
         problems.warn(where, f"{path!r} is not there: {look.strerror}; mount it")
     else:
-        note = problems.error if look.errno in _MISTAKES else problems.warn
+        note = problems.error if look.errno == errno.ENAMETOOLONG else problems.warn
         note(where, f"{path!r} cannot be looked at: {look.strerror}; mend the disk or its permissions")
 
 

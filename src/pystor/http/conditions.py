@@ -16,7 +16,6 @@ _ONE_RANGE: Final = re.compile(rb"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
-# The library's own takes four times as long, and every blob that is read for the first time needs one.
 _LONGEST_DATE: Final = 40  # two dates are none
 _LONGEST_NUMBER: Final = 19  # digits; no file is longer, and int() of a long text takes long
 _ENDLESS: Final = 10**_LONGEST_NUMBER
@@ -105,7 +104,10 @@ def parse_date(text: bytes) -> int | None:
 
 @lru_cache(maxsize=4096)  # many blobs were stored in the same second
 def format_date(moment: int) -> bytes:
-    """Write seconds since the epoch as an HTTP date (RFC 9110, 5.6.7)."""
+    """Write seconds since the epoch as an HTTP date (RFC 9110, 5.6.7).
+
+    The library's own takes four times as long, and every blob that is read for the first time needs one.
+    """
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(moment)
     numbers = (_DAYS[weekday], day, _MONTHS[month - 1], year, hour, minute, second)
     return b"%b, %02d %b %04d %02d:%02d:%02d GMT" % numbers

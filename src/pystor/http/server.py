@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -112,24 +113,16 @@ def _url(host: str, port: int) -> str:
     return f"http://{join_address(host, port)}"
 
 
+@dataclass(frozen=True)
 class Task:
     """What a worker does; it is pickled and runs in the worker's process."""
 
-    def __init__(
-        self,
-        application: Callable[[], Application],
-        listener: socket.socket,
-        limits: Limits,
-        shutdown_timeout: float,
-        *,
-        settled: bool,
-    ) -> None:
-        """`settled`: each worker keeps to a processor."""
-        self.application = application
-        self.listener = listener
-        self.limits = limits
-        self.shutdown_timeout = shutdown_timeout
-        self.settled = settled
+    application: Callable[[], Application]
+    listener: socket.socket
+    limits: Limits
+    shutdown_timeout: float
+    settled: bool
+    """Whether each worker keeps to a processor of its own."""
 
     def run(self, line: Line, number: int) -> None:
         """Serve until SIGTERM, or until the supervisor is gone."""

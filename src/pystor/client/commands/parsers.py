@@ -15,10 +15,6 @@ _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m
 _TEMPLATE: Final = "{{.FirstShaByte}}/{{.SecondShaByte}}/{{.ThirdShaByte}}/{{.Sha}}"
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as they are."""
-
-
 def duration(text: str) -> float:
     """Read a time such as `30s`, `100ms`, `1m30s`, or a number of seconds; returns seconds."""
     parts = _DURATION.findall(text)
@@ -62,7 +58,7 @@ def add(commands: Any) -> None:
         parser = commands.add_parser(
             name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=_examples(example)
         )
-        parser.formatter_class = _Help
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # which keeps the examples as they are
         fill(parser)
         parser.set_defaults(run=_run(name))
 
