@@ -126,10 +126,10 @@ def adopt(given: argparse.Namespace) -> int:
 
 
 def _listen(settings: config.Settings, introduction: Callable[[str], list[str]], *, expects_new: bool = False) -> int:
-    from pystor.adapters.prometheus import directory
     from pystor.http.server import serve
     from pystor.main import build, limits
     from pystor.maintenance import prepare
+    from pystor.shared_directory import directory
     from pystor.wiring import log_of
 
     log_of(settings)

@@ -22,6 +22,7 @@ from typing import get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pystor import shared_directory
 from pystor.adapters import prometheus
 from pystor.adapters.prometheus import FAMILIES, Prometheus, slices
 from pystor.digest import Digest
@@ -93,7 +94,7 @@ DISKS = [(DISK, True, 1, 1000, 400), ("/mnt/data2", False, 2, None, None)]
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with prometheus.directory() as path:
+    with shared_directory.directory() as path:
         yield path
 
 
@@ -529,7 +530,7 @@ def test_without_descriptors_the_others_are_told_as_they_were_last(home: Path, w
 
 
 def test_the_directory_is_in_memory_and_goes_with_the_supervisor() -> None:
-    with prometheus.directory() as home:
+    with shared_directory.directory() as home:
         assert home.parent == Path("/dev/shm")
         assert home.stat().st_mode & 0o777 == 0o700
         (home / "x.counts").touch()
@@ -539,7 +540,7 @@ def test_the_directory_is_in_memory_and_goes_with_the_supervisor() -> None:
 def test_without_room_in_memory_it_is_among_the_temporary_files(tmp_path: Path) -> None:
     needs.root("mount a small filesystem")
     script = (
-        "import tempfile; from pystor.adapters.prometheus import directory\n"
+        "import tempfile; from pystor.shared_directory import directory\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "with directory() as home: print(home.parent)"
     )
@@ -560,7 +561,7 @@ def test_what_a_killed_supervisor_left_is_swept_and_what_others_use_is_not(home:
     old = time.time() - 120
     os.utime(left, (old, old))
     os.utime(home, (old, old))
-    with prometheus.directory():
+    with shared_directory.directory():
         assert not left.exists()
         assert home.exists()
 

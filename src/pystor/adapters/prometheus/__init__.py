@@ -7,7 +7,6 @@ holds a lock on its file for as long as it lives: what only the living have (gau
 
 from pystor.adapters.prometheus.collector import CONTENT_TYPE, REFRESH, Prometheus, StorageRow
 from pystor.adapters.prometheus.families import BOUNDS, FAMILIES, Family
-from pystor.adapters.prometheus.home import directory
 from pystor.adapters.prometheus.sheet import Sheet
 
-__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "REFRESH", "Family", "Prometheus", "Sheet", "StorageRow", "directory"]
+__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "REFRESH", "Family", "Prometheus", "Sheet", "StorageRow"]

@@ -46,7 +46,7 @@ class Prometheus:
     """Counts what happens in this worker, and tells what happened in all of them."""
 
     def __init__(self, directory: Path | None, *, version: str) -> None:
-        """`directory` is that of `directory()`; without it, this worker counts for itself."""
+        """`directory` is what all workers share; without it, this worker counts for itself."""
         self._version: Final = version
         self._workers: Final = Workers(directory)
         self._sheet: Final = self._workers.sheet

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from pystor.adapters.prometheus.families import BY_NAME
-from pystor.adapters.prometheus.locks import is_dead, locked
 from pystor.adapters.prometheus.sheet import Counts, Key, Reader, Sheet
 from pystor.adapters.prometheus.slices import sliced
+from pystor.shared_directory import is_dead
 
 Totals: TypeAlias = dict[Key, list[float]]
 
@@ -43,7 +45,7 @@ class Workers:
     def _read_others(self, directory: Path) -> tuple[Totals, int]:
         totals: Totals = {}
         workers = 0
-        with locked(directory, share=True):
+        with _locked(directory, share=True):
             paths = directory.glob(f"*{_SUFFIX}")
             self._readers = {path: self._readers.get(path) or Reader(path) for path in paths}
             for path, reader in self._readers.items():
@@ -58,7 +60,7 @@ class Workers:
         """Continue the counts of workers that are dead, so that their files do not pile up."""
         if self._directory is None:
             return
-        with locked(self._directory, share=False) as is_locked:
+        with _locked(self._directory, share=False) as is_locked:
             for path in self._directory.glob(f"*{_SUFFIX}") if is_locked else ():
                 with contextlib.suppress(OSError, ValueError):
                     if path != self.sheet.path and is_dead(path):
@@ -80,3 +82,27 @@ def _add(totals: Totals, more: Counts, *, gauges: bool) -> None:
             continue
         so_far = totals.get(key)
         totals[key] = numbers if so_far is None else [a + b for a, b in zip(so_far, numbers, strict=True)]
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, share: bool) -> Iterator[bool]:
+    """Keep readers, which share, and a worker that takes over apart, for 20 ms at most; tells whether that worked."""
+    kind = fcntl.LOCK_SH if share else fcntl.LOCK_EX
+    try:
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # there is no room for it, or somebody removed the directory
+        yield False
+        return
+    try:
+        yield any(_try(handle, kind) for _ in range(20))
+    finally:
+        os.close(handle)
+
+
+def _try(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.001)
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The directory in which all workers of a supervisor keep their counts."""
+"""The directory, in memory if possible, in which all workers of a supervisor keep what they share."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from pystor.adapters.prometheus.locks import is_dead
-
-_PREFIX: Final = "stor-metrics-"
+_PREFIX: Final = "stor-metrics-"  # though it has the switches of the breakers, too: operators know it by this name
 _MINUTE: Final = 60.0
 
 
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
-    """Keep a directory for the counts of all workers, in memory if possible, for as long as the supervisor runs.
+    """Make one, for a supervisor that runs within the block, and remove it afterwards.
 
-    Raises `OSError` if there is room for none, among the temporary files neither.
+    Raises `OSError` if there is no room for it, not even among the temporary files.
     """
     path = _made()
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -52,3 +50,18 @@ def _sweep(parent: Path) -> None:
             mine = path.stat().st_uid == os.geteuid() and not path.is_symlink()
             if mine and time.time() - path.stat().st_mtime > _MINUTE and is_dead(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def is_dead(path: Path, *, share: bool = False) -> bool:
+    """Tell whether the process that keeps a file or directory locked has ended.
+
+    Those that only read look with `share`: several at once must not take each other for the owner.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if share else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
