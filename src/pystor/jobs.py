@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pystor.background import Tasks, end, tolerated
 from pystor.blob import QueueName, Turn
@@ -52,6 +52,15 @@ class _Found:
     """Those that may have noted more than is read in one go."""
 
 
+class _Done(NamedTuple):
+    """What is left of the entries of a set."""
+
+    left: int
+    """Entries, and storages that did not answer, that are to be tried again."""
+    more: bool
+    """Whether there may be entries that were not read yet."""
+
+
 def _tell_nobody(_: Digest, __: str) -> None:
     pass
 
@@ -79,7 +88,6 @@ class Queue:
         self._files_per_second: Final = files_per_second
         self._bytes_per_second: Final = bytes_per_second
         self._tasks: Final = Tasks()
-        self._more = False
         self._left: Final[dict[str, int]] = {}
         self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
         self._under_way: Final[dict[ReplicaSet, asyncio.Task[None]]] = {}
@@ -115,7 +123,7 @@ class Queue:
         try:
             left = 1
             with tolerated(f"The queue {self.name}"):
-                left = await self._work_off_set(replica_set, _tell_nobody)
+                left = (await self._work_off_set(replica_set, _tell_nobody)).left
             # What failed a moment ago fails again: ask less often, but what is new must not wait long.
             pause = min((self._pauses.get(replica_set) or self._period) * 2, _LONGEST_PAUSE) if left else 0.0
             self._pauses[replica_set] = pause
@@ -133,25 +141,28 @@ class Queue:
 
     async def work_off(self, tell: Tell = _tell_nobody) -> int:
         """Do what there is to do now; returns how many entries are left because they failed."""
-        return sum(await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets)))
+        return sum(done.left for done in await self._work_off_sets(tell))
 
     async def work_off_all(self, tell: Tell) -> int:
         """Do the same, and go on as long as a queue holds more than is read in one go."""
-        self._more = True
-        left = 0
-        while self._more:
-            self._more = False
-            left += await self.work_off(tell)
+        left, more = 0, True
+        while more:
+            done = await self._work_off_sets(tell)
+            left += sum(each.left for each in done)
+            more = any(each.more for each in done)
         return left
 
-    async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> int:
+    async def _work_off_sets(self, tell: Tell) -> list[_Done]:
+        return await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets))
+
+    async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> _Done:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""
         name = replica_set.name
         failed = []
         async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
             if found is None:
-                return 0
+                return _Done(0, more=False)
             self._left[name] = len(found.noted)
             for digest, members in found.noted.items():
                 if await self._do(members, digest, tell):
@@ -159,8 +170,7 @@ class Queue:
                 else:
                     failed.append(digest)
         self._pass_over(replica_set, found, failed)
-        self._more |= bool(found.filled)
-        return len(failed) + found.failed
+        return _Done(len(failed) + found.failed, more=bool(found.filled))
 
     def _pass_over(self, replica_set: ReplicaSet, found: _Found, failed: Sequence[Digest]) -> None:
         """Read on behind what failed, however much that is; from the beginning again after the last one."""
