@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 _QUICK: Final = 0.002  # seconds for each thing that a job does; what takes longer is waited for by a thread of its own
 _WEIGHT: Final = 0.2  # of the newest time in the running average
-_DELAY: Final = 0.005  # seconds for which a job stays first in the queue before another thread is sent
+_DELAY: Final = 0.005  # seconds for which a job stays first in the queue before another thread is called
 _KEPT: Final = 4  # one thread of so many is for jobs that do not wait for the disk
 
 
@@ -144,7 +144,7 @@ class Executor:
         self._threads = 0
         self._pace = 0.0
         self._jobs: Final[deque[Job[Any]]] = deque()
-        self._resting: Final[list[None]] = []  # an entry for each thread that waits to be called
+        self._idle: Final[list[None]] = []  # an entry for each thread that waits to be called
         self._most_waiting: Final = max(1, limit - max(1, limit // _KEPT))
         self._may_wait: Final = [None] * self._most_waiting  # an entry for each further job that may wait for the disk
         self._held: Final[deque[Job[Any]]] = deque()  # those that wait for the disk, until they may
@@ -157,7 +157,7 @@ class Executor:
     @property
     def room(self) -> int:
         """How many more jobs of any kind would find a thread, even if none that is at work now ever came back."""
-        idle = self._limit - (self._threads - len(self._resting)) - len(self._jobs)
+        idle = self._limit - (self._threads - len(self._idle)) - len(self._jobs)
         return min(idle, len(self._may_wait) - len(self._held))
 
     @property
@@ -198,8 +198,8 @@ class Executor:
         if job.waits and not self._let_one_wait():
             return
         waiting = self._most_waiting - len(self._may_wait)  # for the disk, and not for the interpreter
-        if self._pace > _QUICK or len(self._resting) + waiting >= self._threads:
-            self._send_one()
+        if self._pace > _QUICK or len(self._idle) + waiting >= self._threads:
+            self._call_one()
         else:
             self._watch()
 
@@ -221,23 +221,24 @@ class Executor:
                 return True
         return False
 
-    def _send_one(self) -> None:
-        hired = False
+    def _call_one(self) -> None:
+        """Call a thread that is idle, or start another if there may be one more."""
+        started = False
         try:
-            self._resting.pop()
+            self._idle.pop()
         except IndexError:
-            hired = self._threads < self._limit and self._hire()
-            if not hired:
+            started = self._threads < self._limit and self._start_thread()
+            if not started:
                 return
         self._calls.put(True)
-        if hired and self._stopped:
+        if started and self._stopped:
             self._calls.put(False)
 
-    def _hire(self) -> bool:
+    def _start_thread(self) -> bool:
         """Start a thread; False if the system has none to give now, which is tried again in a moment."""
         try:
             # A thread that hangs in a dead mount must not keep the process from ending: hence daemons.
-            threading.Thread(target=self._live, name=self._name, daemon=True).start()
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
         except RuntimeError:
             self._watch()
             return False
@@ -245,22 +246,24 @@ class Executor:
         return True
 
     def _watch(self) -> None:
+        """Look in a moment whether the threads get on."""
         if self._watched:
             return
         self._watched = True
         asyncio.get_running_loop().call_later(_DELAY, self._look, self._jobs[0] if self._jobs else None)
 
     def _look(self, first: Job[Any] | None) -> None:
-        """Send another thread if those who work do not come on."""
+        """Call another thread if the job that was the `first` to wait still is."""
         self._watched = False
         jobs = tuple(self._jobs)
         if not jobs:
             return
         if jobs[0] is first:
-            self._send_one()
+            self._call_one()
         self._watch()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
+        """Live as a thread: do what there is at each call, until the call to end."""
         if self._roams:
             processors.roam()
         goes_on = True
@@ -274,8 +277,8 @@ class Executor:
             try:
                 job = self._jobs.popleft()
             except IndexError:
-                self._resting.append(None)
-                if not (self._jobs and self._is_awake()):
+                self._idle.append(None)
+                if not (self._jobs and self._goes_on()):
                     return
                 continue
             job.began = began = time.monotonic()
@@ -283,14 +286,14 @@ class Executor:
             self.came_back = now = time.monotonic()
             if job.waits:
                 self._may_wait.append(None)
-                self._let_one_wait()  # it is for this thread, or for that which was sent for what this one takes
+                self._let_one_wait()  # it is for this thread, or for the one that was called for what this one takes
             else:
                 self._pace += ((now - began) / job.things - self._pace) * _WEIGHT
 
-    def _is_awake(self) -> bool:
-        """Take the rest back; False if somebody has called already."""
+    def _goes_on(self) -> bool:
+        """Be idle no more; False if all that are idle, and so this thread, have been called meanwhile."""
         try:
-            self._resting.pop()
+            self._idle.pop()
         except IndexError:
             return False
         return True

@@ -139,7 +139,7 @@ def test_a_job_that_comes_in_the_moment_in_which_a_thread_goes_to_rest_is_done(m
                 super().append(entry)
 
         job = late[0]
-        monkeypatch.setattr(mine, "_resting", Resting())
+        monkeypatch.setattr(mine, "_idle", Resting())
         await mine.give(int, ("4",)).future
         async with asyncio.timeout(5):
             assert await job.future == 5

@@ -33,7 +33,7 @@ class Output:
         self._busy = False
         self._failing = False
         self._left_out = 0  # counted by those that log
-        self._confessed = 0  # counted by the thread
+        self._reported = 0  # counted by the thread
         self._complain: Callable[[str], None] = lambda _: None
         self._thread: threading.Thread | None = None
 
@@ -100,8 +100,8 @@ class Output:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
         try:
             self.sink.open()
-            self.sink.write([*batch, *self._confession(left_out - self._confessed)])
-            self._confessed = left_out
+            self.sink.write([*batch, *self._report(left_out - self._reported)])
+            self._reported = left_out
         except OSError as error:
             written = error.written if isinstance(error, UnfinishedError) else 0
             self._queue.extendleft(reversed(batch[written:]))
@@ -111,7 +111,7 @@ class Output:
         finally:
             self._busy = False
 
-    def _confession(self, count: int) -> list[Entry]:
+    def _report(self, count: int) -> list[Entry]:
         if not count:
             return []
         text = f"{count} entries were left out: the log output {self.sink.name} was too slow"
