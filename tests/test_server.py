@@ -416,12 +416,12 @@ def say_nothing(_: supervisor.Line, number: int) -> None:  # noqa: ARG001  what 
 def test_a_silent_worker_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(supervisor, "SILENCE", 0.5)
     worker = supervisor.Worker(say_nothing, 0)
-    worker.tend(10.0)
-    worker.tend(10.4)
+    worker.check(10.0)
+    worker.check(10.4)
     assert worker.alive
-    worker.tend(10.6)
+    worker.check(10.6)
     eventually(lambda: not worker.alive)
-    assert "ended with status -9" in worker.bury()
+    assert "ended with status -9" in worker.reap()
     assert "does not answer" in caplog.text
 
 
@@ -433,8 +433,8 @@ def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPat
         worker = supervisor.Worker(task.run, 0)
 
         def ends() -> bool:
-            worker.hear()
-            worker.tend(time.monotonic())
+            worker.receive()
+            worker.check(time.monotonic())
             return not worker.alive
 
         eventually(lambda: ends() or worker.ready)
@@ -444,7 +444,7 @@ def test_a_worker_whose_event_loop_hangs_is_killed(monkeypatch: pytest.MonkeyPat
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(b"GET /hang HTTP/1.1\r\n\r\n")
             eventually(ends, within=2.0)
-    assert "ended with status -9" in worker.bury()
+    assert "ended with status -9" in worker.reap()
 
 
 def never_be_ready(line: supervisor.Line, number: int) -> None:  # noqa: ARG001  what a worker is called with
@@ -461,12 +461,12 @@ def test_a_worker_that_answers_and_is_never_ready_is_killed(
     worker = supervisor.Worker(never_be_ready, 0)
 
     def ends() -> bool:
-        worker.hear()
-        worker.tend(time.monotonic())
+        worker.receive()
+        worker.check(time.monotonic())
         return not worker.alive
 
     eventually(ends, within=5.0)
-    assert "ended with status -9" in worker.bury()
+    assert "ended with status -9" in worker.reap()
     assert "was not ready within 0.5 s and is replaced" in caplog.text
 
 

@@ -99,7 +99,7 @@ class Worker:
         """Whether the worker was asked to stop."""
         return self._kill_at is not None
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """Take what the worker says."""
         with contextlib.suppress(OSError, EOFError):
             while self.line.poll():
@@ -108,7 +108,7 @@ class Worker:
                 self._parted = self._parted or word == PARTED
                 self._asked = None
 
-    def tend(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Ask whether the worker is alive; kill it if it has not answered, or ended, in time."""
         if self._killed_at is not None:
             return
@@ -143,13 +143,13 @@ class Worker:
             self._killed_at = time.monotonic()
             self._process.kill()
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Wait no more for its end, not even when this process ends."""
         _log.error("worker %s hangs in a disk and is left", self._process.pid)
-        # What is still among them would be waited for at the exit, and there is no other way to say that.
+        # multiprocessing waits at the exit for all that are in this set, and offers no other way to leave one out.
         multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def bury(self) -> str:
+    def reap(self) -> str:
         """Release what is held for a worker that has ended; say how it ended."""
         self._process.join()
         told = f"worker {self._process.pid} ended with status {self._process.exitcode}"
@@ -185,7 +185,7 @@ class Signals:
         """Readable when a signal has come."""
         return self._reader
 
-    def hear(self) -> None:
+    def drain(self) -> None:
         """Make `fileno` wait for the next signal."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._reader, 4096)
@@ -234,18 +234,18 @@ class Supervisor:
 
     def _keep(self, signals: Signals) -> None:
         if len(self._workers) < self._count and time.monotonic() >= self._not_before:
-            self._hire()
+            self._start_worker()
             return
         self._wait(signals)
         for worker in [worker for worker in self._workers if worker.lost]:
             self._workers.remove(worker)
             self._old.append(worker)
-        self._welcome()
+        self._note_ready()
         # One generation at a time: a signal that comes while one starts is remembered, once.
         if self._is_complete() and signals.take(RENEWING):
             self._old, self._workers = self._old + self._workers, []
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         """Start a worker, or do so later if the system has no process to give now."""
         taken = {worker.number for worker in self._workers}
         try:
@@ -260,13 +260,13 @@ class Supervisor:
         everyone = self._workers + self._old
         lines = [worker.line for worker in everyone]
         connection.wait([signals.fileno(), *(worker.sentinel for worker in everyone), *lines], PING_EVERY)
-        signals.hear()
+        signals.drain()
         for worker in everyone:
-            worker.hear()
-            worker.tend(time.monotonic())
-        self._bury()
+            worker.receive()
+            worker.check(time.monotonic())
+        self._reap()
 
-    def _welcome(self) -> None:
+    def _note_ready(self) -> None:
         if self._on_ready is not None and any(worker.ready for worker in self._workers):
             self._on_ready()
             self._on_ready = None
@@ -277,12 +277,12 @@ class Supervisor:
     def _is_complete(self) -> bool:
         return sum(worker.ready for worker in self._workers) == self._count
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         for worker in [worker for worker in self._workers + self._old if not worker.alive]:
             (self._old if worker in self._old else self._workers).remove(worker)
-            self._judge(worker, worker.bury())
+            self._note_end(worker, worker.reap())
 
-    def _judge(self, worker: Worker, told: str) -> None:
+    def _note_end(self, worker: Worker, told: str) -> None:
         """Go on without a worker that has ended, or give up when none can be started."""
         if worker.stopping:
             _log.info("%s", told)
@@ -305,7 +305,7 @@ class Supervisor:
                 on_stop()
         on_stop()
         for worker in self._workers + self._old:
-            worker.leave()
+            worker.abandon()
 
 
 @contextlib.contextmanager
