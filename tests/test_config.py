@@ -738,13 +738,24 @@ def test_secrets_are_masked_wherever_settings_are_shown(read: Callable[..., Sett
     assert written["rabbitmq_uri"] == f"amqp://user:{MASK}@h:5672/%2F?exchange=stor&routing_key=sha&heartbeat=60"
 
 
+@pytest.mark.parametrize("given", [{}, {"host": "h"}, {"access_key": "a", "secret_key": "b"}])
+def test_what_is_left_out_of_the_credentials_is_printed_as_left_out(
+    read: Callable[..., Settings], given: dict[str, str]
+) -> None:
+    settings = read(s3_credentials=given)
+    printed = plain(settings.s3_credentials)
+    assert isinstance(printed, dict)
+    assert {name for name, value in printed.items() if value is not None} == set(given)
+    assert read(s3_credentials=printed | given) == settings
+
+
 def masked(settings: Settings) -> Settings:
     """The same settings, with the mask in the place of each secret."""
     auth, s3, broker = settings.basic_auth, settings.s3_credentials, settings.rabbitmq_uri
     return dataclasses.replace(
         settings,
         basic_auth=auth and dataclasses.replace(auth, password=MASK),
-        s3_credentials=s3 and dataclasses.replace(s3, secret_key=MASK),
+        s3_credentials=s3 and dataclasses.replace(s3, secret_key=s3.secret_key and MASK),
         rabbitmq_uri=broker and dataclasses.replace(broker, password=MASK),
     )
 
@@ -759,7 +770,8 @@ sizes = st.integers(1, 2**63 - 1)
 scalars = words | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
 outputs = st.builds(LogOutput, words, st.lists(st.tuples(words, scalars), max_size=2).map(tuple))
 statsites = st.builds(Statsite, host=hosts, port=ports, prefix=st.text(max_size=5), sample_rate=st.floats(0, 1))
-archives = st.builds(S3Credentials, keys, keys, hosts.filter(lambda name: ":" not in name))
+endpoints = st.none() | hosts.filter(lambda name: ":" not in name)
+archives = st.builds(S3Credentials, keys, keys, endpoints) | st.builds(S3Credentials, host=endpoints)
 brokers = st.builds(Amqp, hosts, ports, st.booleans(), users, words, words, words, words, st.integers(0, 65535))
 
 

@@ -128,11 +128,13 @@ region: Final = _parsed_by(parse_region)
 class S3Credentials:
     """How the archive is reached."""
 
-    access_key: str = key(
-        key_text, "", "The name of the access key; that of the environment or the machine unless given"
+    access_key: str | None = key(
+        key_text, None, "The name of the access key; that of the environment or the machine unless given"
     )
-    secret_key: str = key(secret_text, "", "The secret of the access key", secret=True)
-    host: str = key(endpoint, "", "The host of the archive, with its port if it needs one; Amazon unless given")
+    secret_key: str | None = key(secret_text, None, "The secret of the access key", secret=True)
+    host: str | None = key(
+        endpoint, None, "The host of the archive, with its port if it needs one; Amazon unless given"
+    )
 
 
 @dataclass(frozen=True, slots=True)
