@@ -85,6 +85,10 @@ REFUSED: Final[dict[str, Attack]] = {
     "an empty Content-Length": upload("Content-Length:"),
     "no length at all": upload(body=b""),
     "an unknown Transfer-Encoding": upload("Transfer-Encoding: gzip"),
+    "another Transfer-Encoding, and then chunked": upload("Transfer-Encoding: gzip, chunked", body=chunked([BODY])),
+    "another Transfer-Encoding, and chunked in a field of its own": upload(
+        "Transfer-Encoding: deflate", CHUNKED, body=chunked([BODY])
+    ),
     "chunked, and then another": upload("Transfer-Encoding: chunked, gzip", body=chunked([BODY])),
     "a Transfer-Encoding that only looks chunked": upload("Transfer-Encoding: xchunked", body=chunked([BODY])),
     # Which chunk?

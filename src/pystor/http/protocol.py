@@ -223,6 +223,8 @@ class StorProtocol(Dispatch):
         if name == b"content-length":
             self._length = content_length(value)
         elif name == b"transfer-encoding":
+            if value.strip(b" \t").lower() != b"chunked":  # else what is stored is not what was meant
+                raise Refused(400, "Only chunked is known as a Transfer-Encoding; send the file as it is")
             self._chunked = True
         elif name == b"expect":
             expects = value.lower() == b"100-continue"
