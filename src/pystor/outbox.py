@@ -20,6 +20,9 @@ from pystor.uring import CQE, SQE, Ring
 LARGEST: Final = 8 << 10
 """Bytes that are posted at most: to copy more takes longer than it saves."""
 
+_NONE: Final = -1
+"""No bytes are as few: the end of an answer may be none."""
+
 _MOST: Final = 64
 """Answers that one call sends."""
 
@@ -53,7 +56,7 @@ class Outbox:
         try:
             self._ring = ring = Ring(_MOST)
         except OSError:
-            self._largest = 0
+            self._largest = _NONE
             return
         at = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         for number in range(_MOST):
@@ -127,5 +130,5 @@ class Outbox:
             with suppress(OSError):
                 answers = self._ring.submit(self._numbers[:count])
         if len(answers) < count * CQE.size:
-            self._ring, self._largest = None, 0
+            self._ring, self._largest = None, _NONE
         return answers

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pystor import uring
 from tests.protocol.site import MIB, Site, get, line, named, post, status
 
 
@@ -185,6 +186,16 @@ def test_an_answer_that_is_not_sent_yet_goes_to_nobody_else_when_its_client_is_g
                 assert line(client.answer()).decode() == named("fast", number)
             for number, client in enumerate(new):
                 assert line(client.answer()).decode() == named("new", number)
+
+
+def test_where_there_is_no_io_uring_an_answer_whose_end_or_body_is_empty_is_one_like_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uring, "_SYS_SETUP", 9999)
+    with Site() as plain, plain.connect() as client:
+        for path in ("/long/bytes/0", "/direct", "/fast/bytes/0", "/direct", "/long/plain"):
+            client.send(get(path))
+            assert status(client.answer()) == 200, path
 
 
 def test_answers_are_whole_and_in_order_wherever_the_socket_is_full() -> None:

@@ -160,6 +160,7 @@ def test_without_io_uring_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(uring, "_SYS_SETUP", 9999)
 
     async def work(outbox: Outbox) -> None:
+        assert not outbox.takes(0)
         assert not outbox.takes(1)
 
     run(work)
@@ -184,6 +185,7 @@ def test_when_io_uring_fails_what_it_did_not_send_is_told_and_nothing_is_taken_a
         await asyncio.sleep(0)
         assert rests == [b"%d" % number for number in range(done, count)]
         assert [theirs.recv(9) for _, theirs in pairs[:done]] == [b"0", b"1", b"2"][:done]
+        assert not outbox.takes(0)
         assert not outbox.takes(1)
         for _, theirs in pairs[done:count]:
             with pytest.raises(BlockingIOError):
