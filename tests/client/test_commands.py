@@ -593,6 +593,30 @@ def test_an_odd_status_is_shown_as_far_as_it_goes(shell: Shell, rows: str) -> No
     assert all(len(line) < 400 for line in done.stdout.splitlines())
 
 
+def test_a_status_steers_no_terminal_and_is_a_line_for_each(shell: Shell) -> None:
+    row = r'{"path": "/a\nb", "available": false, "last_error": "\u001b[2J"}'
+    told = rf'{{"status": "a\rb", "version": "1\n", "storages": [{row}]}}'
+    with Scripted(lambda _: answer(503, told.encode())) as site:
+        lines = shell.run("stor", "status", STOR_URL=site.url).stdout
+    assert lines.replace("\n", "").isprintable()
+    assert [line.split()[-1] for line in lines.splitlines()] == [r"a\rb", r"\x1b[2J"]
+
+
+def test_a_page_for_people_is_no_status(shell: Shell) -> None:
+    with Scripted(lambda _: answer(200, b"<html>\nWelcome\n")) as site:
+        done = shell.run("stor", "status", STOR_URL=site.url)
+    assert (done.returncode, done.stdout) == (
+        1,
+        f"{site.url}: the answer is no answer of Stor's: it is a page, with status 200\n",
+    )
+
+
+def test_a_time_that_no_calendar_has_is_left_out(shell: Shell) -> None:
+    with Scripted(lambda _: answer(200, b"", "Last-Modified: Thu, 01 Jan 99999 00:00:00 GMT")) as site:
+        done = shell.run("stor", "head", sha(b""), STOR_URL=site.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{sha(b'')}         0 B  -\n", "")
+
+
 def test_verify_names_the_bad_files(shell: Shell) -> None:
     good, bad = noise(10), noise(11)
     (shell.out / sha(good)).write_bytes(good)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -22,7 +21,7 @@ from pystor.client.small import PROMPT, SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
 from pystor.client.unreachable import Unreachable
 from pystor.client.upload import Content, Payload, Upload, payload, small
-from pystor.client.values import Blob, Status, Stored
+from pystor.client.values import Blob, Status, Stored, status_of
 from pystor.digest import Digest
 
 Name: TypeAlias = str | Digest
@@ -316,7 +315,7 @@ class AsyncClient:
         ask = Ask("GET", f"{server.url}/status", server, ("Accept: application/json, text/plain;q=0.5",))
         try:
             async with self._transport.exchange(ask) as answer:
-                return _status(server.url, answer.status, await answer.body())
+                return status_of(server.url, answer.status, await answer.body())
         except ClientError as error:
             return Status(server.url, ok=False, text=str(error).removeprefix(f"{server.url}: "))
 
@@ -339,12 +338,3 @@ def _may_be(digest: Digest, *told: str | None) -> bool:
     """Tell whether fields speak of a blob; the original has none of them, and what stands between may change one."""
     fields = list(filter(None, told))
     return not fields or any(digest.hex in field or digest.base64 in field for field in fields)
-
-
-def _status(url: str, code: int, body: bytes) -> Status:
-    try:
-        told = json.loads(body)
-        rows = tuple(dict(row) for row in told["storages"])
-        return Status(url, code == 200, str(told["status"]), str(told["version"]), rows)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return Status(url, code == 200, body.decode(errors="replace").strip()[:300] or f"it answered {code}")

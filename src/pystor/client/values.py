@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -35,3 +36,16 @@ class Status(NamedTuple):
     text: str
     version: str = ""
     storages: tuple[Mapping[str, Any], ...] = ()
+
+
+def status_of(server: str, code: int, body: bytes) -> Status:
+    """Read what a server answered for its status, as JSON or as text; a page for people is none."""
+    try:
+        told = json.loads(body)
+        rows = tuple(dict(row) for row in told["storages"])
+        return Status(server, code == 200, str(told["status"]), str(told["version"]), rows)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        said = body.decode(errors="replace").strip()[:300]
+    if not said.startswith("<"):
+        return Status(server, code == 200, said or f"it answered {code}")
+    return Status(server, False, f"the answer is no answer of Stor's: it is a page, with status {code}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from datetime import UTC, datetime
+from typing import Final
 
 from pystor.client import progress
 from pystor.client.aio import AsyncClient
@@ -12,6 +13,8 @@ from pystor.client.commands import looping, running
 from pystor.client.commands.hearing import complain
 from pystor.client.values import Blob
 from pystor.errors import StorError
+
+_NO_YEAR: Final = 253_402_300_800  # seconds since 1970 at the end of the year 9999
 
 
 def run(given: argparse.Namespace) -> int:
@@ -35,7 +38,7 @@ async def _one(client: AsyncClient, name: str, *, as_json: bool) -> int:
 
 
 def _when(blob: Blob) -> str:
-    if blob.modified is None:
+    if blob.modified is None or blob.modified >= _NO_YEAR:
         return "-"
     return datetime.fromtimestamp(blob.modified, UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
 

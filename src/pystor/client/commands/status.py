@@ -10,6 +10,7 @@ from typing import Any, Final
 from pystor.client import progress
 from pystor.client.aio import AsyncClient
 from pystor.client.commands import looping, running
+from pystor.client.commands.hearing import one_line
 from pystor.client.values import Status
 
 _BAR: Final = 20
@@ -25,8 +26,8 @@ async def _show(given: argparse.Namespace, client: AsyncClient) -> int:
     async with client:
         found = await client.status()
     for status in found:
-        text = json.dumps(status._asdict()) if given.json else "\n".join(table(status))
-        print(text)
+        for line in [json.dumps(status._asdict())] if given.json else map(one_line, table(status)):
+            print(line)
     return 0 if all(status.ok for status in found) else 1
 
 
