@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -279,3 +280,63 @@ def test_an_answer_that_comes_in_the_moment_of_the_cancellation_is_nobody_s() ->
             plain_http.close()
 
     asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def site(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[tuple[PlainHttp, Address]]:
+    """A server that does as it likes, and what asks it and waits for half a second."""
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await serve(reader, writer)
+
+    plain_http = PlainHttp(0.5)
+    async with await asyncio.start_server(closing, "127.0.0.1", 0) as listening:
+        yield plain_http, Address(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        plain_http.close()
+
+
+def test_an_answer_of_which_something_comes_is_waited_for() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"\r\n")
+        for byte in b"blob":
+            await asyncio.sleep(0.2)
+            writer.write(bytes([byte]))
+
+    async def run() -> None:
+        async with site(trickle) as (plain_http, address):
+            small = await plain_http.get(address, Digest.of(b"blob"))
+            assert isinstance(small, Small)
+            assert small.content == b"blob"
+
+    asyncio.run(run())
+
+
+def test_a_connection_on_which_the_answer_came_first_carries_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sent yet of the first would come in the midst of the second."""
+    narrow, came = socket.create_connection, list[bytes]()
+
+    def connect(*given: Any) -> socket.socket:
+        end = narrow(*given)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return end
+
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"\r\nblob")
+        if not came:
+            await asyncio.sleep(0.2)
+        came.append(head + await reader.readexactly(int(head.split(b"Content-Length: ")[1].split()[0])))
+
+    async def run() -> None:
+        async with site(hasty) as (plain_http, address):
+            for content in (b"1" * (1 << 20), b"2"):
+                assert isinstance(await plain_http.post(address, Digest.of(content), content), Small)
+            await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    asyncio.run(run())
+    assert [request[-1:] for request in came] == [b"2"]

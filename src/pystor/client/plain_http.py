@@ -30,18 +30,20 @@ class _Connection:
         self._socket = end
         self._received = b""
         self._answer: asyncio.Future[Small | Unavailable | None] | None = None
-        self.asked = 0.0
+        self._unsent = False
+        self.moved = 0.0
+        """When something was sent, or came, last."""
         self.closed = False
         self._loop.add_reader(end.fileno(), self._receive)
 
     def ask(self, request: bytes) -> asyncio.Future[Small | Unavailable | None]:
         """Send a request; the answer is no `Small` when it is none for here, and then the connection is closed."""
         answer = self._answer = self._loop.create_future()
-        self.asked = self._loop.time()
         self._send(request)
         return answer
 
     def _send(self, rest: bytes) -> None:
+        self.moved = self._loop.time()
         try:
             sent = self._socket.send(rest)
         except BlockingIOError:
@@ -49,7 +51,8 @@ class _Connection:
         except OSError:
             self.close()
             return
-        if sent < len(rest):
+        self._unsent = sent < len(rest)
+        if self._unsent:
             self._loop.add_writer(self._socket.fileno(), self._go_on, rest[sent:])
 
     def _go_on(self, rest: bytes) -> None:
@@ -66,9 +69,13 @@ class _Connection:
             return
         if self._answer is None or self._answer.done():
             self.close()  # nobody asked, or waits any more
-        elif small is not None:
+        elif small is None:
+            self.moved = self._loop.time()
+        else:
             self._received = b""
             self._settle(small)
+            if self._unsent:  # the rest of the request would come in the midst of the next one
+                self.close()
 
     def _settle(self, small: Small | Unavailable | None) -> None:
         answer, self._answer = self._answer, None
@@ -188,7 +195,7 @@ class PlainHttp:
         self._clock = None
         last = asyncio.get_running_loop().time() - self._timeout
         for connection in list(self._all):
-            if connection.busy and connection.asked < last:
+            if connection.busy and connection.moved < last:
                 connection.give_up(self._timeout)
             if connection.closed:
                 self._all.discard(connection)
