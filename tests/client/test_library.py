@@ -309,6 +309,24 @@ def test_not_found_is_not_said_while_another_may_have_it(passing: ClientError, f
         tries.after(errors[1])
 
 
+def test_progress_makes_failures_forgotten_but_no_bad_content() -> None:
+    tries = Tries(Retry(3, delay=0.0), ["only"])
+    tries.after(BadContent("it is garbled"))
+    for _ in range(10):
+        tries.after(Unavailable("it broke off"))
+        tries.progress()
+    tries.after(BadContent("it is garbled again"))
+    tries.progress()
+    with pytest.raises(BadContent, match="for the third time"):
+        tries.after(BadContent("it is garbled for the third time"))
+
+
+def test_who_asked_for_a_delay_once_is_not_believed_to_ask_for_it_ever_after() -> None:
+    tries = Tries(Retry(delay=0.0), ["only"])
+    assert tries.after(Unavailable("it is busy", retry_after=7)) == 7
+    assert tries.after(Unavailable("it broke off")) == 0
+
+
 def test_nobody_knows_whether_a_blob_exists_that_the_first_server_did_not_tell_of() -> None:
     def server(status: int) -> Scripted:
         return Scripted(lambda _: answer(status))

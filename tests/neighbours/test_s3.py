@@ -491,6 +491,45 @@ def test_an_empty_queue_is_not_listed_again_and_again(impatient: Bucket, proxy: 
     assert impatient.pending("repair", 10) == [Digest.of(SMALL)]
 
 
+def test_a_queue_that_ends_where_it_is_read_on_is_not_taken_for_an_empty_one() -> None:
+    memory = MemoryStore()
+    bucket = Bucket(Client("memory", memory, memory))
+    bucket.enqueue("repair", Digest.of(SMALL))
+    assert bucket.pending("repair", 10, 1) == []
+    assert bucket.pending("repair", 10) == [Digest.of(SMALL)]
+
+
+def test_a_bucket_that_is_full_is_well_enough_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(key: str, _: bytes) -> None:
+        raise StorageFull("memory", f"put {key}", "answered 507 XMinioStorageFull")
+
+    memory = MemoryStore()
+    client = Client("memory", memory, memory)
+    monkeypatch.setattr(client, "put", refuse)
+    Bucket(client).probe()
+
+
+def test_an_answer_counts_for_what_was_asked_before_its_question() -> None:
+    memory = MemoryStore()
+    client = Client("memory", memory, memory)
+    before = time.monotonic()
+    with client.translated("head a"):
+        since = time.monotonic()
+    assert (client.answers_since(before), client.answers_since(since)) == (True, False)
+
+
+def test_a_server_that_ignores_ranges_gives_no_other_bytes_than_those_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = MemoryStore()
+    client = Client("memory", memory, memory)
+    bucket, get = Bucket(client), client.get
+    digest = store(bucket, os.urandom(LARGE))
+    monkeypatch.setattr(client, "get", lambda key, _=0: get(key))
+    with bucket.open(digest) or pytest.fail("it is missing") as replica:
+        assert "was replaced while it was read" in failure(replica.read, 6 << 20, 10)
+
+
 def test_a_bucket_that_is_not_written_to_is_probed_by_reading(seaweed: Seaweed, proxy: Proxy) -> None:
     bucket_of(seaweed, endpoint=proxy.endpoint, writable=False).probe()
     assert [request[:3] for request in proxy.asked] == [b"GET"]

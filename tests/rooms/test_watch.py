@@ -293,3 +293,18 @@ def test_a_replica_is_not_missing_where_the_storage_is(tmp_path: Path) -> None:
         assert not pool.repairs._asked
 
     run(scenario())
+
+
+@pytest.mark.parametrize("before", [1, 3000])  # of that many the kernel tells in several pieces
+def test_that_something_was_displaced_is_seen_behind_all_else_that_happened(tmp_path: Path, before: int) -> None:
+    watch, paths = Watch(), [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.touch()
+        assert watch.follow(str(path))
+    watch.changes()
+    for number in range(before):
+        for path in paths:
+            path.chmod(0o600 + number % 2)
+    paths[0].rename(tmp_path / "away")
+    watch.changes()
+    assert watch.displaced == 1
