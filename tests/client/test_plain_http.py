@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pystor.client import AsyncClient, Client, Digest, NotFound, Refused, Unauthorized
-from pystor.client.plain_http import USUAL, PlainHttp
+from pystor.client.plain_http import USUAL, PlainHttp, _Connection
 from pystor.client.servers import Server as Address
 from pystor.client.small import SMALL, Small, Unusual, read
 from tests.client.conftest import QUICK, lay, sha
@@ -340,3 +340,27 @@ def test_a_connection_on_which_the_answer_came_first_carries_no_other_request(mo
     monkeypatch.setattr(socket, "create_connection", connect)
     asyncio.run(run())
     assert [request[-1:] for request in came] == [b"2"]
+
+
+def test_a_request_that_the_socket_takes_in_pieces_is_sent_once() -> None:
+    request, came = noise(300_000), bytearray()
+
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            connection = _Connection(ours, "http://here")
+            asked = connection.ask(request)
+            theirs.settimeout(10)
+            while len(came) < len(request):
+                came.extend(await asyncio.to_thread(theirs.recv, 65536))
+            await asyncio.sleep(0.01)
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+            connection.close()
+            assert await asked is None
+
+    asyncio.run(scenario())
+    assert came == request
