@@ -529,6 +529,16 @@ def test_only_output_that_fails_says_so_on_standard_error(capfd: pytest.CaptureF
     eventually(lambda: line in capfd.readouterr().err, within=5)
 
 
+@pytest.mark.parametrize("other", [{"filename": "gone/too"}, {"filename": "errors", "min_level": "error"}])
+def test_a_failure_that_no_other_output_takes_is_told_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], other: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs.set_up([("File", {"filename": "gone/all"}), ("File", other)])
+    logging.getLogger("pystor").error("lost")
+    eventually(lambda: "does not work: No such file or directory\n" in capfd.readouterr().err, within=5)
+
+
 def test_a_log_server_that_hangs_takes_a_bounded_number_of_entries_and_no_time(written: Log) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -715,6 +725,9 @@ def test_a_probe_opens_every_output(tmp_path: Path) -> None:
     assert asyncio.run(observe.probe()) == f"opened Screen, File {path}"
     observe = logs.set_up([("File", {"filename": str(tmp_path / "gone" / "x")})])
     with pytest.raises(NeighbourError, match="No such file or directory; mend it, or remove it from log"):
+        asyncio.run(observe.probe())
+    observe = logs.set_up([("File", {"filename": f"{tmp_path}/gone/{name}"}) for name in "xy"])
+    with pytest.raises(NeighbourError, match=r"gone/x: No such file .*gone/y: No such file or directory; mend it, or"):
         asyncio.run(observe.probe())
 
 

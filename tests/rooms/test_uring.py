@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pystor import posix
-from pystor.uring import ANSWER, Ring
+from pystor.uring import CQE, Ring
 
 LAST = (1 << 32) - 2
 
@@ -21,7 +21,7 @@ class Kernel:
         self._memory = bytearray(len(ring._rings))
         self._memory[:] = ring._rings[:]
         self.words = memoryview(self._memory)[: len(self._memory) // 4 * 4].cast("I")
-        for counter in (ring._tail, ring._seen, ring._done):
+        for counter in (ring._sq_tail, ring._cq_head, ring._cq_tail):
             self.words[counter] = LAST
         monkeypatch.setattr(ring, "_rings", self._memory)
         monkeypatch.setattr(ring, "_words", self.words)
@@ -29,12 +29,12 @@ class Kernel:
 
     def _enter(self, *arguments: object) -> int:
         ring, words = self._ring, self.words
-        while self._taken != words[ring._tail]:
-            number = words[ring._array + self._taken % ring._length]
-            at = ring._answers + words[ring._done] % ring._most * ANSWER.size
-            ANSWER.pack_into(self._memory, at, number, number, 0)
+        while self._taken != words[ring._sq_tail]:
+            number = words[ring._sq_array + self._taken % ring._sq_length]
+            at = ring._cqes + words[ring._cq_tail] % ring._cq_length * CQE.size
+            CQE.pack_into(self._memory, at, number, number, 0)
             self._taken = (self._taken + 1) % (1 << 32)
-            words[ring._done] = (words[ring._done] + 1) % (1 << 32)
+            words[ring._cq_tail] = (words[ring._cq_tail] + 1) % (1 << 32)
         return len(arguments)
 
 
@@ -43,6 +43,6 @@ def test_a_ring_goes_on_when_its_counters_begin_anew(monkeypatch: pytest.MonkeyP
     kernel = Kernel(ring, monkeypatch)
     for numbers in ([0, 1, 2], [3], [3, 2, 1, 0]):
         chosen = memoryview(struct.pack(f"={len(numbers)}I", *numbers)).cast("I")
-        answers = [(number, result) for number, result, _ in ANSWER.iter_unpack(ring.submit(chosen))]
+        answers = [(number, result) for number, result, _ in CQE.iter_unpack(ring.submit(chosen))]
         assert answers == [(number, number) for number in numbers]
-    assert [kernel.words[counter] for counter in (ring._tail, ring._seen, ring._done)] == [6, 6, 6]
+    assert [kernel.words[counter] for counter in (ring._sq_tail, ring._cq_head, ring._cq_tail)] == [6, 6, 6]

@@ -50,9 +50,10 @@ class Logs:
         await asyncio.to_thread(self.flush)
 
     async def probe(self) -> str:
-        """Open every output; raises `NeighbourError` for the first that cannot be."""
-        for output in self._outputs:
-            await asyncio.to_thread(_probe, output.sink)
+        """Open every output; raises `NeighbourError` for those that cannot be."""
+        wrong = [await asyncio.to_thread(_probe, output.sink) for output in self._outputs]
+        if any(wrong):
+            raise NeighbourError(f"{'; '.join(filter(None, wrong))}; mend it, or remove it from log")
         return f"opened {', '.join(output.sink.name for output in self._outputs)}"
 
     def __call__(self, event: Event) -> None:
@@ -96,13 +97,16 @@ class Logs:
         others = [output for output in self._outputs if output is not about]
         for output in others:
             output.put(entry)
-        if not others and not isinstance(about.sink, Screen):
+        is_told = any(output.takes(entry) and not output.failing for output in others)
+        if not is_told and not isinstance(about.sink, Screen):
             with contextlib.suppress(OSError):
                 os.write(2, as_text(entry).encode() + b"\n")
 
 
-def _probe(sink: Sink) -> None:
+def _probe(sink: Sink) -> str | None:
+    """Open an output, or tell what is wrong."""
     try:
         sink.open()
     except OSError as error:
-        raise NeighbourError(f"{sink.name}: {error.strerror or error}; mend it, or remove it from log") from None
+        return f"{sink.name}: {error.strerror or error}"
+    return None

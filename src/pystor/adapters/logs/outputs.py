@@ -43,9 +43,18 @@ class Output:
         self._thread = threading.Thread(target=self._run, name=f"log {self.sink.name}", daemon=True)
         self._thread.start()
 
+    @property
+    def failing(self) -> bool:
+        """Whether what was to be written last could not be."""
+        return self._failing
+
+    def takes(self, entry: Entry) -> bool:
+        """Tell whether the level of an entry is wanted."""
+        return self.lowest <= entry.level <= self.highest
+
     def put(self, entry: Entry) -> None:
         """Take an entry if its level is wanted; this never waits."""
-        if self.lowest <= entry.level <= self.highest:
+        if self.takes(entry):
             if len(self._queue) >= QUEUED:
                 self._left_out += 1
                 return
