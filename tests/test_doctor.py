@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from pystor.doctor import examine
 from pystor.marker import Marker
 from tests.contract.disk import files
 from tests.neighbours.servers.memcached import Memcached
-from tests.rooms.tools import adopted
+from tests.rooms.tools import NOBODY, adopted, as_nobody
 from tests.support.mounts import Mounts
 
 LINE = re.compile(r"(ok |ILL)  (\S+)(?: \(archive\))?: (.+) \(\d+ ms\)")
@@ -118,6 +120,32 @@ def test_a_disk_in_the_place_of_another_is_told(tmp_path: Path) -> None:
     assert told[a.root][0] == "ok"
     assert told[b.root][0] == "ILL"
     assert f"is of another replica set than {a.root}: mount the right disk" in told[b.root][1]
+
+
+def test_disks_whose_directories_are_of_another_user_are_told_before_the_first_start() -> None:
+    """As of the original, which ran under another account: every upload would fail."""
+    with tempfile.TemporaryDirectory() as directory:
+        disk, lines = Path(directory), list[str]()
+        (disk / "00").mkdir()
+        (disk / "lost+found").mkdir(mode=0o700)
+        with as_nobody(disk):
+            assert asyncio.run(examine([[Directory(str(disk), require_mount=False)]], {}, lines.append)) == 1
+            adopted(disk)
+            assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 1
+            line = f"ILL  {disk}: write to 00: Permission denied: let Stor's user read and write there ("
+            assert [each.startswith(line) for each in lines] == [True, True]
+            os.seteuid(0)
+            os.chown(disk / "00", NOBODY, -1)
+            os.seteuid(NOBODY)
+            assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 0
+
+
+def test_a_file_in_the_place_of_a_directory_is_told(tmp_path: Path) -> None:
+    storage = adopted(tmp_path)
+    (tmp_path / "FF").touch()
+    status, told = doctor(tmp_path, {"storage_pairs": [[storage.root]]})
+    assert status == 1
+    assert told[storage.root][1] == "write to FF: Not a directory: move away what is in the place of a directory"
 
 
 class Hanging(Directory):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from pystor import census
+from pystor import census, tree
 from pystor.blob import UNKNOWN_ROOM, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.directory import Directory
@@ -62,12 +62,22 @@ def _ask(storage: Storage, verdict: Verdict | None) -> str:
             raise StorageError(storage.root, "attach", verdict.refusal)
         if verdict.new and isinstance(storage, Directory):
             storage.try_out()
+            _refuse_foreign(storage)
             return "written, read and removed; the first start makes it a storage"
     storage.attach()
     storage.probe()
+    if isinstance(storage, Directory) and storage.writable:
+        _refuse_foreign(storage)
     space = storage.check()
     done = "written, read and removed" if storage.writable else "read (it is read-only)"
     return done if space == UNKNOWN_ROOM else f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free"
+
+
+def _refuse_foreign(storage: Directory) -> None:
+    try:
+        tree.refuse_foreign(storage.root)
+    except OSError as error:
+        raise StorageError.from_os(storage.root, f"write to {error.filename}", error) from error
 
 
 async def _ask_neighbour(neighbour: Neighbour) -> tuple[bool, str]:

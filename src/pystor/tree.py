@@ -54,6 +54,18 @@ def takes_names(root_fd: int) -> bool:
     return os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
 
 
+def refuse_foreign(root: str) -> None:
+    """See that names may be made in the directories of blobs right below a root: the disk may be another user's.
+
+    Raises `OSError` with the name of the first one in which they may not.
+    """
+    for name in sorted(filter(_BRANCH.fullmatch, os.listdir(root))):
+        directory = f"{root}/{name}"
+        if not takes_names(directory):
+            number = errno.EACCES if os.path.isdir(directory) else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), name)
+
+
 def takes_changes(root_fd: int) -> bool:
     """Tell whether a storage can be changed, by making a directory beside its temporaries; a full one counts, too."""
     try:
