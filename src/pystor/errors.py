@@ -143,6 +143,8 @@ class StorageError(StorError):
         super().__init__(self.text)
         self.unwritable = False
         """Whether the storage is taken to be out for writes, whatever it does for reads."""
+        self.refused = False
+        """Whether it is this one name that the storage does not take, while it takes others."""
         self.dead = dead
         """Whether the storage as a whole is taken to have failed."""
         self.unreadable = unreadable

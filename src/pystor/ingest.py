@@ -21,6 +21,9 @@ from pystor.uploads import Upload
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
 
+_ANY: Final[frozenset[Bulkhead]] = frozenset()
+"""No storage in `without`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -148,16 +151,42 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
     return await _unless_in_full(_store_content(pool, content, digest, surveys), digest, surveys)
 
 
-async def _store_content(pool: Pool, content: bytes, digest: Digest, surveys: Sequence[Survey]) -> Stored:
-    upload, gaps = await _begin(pool, surveys, digest, len(content), content)
+async def _store_content(
+    pool: Pool, content: bytes, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = _ANY
+) -> Stored:
+    upload, gaps = await _begin(pool, surveys, digest, len(content), content, without)
     async with upload:
-        return await _publish(pool, upload, digest, gaps, surveys)
+        try:
+            return await _publish(pool, upload, digest, gaps, surveys)
+        except StorageError as error:
+            if not error.refused or any(survey.complete for survey in surveys):
+                raise
+            elsewhere = _store_content(pool, content, digest, surveys, without.union(upload.members))
+            return await _or_fail(pool, elsewhere, digest, error)
+
+
+async def _or_fail(pool: Pool, elsewhere: Awaitable[Stored], digest: Digest, failure: StorageError) -> Stored:
+    """Store a blob elsewhere than where its name is refused; raises that `failure` if nobody else takes it.
+
+    Whoever uploads it again would be sent to the same place, since the digest decides that.
+    """
+    try:
+        stored = await elsewhere
+    except (NoSpace, Unavailable):
+        raise failure from None
+    pool.observe(StorageFailed(failure, digest))
+    return stored
 
 
 async def _store_stream(
-    pool: Pool, size: int, batches: AsyncIterator[bytes], given: Digest | None, surveys: Sequence[Survey]
+    pool: Pool,
+    size: int,
+    batches: AsyncIterator[bytes],
+    given: Digest | None,
+    surveys: Sequence[Survey],
+    without: frozenset[Bulkhead] = _ANY,
 ) -> Stored:
-    upload, gaps = await _begin(pool, surveys, given, size, None)
+    upload, gaps = await _begin(pool, surveys, given, size, None, without)
     async with upload:
         digest = await _write_all(upload, batches)
         if given is None:
@@ -169,7 +198,13 @@ async def _store_stream(
                 return stored
         elif digest != given:
             raise DigestMismatch(digest.hex, given.hex)
-        return await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
+        try:
+            return await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
+        except StorageError as error:
+            if not (error.refused and upload.named):
+                raise
+            elsewhere = _store_from(upload.named[0], pool, digest, surveys, without.union(upload.members))
+            return await _or_fail(pool, elsewhere, digest, error)
 
 
 async def _sync_and_publish(
@@ -188,13 +223,20 @@ async def _mend(pool: Pool, digest: Digest, surveys: Sequence[Survey]) -> Stored
     if not sources:
         return None
     try:
-        replica = await sources[0].open(digest)
-        if replica is None:
-            return _in_full(digest, surveys)
-        with replica:
-            return await _store_stream(pool, replica.size, _batches(sources[0], replica), digest, surveys)
+        return await _store_from(sources[0], pool, digest, surveys)
     except (DigestMismatch, NoSpace, StorageError, Unavailable) as error:
         return _in_full(digest, surveys, error)  # whoever reads that replica finds out, too
+
+
+async def _store_from(
+    source: Bulkhead, pool: Pool, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = _ANY
+) -> Stored:
+    """Store what a storage has of a blob."""
+    replica = await source.open(digest)
+    if replica is None:
+        raise Unavailable("The file has gone from where it was; try again later")
+    with replica:
+        return await _store_stream(pool, replica.size, _batches(source, replica), digest, surveys, without)
 
 
 async def _batches(member: Bulkhead, replica: Replica) -> AsyncIterator[bytes]:
@@ -218,10 +260,18 @@ async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
 
 
 async def _begin(
-    pool: Pool, surveys: Sequence[Survey], digest: Digest | None, size: int, content: bytes | None
+    pool: Pool,
+    surveys: Sequence[Survey],
+    digest: Digest | None,
+    size: int,
+    content: bytes | None,
+    without: frozenset[Bulkhead],
 ) -> tuple[Upload, list[Survey]]:
-    """Stage where the blob is wanting already, and tell which sets that mends; otherwise where placement says."""
-    gaps = [survey for survey in surveys if survey.mendable]
+    """Stage where the blob is wanting already, and tell which sets that mends; otherwise where placement says.
+
+    That is in no set of storages in `without`.
+    """
+    gaps = [survey for survey in surveys if survey.mendable and without.isdisjoint(survey.states)]
     if gaps:
         try:
             members = [member for gap in gaps for member in gap.lacking()]
@@ -230,7 +280,7 @@ async def _begin(
             if any(survey.complete for survey in surveys):
                 raise  # it is stored: what could not be mended now is not worth another copy
             pool.observe(StorageFailed(error, digest))
-    return await pool.stage(digest, size, content, times=_times(surveys)), []
+    return await pool.stage(digest, size, content, times=_times(surveys), without=without), []
 
 
 def _times(surveys: Sequence[Survey]) -> dict[Bulkhead, int]:

@@ -318,19 +318,22 @@ class Pool:
         content: bytes | None,
         unseen: Digest | None = None,
         times: Mapping[Bulkhead, int] = NOW,
+        without: frozenset[Bulkhead] = frozenset(),
     ) -> Upload:
         """Begin a new blob on the replica set that placement chooses, or on the next one if that fails.
 
         The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
         not known. What is `unseen` is to be looked for; if nothing stands under its name it gets that at once, unless
-        something is to be noted before. `times` are as for `Upload.stage`. Raises `NoSpace`, or
-        `Unavailable` if a storage that might have had room did not answer, and `AlreadyThere` if something
-        stands there.
+        something is to be noted before. `times` are as for `Upload.stage`. Sets of storages in `without`
+        are passed over. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer, and
+        `AlreadyThere` if something stands there.
         """
         ranked = await self._places.choose(digest or Digest.of(os.urandom(32)), size)
         failed = False
         for replica_set in ranked:
+            if not without.isdisjoint(replica_set.members):
+                continue
             try:
                 if content is None:
                     return await Upload.stage(replica_set.members, size, None)

@@ -76,7 +76,9 @@ class Root:
         Whatever is wrong there, a file in the way or a block of the disk that cannot be read, the storage takes others.
         """
         takes_others = tree.takes_names(self.fd) and tree.takes_changes(self.fd)
-        return StorageError.from_os(self.path, operation, error, writing=not takes_others, whole=True)
+        failure = StorageError.from_os(self.path, operation, error, writing=not takes_others, whole=True)
+        failure.refused = takes_others
+        return failure
 
     def join(self) -> Root:
         """Count one more user."""

@@ -36,6 +36,11 @@ class Upload:
         """The storages that it is on its way to."""
         return list(self._staged)
 
+    @property
+    def named(self) -> list[Bulkhead]:
+        """Those of them where it has its final name."""
+        return [member for member, staged in self._staged.items() if staged.published]
+
     @classmethod
     async def stage(
         cls, members: Sequence[Bulkhead], size: int, content: bytes | None, times: Mapping[Bulkhead, int] = NOW

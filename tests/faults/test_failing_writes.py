@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -174,6 +175,26 @@ def test_what_is_wrong_with_one_directory_refuses_the_blobs_below_it_and_no_othe
 
     assert [stor.store(refused).status for _ in range(2)] == [503] * 2
     assert {stor.store(content).status for content in others} == {201}
+    assert stor.ask("GET", "/status").status == 200
+
+
+@pytest.mark.parametrize("target", ["", "/"], ids=["named", "unnamed"])
+@sizes
+def test_what_a_directory_refuses_is_stored_in_the_other_pair(
+    make_stor: HouseFactory, tmp_path: Path, size: int, target: str
+) -> None:
+    pairs = [[tmp_path / side for side in sides] for sides in ("ab", "cd")]
+    stor, contents = make_stor(pairs=pairs), [fresh(size) for _ in range(8)]
+    for number in range(256):
+        (tmp_path / "a" / f"{number:02X}").write_bytes(b"in the way")
+    answers = [stor.ask("POST", target or f"/{sha(content)}", stor.login, content) for content in contents]
+
+    assert {answer.status for answer in answers} == {201}
+    for content, answer in zip(contents, answers, strict=True):
+        written = [replica(storage, sha(content)) for storage in pairs[1]]
+        assert sorted(json.loads(answer.body)) == sorted(map(str, written))
+        assert all(disk.is_whole(path, content) for path in written)
+    assert stor.server.stderr.count(f"storage failed: {tmp_path / 'a'}: publish: Not a directory") > 0
     assert stor.ask("GET", "/status").status == 200
 
 
