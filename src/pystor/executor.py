@@ -41,6 +41,7 @@ class Job(Generic[_T]):
         "_count",
         "_loop",
         "began",
+        "done",
         "executor",
         "failed",
         "future",
@@ -75,6 +76,8 @@ class Job(Generic[_T]):
         """How long it took from being given until its result was there."""
         self.began: float | None = None
         """When a thread began it, on the monotonic clock; None while it waits for one."""
+        self.done = False
+        """Whether a thread is through with it: then it is about to be told, as soon as the event loop comes to that."""
         self.failed: float = math.inf
         """When it raised, on the monotonic clock; its thread may have begun another job since, before that is known."""
         self.late: Callable[[BaseException | None], None] | None = None
@@ -96,6 +99,7 @@ class Job(Generic[_T]):
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
             self.failed = time.monotonic()
+        self.done = True
         if self.future.done():
             close(result)
             if self.late is None:

@@ -16,24 +16,22 @@ class Patience:
     What has come in time is then told behind it: loops look at their timers first.
     """
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        """Call once the time is over."""
+    def __init__(self, call: Callable[[], None], seconds: float) -> None:
+        """Call when so many seconds are over."""
         self.more = 0.0
         """Seconds by which it waited longer than it was told to."""
         self._call: Final = call
         self._loop: Final = asyncio.get_running_loop()
-        self._seconds = self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self.start(seconds)
 
     def start(self, seconds: float) -> None:
-        """Wait for so long, from now on."""
+        """Wait for so long, from now on; not to be called while it waits."""
         self._seconds, self._due = seconds, self._loop.time() + seconds
         self._timer = self._loop.call_later(seconds, self._end)
 
     def cancel(self) -> None:
         """Wait no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _end(self) -> None:
         late = self._loop.time() - self._due

@@ -126,8 +126,7 @@ class Awaited(Step[_T]):
         self._member: Final = member
         self._future: Final = future
         self._given_up = False
-        self._patience: Final = Patience(self._expire)
-        self._patience.start(timeout * self._FIRST_LOOK)
+        self._patience: Final = Patience(self._expire, timeout * self._FIRST_LOOK)
 
     @property
     def syncing(self) -> int:
@@ -184,6 +183,8 @@ class Running(Awaited[_T]):
 
     def _expire(self) -> None:
         began = self.began
+        if self._job.done:
+            return
         if began is None:
             if self._job.executor.full:
                 hangs = self._job.executor.came_back < self._asked

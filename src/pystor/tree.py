@@ -61,7 +61,7 @@ def refuse_foreign(root: str) -> None:
     """
     for name in sorted(filter(_BRANCH.fullmatch, os.listdir(root))):
         directory = f"{root}/{name}"
-        if not takes_names(directory):
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
             number = errno.EACCES if os.path.isdir(directory) else errno.ENOTDIR
             raise OSError(number, os.strerror(number), name)
 

@@ -293,6 +293,20 @@ def test_what_was_done_while_the_event_loop_was_held_up_is_no_fault_of_the_stora
     uvloop.run(scenario())  # as in a worker: what has come is told after the timers
 
 
+def test_what_was_done_in_time_counts_however_late_a_busy_event_loop_comes_to_it(storage: Directory) -> None:
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        step = bulkhead.begin(time.sleep, 0.8, timeout=0.1)
+        for _ in range(2):
+            time.sleep(0.6)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+        await step.result()
+        assert bulkhead.last_error is None
+        bulkhead.stop()
+
+    uvloop.run(scenario())
+
+
 def test_what_hangs_is_found_though_the_event_loop_was_held_up(storage: Directory) -> None:
     async def scenario() -> None:
         bulkhead, heal = Bulkhead(storage), threading.Event()
@@ -992,7 +1006,6 @@ def test_what_came_in_time_is_looked_after_no_more(storage: Directory) -> None:
         step = bulkhead.begin(int, "5", of=BLOB)
         assert await step.result() == 5
         assert isinstance(step, OnReplica)
-        assert step._patience._timer is not None
         assert step._patience._timer.cancelled()  # it would ask the storage for something else for each read
         bulkhead.stop()
 

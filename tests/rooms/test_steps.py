@@ -47,7 +47,7 @@ class Begun:
         self.inquiry = Asked()
         future = asyncio.get_running_loop().create_future()
         executor = SimpleNamespace(full=True, came_back=0.0)
-        job: Any = SimpleNamespace(future=future, began=None, late=None, executor=executor)
+        job: Any = SimpleNamespace(future=future, began=None, done=False, late=None, executor=executor)
         member: Any = SimpleNamespace(storage=SimpleNamespace(root="/a", answers_since=lambda _: False))
         inquiry: Any = self.inquiry
         self.job = job
