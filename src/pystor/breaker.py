@@ -40,14 +40,15 @@ class SharedSwitches:
     def __init__(self, path: str | None, count: int) -> None:
         """Make the file, or join those who have. Without a path, or without room there, the records are one's own."""
         size = max(count, 1) * _RECORD.size
-        self.memory: Final = _memory(path, size)
+        self.memory: Final = shared_memory(path, size)
 
     def switch(self, index: int) -> Switch:
         """Give the switch of one storage."""
         return Switch(self.memory, index * _RECORD.size)
 
 
-def _memory(path: str | None, size: int) -> mmap.mmap:
+def shared_memory(path: str | None, size: int) -> mmap.mmap:
+    """Map so many bytes of a file, which is made unless it is there; one's own without a path, or without room."""
     if path is not None:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

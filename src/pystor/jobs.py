@@ -21,6 +21,7 @@ from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorError
 from pystor.events import JobDone, Observer, StorageFailed
+from pystor.lengths import Lengths
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 
@@ -78,8 +79,12 @@ class Queue:
         period: float = 1.0,
         files_per_second: float = 100.0,
         bytes_per_second: float = 100e6,
+        lengths: Lengths | None = None,
     ) -> None:
-        """Look for entries every `period` seconds, in some of many sets; work no faster than the two rates."""
+        """Look for entries every `period` seconds, in some of many sets; work no faster than the two rates.
+
+        `lengths` is shared with all processes that work on the queue.
+        """
         self.name: Final = name
         self._pool: Final = pool
         self._job: Final = job
@@ -88,7 +93,9 @@ class Queue:
         self._files_per_second: Final = files_per_second
         self._bytes_per_second: Final = bytes_per_second
         self._tasks: Final = Tasks()
-        self._left: Final[dict[str, int]] = {}
+        self._lengths: Final = Lengths(None, len(pool.sets)) if lengths is None else lengths
+        self._index: Final = {replica_set: index for index, replica_set in enumerate(pool.sets)}
+        self._left: Final[dict[ReplicaSet, int]] = {}
         self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
         self._under_way: Final[dict[ReplicaSet, asyncio.Task[None]]] = {}
         self._pauses: Final[dict[ReplicaSet, float]] = {}
@@ -99,8 +106,8 @@ class Queue:
 
     @property
     def length(self) -> int:
-        """Blobs that wait, among those that it is this process's turn to look after."""
-        return sum(self._left.values())
+        """Blobs that wait, as whichever process looked last at each set has found."""
+        return self._lengths.total()
 
     async def start(self) -> None:
         """Begin to work in the background."""
@@ -137,7 +144,7 @@ class Queue:
         return dict.fromkeys([*known, *islice(self._rotation, self._at_a_time)])
 
     def _is_known_to_wait(self, replica_set: ReplicaSet) -> bool:
-        return self._left.get(replica_set.name, 0) > 0 or any(self.name in each.noted for each in replica_set.members)
+        return self._left.get(replica_set, 0) > 0 or any(self.name in each.noted for each in replica_set.members)
 
     async def work_off(self, tell: Tell = _tell_nobody) -> int:
         """Do what there is to do now; returns how many entries are left because they failed."""
@@ -157,20 +164,24 @@ class Queue:
 
     async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> _Done:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""
-        name = replica_set.name
         failed = []
         async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
             if found is None:
                 return _Done(0, more=False)
-            self._left[name] = len(found.noted)
+            self._leave(replica_set, len(found.noted))
             for digest, members in found.noted.items():
                 if await self._do(members, digest, tell):
-                    self._left[name] -= 1
+                    self._leave(replica_set, self._left[replica_set] - 1)
                 else:
                     failed.append(digest)
         self._pass_over(replica_set, found, failed)
         return _Done(len(failed) + found.failed, more=bool(found.filled))
+
+    def _leave(self, replica_set: ReplicaSet, left: int) -> None:
+        """Take note of how many wait, and tell all who work on the queue."""
+        self._left[replica_set] = left
+        self._lengths.tell(self._index[replica_set], left)
 
     def _pass_over(self, replica_set: ReplicaSet, found: _Found, failed: Sequence[Digest]) -> None:
         """Read on behind what failed, however much that is; from the beginning again after the last one."""

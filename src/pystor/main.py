@@ -44,13 +44,14 @@ def build(settings: Settings, shared: str) -> App:
     pool = wiring.pool_of(settings, observers, verdicts.values(), switches.switch, neighbours.cache)
     archive = wiring.archive_of(settings, observers)
     tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, observers)
-    queues = [wiring.queue_of(settings, "repair", tiers, pool, pool)]
+    queues = [wiring.queue_of(settings, "repair", tiers, pool, pool, f"{shared}/repair")]
     services: list[Service] = [log, prometheus, *neighbours.services.values(), pool]
     if archive is not None:
         services.append(archive.pool)
         if settings.s3_mirror:
-            queues.append(wiring.queue_of(settings, "mirror", tiers, pool, archive.pool))
-            queues.append(wiring.queue_of(settings, "repair", tiers, archive.pool, archive.pool))
+            queues.append(wiring.queue_of(settings, "mirror", tiers, pool, archive.pool, f"{shared}/mirror"))
+            of_archive = f"{shared}/archive-repair"
+            queues.append(wiring.queue_of(settings, "repair", tiers, archive.pool, archive.pool, of_archive))
         if settings.s3_promote and not settings.s3_redirect:
             promotion = Promotion(tiers, pool)
             observers.join(promotion)

@@ -25,6 +25,7 @@ from pystor.events import Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
 from pystor.identity import Verdict
 from pystor.jobs import Queue
+from pystor.lengths import Lengths
 from pystor.marker import Homes
 from pystor.observers import Observers
 from pystor.pool import Pool
@@ -198,8 +199,13 @@ def tiers_of(settings: Settings, pool: Pool, archive: Pool | None, observe: Obse
     return Tiers(tiers, observe)
 
 
-def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into: Pool) -> Queue:
-    """Make a queue of the pool's: what is noted there is copied into a pool, from wherever it is good."""
+def queue_of(
+    settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into: Pool, shared: str | None = None
+) -> Queue:
+    """Make a queue of the pool's: what is noted there is copied into a pool, from wherever it is good.
+
+    `shared` is a file in memory where all workers tell how much waits.
+    """
     return Queue(
         name,
         pool,
@@ -207,6 +213,7 @@ def queue_of(settings: Settings, name: QueueName, tiers: Tiers, pool: Pool, into
         observe=pool.observe,
         files_per_second=settings.repair_files_per_second,
         bytes_per_second=settings.repair_bytes_per_second,
+        lengths=Lengths(shared, len(pool.sets)),
     )
 
 

@@ -20,6 +20,7 @@ from pystor.errors import StorageError, Unavailable
 from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
+from pystor.lengths import Lengths
 from pystor.pool import Pool
 from pystor.small_uploads import SmallUpload
 from pystor.staging import StagedFile
@@ -277,6 +278,24 @@ def test_what_waits_is_counted_while_it_is_worked_off(storages: list[Directory])
 
     run(scenario())
     assert lengths == [4, 3, 2, 1]
+
+
+def test_what_waits_is_counted_once_whichever_process_tried_it_and_whichever_is_asked(
+    storages: list[Directory], tmp_path: Path
+) -> None:
+    worker = Worker()
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            lengths = [Lengths(str(tmp_path / "lengths"), 1) for _ in range(2)]
+            queues = [Queue("mirror", pool, worker, observe=pool.observe, lengths=each) for each in lengths]
+            storages[0].enqueue("mirror", DIGEST)
+            for worker.fails, left in ((True, 1), (False, 0)):
+                for queue in queues:
+                    assert await queue.work_off() == left
+                    assert [each.length for each in queues] == [left, left]
+
+    run(scenario())
 
 
 def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> None:

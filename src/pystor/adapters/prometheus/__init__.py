@@ -5,8 +5,8 @@ flushing, and what a worker counted outlives it. Whichever worker is asked for `
 holds a lock on its file for as long as it lives: what only the living have (gauges) is told by that.
 """
 
-from pystor.adapters.prometheus.collector import CONTENT_TYPE, REFRESH, Prometheus, StorageRow
+from pystor.adapters.prometheus.collector import CONTENT_TYPE, Prometheus, StorageRow
 from pystor.adapters.prometheus.families import BOUNDS, FAMILIES, Family
 from pystor.adapters.prometheus.sheet import Sheet
 
-__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "REFRESH", "Family", "Prometheus", "Sheet", "StorageRow"]
+__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "Family", "Prometheus", "Sheet", "StorageRow"]

@@ -15,16 +15,11 @@ from prometheus_client.registry import Collector
 from pystor.adapters.prometheus.exposition import metric
 from pystor.adapters.prometheus.families import FAMILIES
 from pystor.adapters.prometheus.handlers import handlers
-from pystor.adapters.prometheus.sheet import Slots
 from pystor.adapters.prometheus.slices import Sliced, sliced
 from pystor.adapters.prometheus.workers import Totals, Workers
-from pystor.background import Tasks, end
 from pystor.events import Event
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-
-REFRESH: Final = 1.0
-"""Seconds between two looks at the queues."""
 
 _REST: Final = 4
 """The metrics are not written down again for so many times as long as that took."""
@@ -52,8 +47,6 @@ class Prometheus:
         self._sheet: Final = self._workers.sheet
         self._storages: Callable[[], Iterable[StorageRow]] = tuple
         self._queues: Callable[[], Mapping[str, int]] = dict
-        self._lengths: Final = Slots(self._sheet, "stor_queue_length")
-        self._refresher: Final = Tasks()
         self._telling: Final = asyncio.Lock()
         self._next: asyncio.Task[bytes] | None = None
         self._rest_until = float("-inf")
@@ -61,22 +54,10 @@ class Prometheus:
         self._workers.take_over()
 
     async def start(self) -> None:
-        """Begin to look at the queues every now and then; counting needs no start."""
-        self._refresher.begin(self._keep_fresh())
+        """Do nothing: counting needs no start."""
 
     async def stop(self) -> None:
-        """End that. What was counted stays for the others to read, until the supervisor ends."""
-        await end(self._refresher)
-
-    async def _keep_fresh(self) -> None:
-        """Tell the others how long the queues of this worker are."""
-        while True:
-            self._measure_queues()
-            await asyncio.sleep(REFRESH)
-
-    def _measure_queues(self) -> None:
-        for queue, length in self._queues().items():
-            self._sheet.values[self._lengths[queue]] = length
+        """Do nothing either. What was counted stays for the others to read, until the supervisor ends."""
 
     def close(self) -> None:
         """Let go of the counts, as the end of the process does."""
@@ -98,7 +79,7 @@ class Prometheus:
         self._storages = rows
 
     def observe_queues(self, lengths: Callable[[], Mapping[str, int]]) -> None:
-        """Have the lengths of this worker's queues told by what `lengths` returns, by name; it must not wait."""
+        """Have the lengths of the queues told by what `lengths` returns, by name; it must not wait."""
         self._queues = lengths
 
     async def tell(self) -> bytes:
@@ -115,26 +96,25 @@ class Prometheus:
         async with self._telling:
             await asyncio.sleep(self._rest_until - time.monotonic())
             self._next = None
-            self._measure_queues()
-            storages, began = list(self._storages()), time.monotonic()
+            storages, queues, began = list(self._storages()), dict(self._queues()), time.monotonic()
             try:
-                return await asyncio.to_thread(self._render, storages)
+                return await asyncio.to_thread(self._render, storages, queues)
             finally:
                 now = time.monotonic()
                 self._rest_until = now + _REST * (now - began)
 
     def render(self) -> bytes:
         """Write them down here and now."""
-        self._measure_queues()
-        return self._render(list(self._storages()))
+        return self._render(list(self._storages()), self._queues())
 
-    def _render(self, storages: Iterable[StorageRow]) -> bytes:
-        return generate_latest(_Told(self._families(storages)))
+    def _render(self, storages: Iterable[StorageRow], queues: Mapping[str, int]) -> bytes:
+        return generate_latest(_Told(self._families(storages, queues)))
 
-    def _families(self, storages: Iterable[StorageRow]) -> Iterator[Metric]:
+    def _families(self, storages: Iterable[StorageRow], queues: Mapping[str, int]) -> Iterator[Metric]:
         totals, workers = self._workers.totals()
         totals["stor_workers", ()] = [float(workers)]
         totals["stor_build_info", (self._version,)] = [1.0]
+        totals |= {("stor_queue_length", (queue,)): [float(length)] for queue, length in queues.items()}
         _add_storages(totals, storages)
         by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {family.name: [] for family in FAMILIES}
         for (name, labels), numbers in sliced(totals.items()):
