@@ -309,6 +309,51 @@ def test_not_found_is_not_said_while_another_may_have_it(passing: ClientError, f
         tries.after(errors[1])
 
 
+def test_what_goes_on_at_another_place_than_asked_is_not_taken_for_the_rest() -> None:
+    content = noise(300_000)
+    parts = {
+        0: answer(200, content)[:-100_000],
+        1: answer(206, content, "Content-Range: bytes 0-299999/300000"),
+        2: answer(206, content[200_000:], "Content-Range: bytes 200000-299999/300000"),
+    }
+    with (
+        Scripted(lambda asked: parts[asked.number]) as scripted,
+        Client(scripted.url, retry=QUICK, timeout=0.3) as client,
+    ):
+        assert client.get(sha(content)) == content
+        assert len(scripted.asked) == 3
+
+
+def test_what_begins_anew_from_a_server_that_ignores_ranges_is_taken_from_where_it_broke_off() -> None:
+    content = noise(300_000)
+    parts = {0: answer(200, content)[:-100_000], 1: answer(200, content)}
+    with (
+        Scripted(lambda asked: parts[asked.number]) as scripted,
+        Client(scripted.url, retry=QUICK, timeout=0.3) as client,
+    ):
+        assert client.get(sha(content)) == content
+        assert len(scripted.asked) == 2
+
+
+def test_who_gets_little_between_failures_gives_up_however_much_came_before() -> None:
+    content, begun = noise(2 << 20), 3 << 19
+
+    def script(asked: Asked) -> bytes:
+        if asked.number == 0:
+            return answer(200, content)[: begun - len(content)]
+        offset = begun + 10 * (asked.number - 1)
+        rest = answer(206, content[offset:], f"Content-Range: bytes {offset}-{len(content) - 1}/{len(content)}")
+        return rest[: 10 - len(content[offset:])] if asked.number < 8 else rest
+
+    with (
+        Scripted(script) as scripted,
+        Client(scripted.url, retry=Retry(3, delay=0.01), timeout=0.2) as client,
+    ):
+        with pytest.raises(Unavailable):
+            client.get(sha(content))
+        assert len(scripted.asked) in (3, 4)  # the first failure may have come before much had
+
+
 def test_progress_makes_failures_forgotten_but_no_bad_content() -> None:
     tries = Tries(Retry(3, delay=0.0), ["only"])
     tries.after(BadContent("it is garbled"))

@@ -46,6 +46,15 @@ def test_to_mark_the_same_again_forgets_nothing_else() -> None:
     assert [marks.has(FILE, name) for name in "ab"] == [True, True]
 
 
+@pytest.mark.parametrize("dropped", ["a", "b"])
+def test_each_of_two_in_one_place_is_dropped_for_itself(dropped: str) -> None:
+    marks = Marks(2)
+    for name in "ab":
+        marks.add(FILE, name)
+    marks.drop(FILE, dropped)
+    assert [name for name in "ab" if not marks.has(FILE, name)] == [dropped]
+
+
 def test_disks_that_were_filled_alike_leave_each_other_room() -> None:
     """Pairs of like disks have files of like inode numbers: half as many as there is room for are nearly all known."""
     marks = Marks(1 << 16)
