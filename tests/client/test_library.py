@@ -335,6 +335,21 @@ def test_what_begins_anew_from_a_server_that_ignores_ranges_is_taken_from_where_
         assert len(scripted.asked) == 2
 
 
+def test_the_rest_may_come_in_several_answers() -> None:
+    content = noise(300_000)
+    parts = {
+        0: answer(200, content)[:-100_000],
+        1: answer(206, content[200_000:250_000], "Content-Range: bytes 200000-249999/300000"),
+        2: answer(206, content[250_000:], "Content-Range: bytes 250000-299999/300000"),
+    }
+    with (
+        Scripted(lambda asked: parts[asked.number]) as scripted,
+        Client(scripted.url, retry=QUICK, timeout=0.3) as client,
+    ):
+        assert client.get(sha(content)) == content
+        assert len(scripted.asked) == 3
+
+
 def test_who_gets_little_between_failures_gives_up_however_much_came_before() -> None:
     content, begun = noise(2 << 20), 3 << 19
 
