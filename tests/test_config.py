@@ -521,6 +521,14 @@ def test_pairs_are_lists_that_are_not_empty(tmp_path: Path, value: object, line:
     assert problems(write(tmp_path, {"storage_pairs": value})) == [line]
 
 
+def test_a_storage_that_is_not_there_is_found_twice_behind_a_link_too(tmp_path: Path, pair: list[str]) -> None:
+    way = tmp_path / "way"
+    way.symlink_to(tmp_path)
+    found = problems(write(tmp_path, {"storage_pairs": [[pair[0], f"{tmp_path}/gone"], [pair[1], f"{way}/gone"]]}))
+    same = f"storage_pairs[1][1]: '{way}/gone' is the same storage as storage_pairs[0][1]; list each storage once"
+    assert found[2:] == [same]
+
+
 def test_a_storage_that_is_listed_twice_is_found_under_any_name(tmp_path: Path, pair: list[str]) -> None:
     link = tmp_path / "link"
     link.symlink_to(pair[0])
