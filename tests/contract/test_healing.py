@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, settles, sha
 from tests.contract.house import House
 from tests.support import needs
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 SMALL, LARGE = 5_000, 3_000_000
 
@@ -186,6 +189,22 @@ def test_an_upload_to_a_disk_that_is_replaced_under_it_is_not_acknowledged_and_t
 
     assert status == (201 if size == SMALL else 503)  # a small one is written in one go, to the new disk
     assert settles(lambda: len(stor.replicas(content)) == 2)
+
+
+def test_what_operators_are_told_to_type_to_look_at_every_blob_has_the_bad_ones_repaired(
+    make_stor: HouseFactory,
+) -> None:
+    stor = make_stor()
+    (typed,) = re.findall(r"```\n(cd /mnt/data1 .*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    storage, content = stor.pairs[0][0], fresh(SMALL)
+    place_on(stor.pairs[0], fresh(100))
+    path = place_on(stor.pairs[0], content)[0]
+    spoilt = disk.flipped(path)
+    shell = ["bash", "-c", typed.replace("/mnt/data1", str(storage))]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert settles(lambda: is_whole(path, content))
+    assert kept(storage, spoilt)
 
 
 def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactory) -> None:
