@@ -190,4 +190,7 @@ def test_what_cannot_be_looked_at_is_refused_with_the_reason(tmp_path: Path) -> 
     (tmp_path / "a/.stor").write_bytes(b"")
     prepared = maintenance.prepare(Settings(storage_pairs=((tmp_path / "a", tmp_path / "b"),)))
     assert prepared.adopted == []
-    assert prepared.unusable == [f"{tmp_path}/a: Not a directory", f"{tmp_path}/b: No such file or directory"]
+    assert prepared.unusable == [
+        f"{tmp_path}/a: Not a directory: move away what is in the place of a directory",
+        f"{tmp_path}/b: No such file or directory: mount the disk",
+    ]

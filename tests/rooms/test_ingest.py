@@ -687,7 +687,7 @@ def test_a_step_of_an_upload_has_the_time_of_a_write_and_makes_no_storage_slow(
             for storage in pair:
                 monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.5))
             for member in pool.members():
-                monkeypatch.setattr(member, "quicken", paces.append)
+                monkeypatch.setattr(member, "note_time", paces.append)
             assert (await put(pool, LARGE)).created is False
 
     run(scenario())
