@@ -192,5 +192,5 @@ def test_what_cannot_be_looked_at_is_refused_with_the_reason(tmp_path: Path) -> 
     assert prepared.adopted == []
     assert prepared.unusable == [
         f"{tmp_path}/a: Not a directory: move away what is in the place of a directory",
-        f"{tmp_path}/b: No such file or directory: mount the disk",
+        f"{tmp_path}/b: No such file or directory: make the directory, or mount the disk",
     ]
