@@ -18,7 +18,7 @@ _FRESH: Final = 1.0
 """Seconds for which a measurement is good enough to place by."""
 
 _MOMENT: Final = 0.05
-"""Seconds for which an upload waits for newer ones: most take less, and the last ones will do."""
+"""Seconds for which an upload waits for newer measurements: most take less, and the last ones will do."""
 
 
 class Places:

@@ -16,7 +16,7 @@ from pystor.small_uploads import NOW, SmallUpload, SmallUploads, discard
 from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
-"""Bytes of a large upload that are on their way to a disk for which small ones wait; they wait for those, too."""
+"""Bytes that a large upload has the disk write at a time, and waits for, while small uploads wait for the same disk."""
 
 _NOTHING: Final[Mapping[Bulkhead, Fingerprint | None]] = MappingProxyType({})
 

@@ -16,7 +16,7 @@ from pystor.client.small import SMALL, Peer, Small, Unusual, is_for_us, receive
 from pystor.digest import Digest
 
 USUAL: Final = 32
-"""So many small ones in a row have to come by the long way before the next ones are believed to be small, too."""
+"""This many small blobs in a row have to come the long way before the next ones are expected to be small, too."""
 
 _LOOKS: Final = 4  # in the time that an answer may take
 
@@ -37,7 +37,7 @@ class _Connection:
         self._loop.add_reader(end.fileno(), self._receive)
 
     def ask(self, request: bytes) -> asyncio.Future[Small | Unavailable | None]:
-        """Send a request; the answer is no `Small` when it is none for here, and then the connection is closed."""
+        """Send a request. If the answer is no `Small`, the request is left to libcurl, and the connection is closed."""
         answer = self._answer = self._loop.create_future()
         self._send(request)
         return answer
@@ -140,7 +140,7 @@ class PlainHttp:
         return self._in_a_row >= USUAL and self._at(server).is_for_us
 
     async def get(self, server: Server, digest: Digest) -> Small | Unavailable | None:
-        """Download a blob; anything else when it is to be asked for the long way, as the next ones are then.
+        """Download a blob. If the answer is no `Small`, it is to be asked for the long way, as the next ones will be.
 
         An `Unavailable` is what a first try has ended with; None was no try.
         """
@@ -148,7 +148,7 @@ class PlainHttp:
         return await self._ask(endpoint, endpoint.peer.get(digest))
 
     async def post(self, server: Server, digest: Digest, content: bytes) -> Small | Unavailable | None:
-        """Upload a blob; anything else, as from `get`, when it is to be sent the long way, as are the next ones."""
+        """Upload a blob. If the answer is no `Small`, it is to be sent the long way, as with `get`."""
         endpoint = self._at(server)
         return await self._ask(endpoint, endpoint.peer.post(digest, content))
 

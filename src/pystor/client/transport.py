@@ -22,7 +22,7 @@ from pystor.client.servers import Server
 from pystor.client.unreachable import Unreachable
 
 _PIECE: Final = 256 << 10  # bytes that libcurl reads at once
-_TICK: Final = 0.25  # seconds after which whoever reads is woken for little
+_TICK: Final = 0.25  # seconds after which a reader is woken though little has come
 _TICKS: Final = 8  # in the time that is waited for a byte, at least
 _HASHED: Final = 100_000_000  # bytes a second that a server reads of what it has, before it agrees to be sent a blob
 _ANSWER: Final = 1 << 20  # bytes of an answer that is no blob

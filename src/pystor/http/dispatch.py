@@ -167,5 +167,5 @@ class Dispatch(Connection):
 
 
 def _is_odd(head: bytes, *, keep_alive: bool, silent: bool) -> bool:
-    """Tell whether a head says something of the connection, or not how long the body is."""
+    """Tell whether a head ends the connection by itself, or does not tell how long the body is."""
     return (b"\r\nconnection: " in head and keep_alive) or (not silent and b"\r\ncontent-length: " not in head)
