@@ -50,6 +50,15 @@ def test_malformed_requests_are_refused_in_one_line(site: Site, request_: str) -
     assert line(answer)
 
 
+@pytest.mark.parametrize("cut", [1, 3, 16, 24])
+def test_a_client_that_begins_with_http_2_is_told_what_to_speak(site: Site, cut: int) -> None:
+    with site.connect() as client:
+        client.send(MALFORMED["HTTP/2"][:cut])
+        time.sleep(0.02)
+        client.send(MALFORMED["HTTP/2"][cut:])
+        assert line(client.rest()) == b"HTTP/2 is not spoken here; ask by HTTP/1.1"
+
+
 UNUSUAL: dict[str, tuple[bytes, bytes]] = {
     "a zero, encoded": (get("/long/%00%0a"), b"/long/\\x00\\n"),
     "bad percent-encodings": (get("/long/%zz%e9%"), "/long/%zz\N{REPLACEMENT CHARACTER}%".encode()),

@@ -25,6 +25,7 @@ _FAST: Final = frozenset({b"GET", b"HEAD"})
 _SENDING: Final = frozenset({b"POST", b"PUT"})
 _P: Final = ord("P")
 _NO_METHOD: Final = ("Invalid method", "Expected space after method")  # as the parser says it
+_HTTP_2: Final = "Pause on PRI/Upgrade"  # the same, of a client that begins with HTTP/2
 _OTHER_METHOD: Final = re.compile(rb"[\r\n]*(?!(?:GET|HEAD|POST|PUT|OPTIONS) )[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: [/*h]|\Z)")
 """How a request with a method of others begins, as far as it has come; what is no request at all begins otherwise.
 
@@ -187,6 +188,8 @@ class StorProtocol(Dispatch):
             self._refuse(500, "Internal Server Error")
         elif str(error).startswith(_NO_METHOD) and _OTHER_METHOD.match(data):
             self._refuse(405, f"This method is not known; use one of {METHODS.decode()}", (b"allow", METHODS))
+        elif str(error) == _HTTP_2:
+            self._refuse(400, "HTTP/2 is not spoken here; ask by HTTP/1.1")
         else:
             self._refuse(400, f"This is not a valid HTTP/1.1 request: {error}")
 
