@@ -101,6 +101,13 @@ def test_headers_are_measured_however_they_arrive(brisk: Site) -> None:
             assert status(client.answer()) == expected
 
 
+def test_a_field_that_is_repeated_very_often_costs_little() -> None:
+    with Site(max_header_bytes=2 * MIB) as site:
+        began = time.process_time()
+        assert status(site.ask(get("/fast/x", b"connection: close", *[b"a:"] * 400_000))) == 200
+        assert time.process_time() - began < 1.5  # when each was appended to those before it, 4 or more
+
+
 def test_many_small_chunks_are_no_headers(brisk: Site) -> None:
     answer = brisk.ask(chunked("/echo", b"1\r\nx\r\n" * 20_000, b"0\r\n\r\n"), end=True)
     assert line(answer).decode() == hashlib.sha256(b"x" * 20_000).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -105,15 +105,18 @@ class Response(NamedTuple):
     """The headers as they are written, in the place of `headers`, for what is answered often."""
 
 
-def gather_fields(fields: Iterable[Field]) -> dict[bytes, bytes]:
+def gather_fields(fields: Collection[Field]) -> dict[bytes, bytes]:
     """Make a mapping of header fields; repeated ones are joined with a comma (RFC 9110, 5.3)."""
-    gathered: dict[bytes, bytes] = {}
+    gathered = dict(fields)
+    if len(gathered) == len(fields):
+        return gathered
+    values: dict[bytes, list[bytes]] = {}
     for name, value in fields:
-        gathered[name] = gathered[name] + b", " + value if name in gathered else value
-    return gathered
+        values.setdefault(name, []).append(value)
+    return {name: b", ".join(each) for name, each in values.items()}
 
 
-def conditions_of(fields: Iterable[Field]) -> Conditions:
+def conditions_of(fields: Collection[Field]) -> Conditions:
     """Tell whether header fields ask for more than the whole of a blob, and what."""
     gathered = gather_fields(fields)
     return {} if CONDITIONAL.isdisjoint(gathered) else gathered
