@@ -738,6 +738,10 @@ def test_the_help_of_each_command_has_an_example(shell: Shell, command: str) -> 
         ("stor", "put", "-", sys.executable, "-"),
         ("stor", "verify", "nowhere"),
         ("stor-client",),
+        ("stor-client", ""),
+        ("stor", "get", ""),
+        ("stor", "get", "", "."),
+        ("stor", "get", sha(b""), ""),
         *(
             ("stor", verb, *flags, what)
             for verb, what in (("get", sha(b"")), ("put", sys.executable), ("head", sha(b"")))

@@ -21,7 +21,7 @@ _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 def run(given: argparse.Namespace) -> int:
     """Download what the arguments name, or what standard input does."""
-    digests, directory = sort_out([*given.names, *([given.directory] if given.directory else [])])
+    digests, directory = sort_out([*given.names, *([] if given.directory is None else [given.directory])])
     if not os.path.isdir(directory) and not given.devnull:
         raise ConfigError([f"{directory}: is no directory; make it first"])
     if not digests and sys.stdin is None:
@@ -33,13 +33,15 @@ def run(given: argparse.Namespace) -> int:
 
 def sort_out(words: Sequence[str]) -> tuple[list[Digest], str]:
     """Tell the digests from the directory, which is the last word if that is no digest, and else the current one."""
-    *names, last = words or [""]
-    directory = "." if _DIGEST.fullmatch(last) or not last else last
-    names = list(words) if directory == "." and last != "." else names
-    wrong = [name for name in names if name and not _DIGEST.fullmatch(name)]
+    if "" in words:  # of a variable that is not set; what is read then is not what was meant
+        raise ConfigError(["one argument is empty, and so no SHA-256 and no directory"])
+    *names, last = words or ["."]
+    if _DIGEST.fullmatch(last):
+        names, last = [*names, last], "."
+    wrong = [name for name in names if not _DIGEST.fullmatch(name)]
     if wrong:
         raise ConfigError([f"{wrong[0]}: is no SHA-256; a directory is the last argument"])
-    return [Digest(name.lower()) for name in names if name], directory
+    return [Digest(name.lower()) for name in names], last
 
 
 def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: str) -> int:
