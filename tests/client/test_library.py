@@ -8,6 +8,8 @@ import gc
 import io
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -914,6 +916,32 @@ def test_who_observes_a_client_cannot_wait_for_it(server: Server, client: Client
     with pytest.raises(RuntimeError, match="own thread"):
         client.get(name, observe=wait)
     assert len(client.get(name)) == 10
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_an_observer_that_ends_the_program_ends_what_it_observes(
+    server: Server, client: Client, end: type[BaseException]
+) -> None:
+    (name,) = lay(server, noise(10))
+
+    def leave(*_: object) -> None:
+        raise end
+
+    for _ in range(2):
+        with pytest.raises(end):
+            client.get(name, observe=leave)
+    assert len(client.get(name)) == 10
+
+
+def test_a_program_that_leaves_a_stream_open_ends(server: Server) -> None:
+    (name,) = lay(server, noise(8 << 20))
+    program = f"""if True:
+        from pystor.client import Client
+        pieces = Client("{server.url}").stream("{name}")
+        next(pieces)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=10, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.fixture(params=["unnamed", "by its path", "named", "refused"])

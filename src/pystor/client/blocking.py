@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -46,8 +48,15 @@ class Client:
         self._changing = threading.RLock()  # a stream that is collected meanwhile ends in the thread that has it
         self._streams: set[AsyncGenerator[bytes, None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="stor-client", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="stor-client", daemon=True)
         self._thread.start()
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of what observes: who waits for that is told it
+                self._loop.run_forever()
+                ended = True
 
     def close(self) -> None:
         """Close all connections, and end the thread; whoever asks, or waits, for anything gets a `ValueError`."""
@@ -130,7 +139,8 @@ class Client:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
         finally:
-            if self._open and os.getpid() == self._process:  # else `close` does it, or there is nobody to do it
+            # Else `close` does it, or there is nobody to do it: at the end of a program its thread stands still.
+            if self._open and os.getpid() == self._process and not sys.is_finalizing():
                 (self._begin if self._is_here else self._run)(self._leave(pieces))  # one is collected wherever it is
 
     async def _leave(self, pieces: AsyncGenerator[bytes, None]) -> None:
