@@ -363,6 +363,8 @@ def test_credentials_without_a_user_or_a_password_are_refused(problems_of: Calla
         "amqp://h:99999",
         "amqp://[::1",
         "amqp://a b",
+        "amqp://h/a b",
+        "amqp://h/a\nb",
         "amqp://u:TOP@h:x",
     ],
 )

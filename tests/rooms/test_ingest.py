@@ -46,6 +46,7 @@ from tests.rooms.tools import (
     blobs,
     body_of,
     break_disk,
+    break_reads,
     chunked,
     clean_now,
     descriptors,
@@ -662,6 +663,27 @@ def test_a_storage_that_takes_no_writes_is_not_made_to_sync_what_may_not_be_on_i
 
     run(scenario())
     assert confirmed == []
+
+
+@pytest.mark.parametrize(("answers", "state"), [(True, ReplicaState.BAD), (False, ReplicaState.UNKNOWN)])
+def test_a_replica_that_cannot_be_read_is_bad_only_if_its_storage_answers(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, answers: bool, state: ReplicaState
+) -> None:
+    def be_away() -> Space:
+        raise StorageError(pair[0].root, "check", "no such device")
+
+    place(pair[0], SMALL)
+    break_reads(monkeypatch, pair[0].root)
+    if not answers:
+        monkeypatch.setattr(pair[0], "check", be_away)
+
+    async def scenario() -> None:
+        member = Bulkhead(pair[0])
+        survey = await ReplicaSet([member]).survey(Digest.of(SMALL), Verifier(), lambda _: None)
+        assert survey.states == {member: state}
+        member.stop()
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pystor.events import Event, LookedUp, StorageFailed
 from pystor.hints import Hints
 from pystor.ingest import store_at_once
 from pystor.marker import Marker
+from pystor.places import Places
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.temporary import TEMPORARIES
@@ -118,6 +119,44 @@ def test_small_uploads_are_written_by_one_thread_of_their_set_which_ends_with_th
 
     run(scenario())
     assert [sorted(blobs(storage)) for storage in pair] == [contents] * 2
+
+
+def test_a_disk_that_fails_its_probe_is_told_though_nobody_needs_it(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.005)
+    monkeypatch.setattr(upkeep, "_PROVED_EVERY", 0.0)
+    storage, events = adopted(memory / "a", local=True), list[Event]()
+    error = StorageError(storage.root, "probe", "Input/output error")
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(storage, "probe", fail)
+
+    async def scenario() -> None:
+        async with running([storage], events=events):
+            await eventually(lambda: StorageFailed(error) in events)
+
+    run(scenario())
+
+
+def test_a_fault_in_a_measurement_ends_no_measuring(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_RECOVERED_EVERY", 0.005)
+    begun: list[float] = []
+
+    async def fail(_: Places, age: float) -> None:
+        begun.append(age)
+        if age:  # not at the start
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Places, "measure", fail)
+
+    async def scenario() -> None:
+        async with running([adopted(memory / "a")]):
+            await eventually(lambda: len(begun) > 3)
+
+    run(scenario())
 
 
 def test_a_storage_is_looked_after_by_one_at_a_time(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
