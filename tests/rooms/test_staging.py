@@ -1329,3 +1329,19 @@ def test_a_staged_replica_that_cannot_be_made_gives_its_descriptors_back(storage
         StagedFile(Root(storage.root, root_fd, durable=True))
 
     assert not descriptors(tmp_path)
+
+
+def test_a_filesystem_without_a_free_inode_takes_changes_where_it_has_room(mounts: Mounts) -> None:
+    storage = adopted(mounts.tmpfs(1 << 20, inodes=32))
+
+    def fill() -> None:
+        for number in range(32):
+            Path(storage.root, f"{number}").touch()
+
+    with pytest.raises(OSError, match="No space left"):
+        fill()
+    fd = os.open(storage.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert tree.takes_changes(fd)
+    finally:
+        os.close(fd)
