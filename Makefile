@@ -23,9 +23,9 @@ PINNED := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 BIN    := $(VENV)/bin
 
 # What is installed knows where it lies, and which Python it is for: in a clone that was moved or copied, or whose Python
-# is another one by now, all of it is made anew.
+# is another one by now, all of it is made anew. An environment elsewhere may be somebody else's.
 STALE  :=
-ifneq ($(wildcard $(VENV)/.installed),)
+ifneq ($(wildcard $(filter .venv,$(VENV))/.installed),)
 ifneq ($(shell $(BIN)/python -I -c 'import pystor; print(*pystor.__path__)' 2>/dev/null),$(CURDIR)/src/pystor)
 STALE  := $(BIN)/python
 endif
@@ -82,5 +82,5 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt $(STALE) | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:
-	@rm -rf $(VENV)
+	@$(if $(STALE),rm -rf $(VENV))
 	$(PYTHON) -m venv $(VENV)

@@ -225,6 +225,17 @@ def test_make_makes_the_environment_of_a_clone_that_was_moved_anew_and_keeps_any
     assert not (clone.with_name("moved") / ".venv/bin" / left.name).exists()
 
 
+def test_make_removes_no_environment_that_lies_elsewhere(clone: Path) -> None:
+    elsewhere = clone.with_name("elsewhere")
+    (elsewhere / "bin").mkdir(parents=True)
+    (elsewhere / ".installed").touch()
+    ours = {name: value for name, value in os.environ.items() if name not in ("VENV", "MAKEFLAGS", "MFLAGS")}
+    chosen = ("make", "-n", f"VENV={elsewhere}", "SERVED=$(VENV)/.installed", "serve")
+    done = subprocess.run(chosen, cwd=clone, env=ours, capture_output=True, text=True, timeout=60, check=True)
+    assert f"-m venv {elsewhere}" in done.stdout
+    assert "rm -rf" not in done.stdout
+
+
 def test_a_skip_is_a_failure_in_continuous_integration(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (tmp_path / "test_sample.py").write_text(
