@@ -16,6 +16,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -679,6 +680,34 @@ def test_the_server_s_refusals_are_errors_of_the_same_name(make_server: ServerFa
             client.put(noise(2000))
         with pytest.raises(NoSpace):
             client.put(noise(10))
+
+
+def test_a_body_is_sent_at_once_where_nobody_knows_of_agreeing_to_it() -> None:
+    """An old proxy may refuse to be asked; RFC 9110, 10.1.1."""
+    content = noise(2 << 20)
+    came: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_expect_100(self) -> bool:
+            self.close_connection = True
+            self.wfile.write(answer(417, b"", "Connection: close"))
+            return False
+
+        def do_POST(self) -> None:
+            came.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.wfile.write(answer(201, b'["/a"]'))
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as old:
+        threading.Thread(target=old.serve_forever, args=(0.01,), daemon=True).start()
+        with Client(f"http://127.0.0.1:{old.server_port}", retry=Retry(1)) as client:
+            assert client.put(content).new
+        old.shutdown()
+    assert came == [content]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, Refused), (403, Refused), (405, Refused), (412, BadContent)])

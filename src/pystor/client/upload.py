@@ -38,6 +38,7 @@ SMALL: Final = 128 << 10
 
 _CREATED: Final = 201
 _GOOD: Final = frozenset({200, _CREATED})
+_EXPECTATION_FAILED: Final = 417
 _COMING: Final = frozenset({stat.S_IFIFO, stat.S_IFCHR})  # kinds of files that come as they are written
 _NOT_AT_HAND: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 _OCTETS: Final = "Content-Type: application/octet-stream"
@@ -215,6 +216,8 @@ class Upload:
         self._payload = payload
         self._tries = tries
         self._observe = observe
+        self._expects = payload.size >= LARGE
+        """Whether servers are to agree before they are sent the body."""
 
     async def send(self) -> Stored:
         """Have it stored; raises `ClientError` when no server did."""
@@ -231,11 +234,15 @@ class Upload:
         payload = self._payload
         payload.body.seek(payload.start)
         async with self._transport.exchange(self._body()) as answer:
-            if answer.status not in _GOOD:
-                raise await answer.error()
-            stored = payload.stored(self._tries.target, answer.status, await answer.body())
-            self._observe(payload.sent())
-            return stored
+            if answer.status in _GOOD:
+                stored = payload.stored(self._tries.target, answer.status, await answer.body())
+                self._observe(payload.sent())
+                return stored
+            refusal = await answer.error()
+            if not (self._expects and answer.status == _EXPECTATION_FAILED):
+                raise refusal
+        self._expects = False  # what stands between does not hand that on
+        return await self._post()
 
     def _body(self) -> Ask:
         server, payload = self._tries.target, self._payload
@@ -243,7 +250,7 @@ class Upload:
             return Ask("POST", self._url, server, _AT_ONCE, content=payload.content)
         # A server agrees to a large body only if it lacks the blob, or has to mend a replica of it, which HEAD does not
         # tell. For a small one that is not worth a journey of its own.
-        fields = _WHEN_AGREED if payload.size >= LARGE else _AT_ONCE
+        fields = _WHEN_AGREED if self._expects else _AT_ONCE
         return Ask("POST", self._url, server, fields, body=Outgoing(payload.body, payload.size, self._observe))
 
     @property
