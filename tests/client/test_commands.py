@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -836,6 +837,34 @@ def test_what_standard_output_has_no_letters_for_is_spelt(shell: Shell) -> None:
     with Scripted(lambda _: answer(200, rb'{"status": "w\ud800ll", "version": "1", "storages": []}')) as site:
         done = shell.run("stor", "status", STOR_URL=site.url, PYTHONIOENCODING="ascii:strict")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{site.url} (Stor 1): w\\ud800ll\n", "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_that_does_not_block_is_told_everything(shell: Shell, stream: str) -> None:
+    """Python would leave lines out, and say nothing of that."""
+    names = [sha(b"%d" % number) for number in range(200)]
+    for number, name in enumerate(names):
+        (shell.out / name).write_bytes(b"%d" % number)
+    output, given = os.pipe()
+    os.set_blocking(given, False)
+    fcntl.fcntl(given, fcntl.F_SETPIPE_SZ, 4096)
+    words = ["verify", "-v", "out"] if stream == "stdout" else ["head", *names]  # which the server has not
+    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: given}
+    with (
+        subprocess.Popen(
+            [*SCRIPTS["stor"], *words],
+            cwd=shell.directory,
+            env=shell.environment,
+            stdout=outputs["stdout"],
+            stderr=outputs["stderr"],
+        ) as process,
+        os.fdopen(output) as reader,
+    ):
+        eventually(lambda: not select.select((), (given,), (), 0)[1])  # it is full
+        time.sleep(0.3)  # more is told
+        os.close(given)
+        assert [name in line for name, line in zip(sorted(names), sorted(reader), strict=True)] == [True] * len(names)
+    assert process.returncode == (stream == "stderr")
 
 
 # Where the settings come from

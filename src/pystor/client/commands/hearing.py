@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, TextIO
 
 from pystor.client.commands.ending import ended
 
@@ -43,6 +44,7 @@ def heard(work: Callable[[], int]) -> int:
 
 def _heard(work: Callable[[], int]) -> int:
     _open_all()
+    sys.stdout, sys.stderr = _waiting(sys.stdout, 1), _waiting(sys.stderr, 2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files, and what servers tell, are any
     try:
@@ -69,6 +71,26 @@ def _open_all() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  they stay open
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+class _Waiting(io.FileIO):
+    """An output that does not block, of which Python would lose what it does not take at once: it is waited for."""
+
+    def write(self, piece: Any, /) -> int:
+        while (written := super().write(piece)) is None:
+            select.select((), (self,), ())
+        return written
+
+
+def _waiting(stream: TextIO, descriptor: int) -> TextIO:
+    if not isinstance(stream, io.TextIOWrapper) or os.get_blocking(descriptor):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Waiting(descriptor, "w", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+    )
 
 
 def unheard(why: str = "") -> int:
