@@ -86,6 +86,13 @@ def test_a_command_asks_again_when_the_server_wishes(shell: Shell) -> None:
     assert [pause >= 1 for pause in server.pauses] == [True]
 
 
+def test_a_space_after_the_wish_is_none_of_it(shell: Shell) -> None:
+    said = answer(503, b"", "Retry-After: 1 ")
+    with Scripted(lambda asked: answer(200, b"blob") if asked.number else said) as server:
+        assert run(shell, server, sha(b"blob")) == 0
+    assert [pause >= 1 for pause in server.pauses] == [True]
+
+
 def test_a_date_in_the_wish_is_one_to_come(shell: Shell) -> None:
     def script(asked: Asked) -> bytes:
         if asked.number:

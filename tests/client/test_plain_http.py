@@ -364,3 +364,20 @@ def test_a_request_that_the_socket_takes_in_pieces_is_sent_once() -> None:
 
     asyncio.run(scenario())
     assert came == request
+
+
+def test_what_is_connected_when_the_client_is_closed_is_closed_as_well(server: Server, proxy: Proxy) -> None:
+    (name,) = lay(server, noise(10))
+
+    async def closed() -> None:
+        client = AsyncClient(proxy.endpoint)
+        for _ in range(USUAL):
+            await client.get(name)
+        asking = asyncio.create_task(client.get(name))
+        await asyncio.sleep(0)  # it makes a connection
+        await client.close()
+        with pytest.raises(ValueError, match="closed"):
+            await asking
+        assert client._plain._all == set()
+
+    asyncio.run(closed())

@@ -130,6 +130,7 @@ class PlainHttp:
         self._all: set[_Connection] = set()
         self._in_a_row = 0
         self._clock: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def note(self, size: int) -> None:
         """Learn from a blob that came or went the long way."""
@@ -179,6 +180,9 @@ class PlainHttp:
             end = await asyncio.to_thread(peer.connect, self._timeout)
         except OSError:
             return None
+        if self._closed:
+            end.close()
+            return None
         end.setblocking(False)
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(end, peer.server.url)
@@ -203,7 +207,8 @@ class PlainHttp:
             self._wind()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and those that are made just now."""
+        self._closed = True
         if self._clock is not None:
             self._clock.cancel()
         for connection in self._all:

@@ -69,7 +69,7 @@ class Unusual(Exception):
         if not (self._head.startswith(_BEGIN) and status.isdigit()) or int(status) < _LEAST_FAILURE:
             return None  # what is good comes in another way, and what is led elsewhere is followed there
         asked = _RETRY_AFTER.search(self._head)
-        failure = of_answer(origin, int(status), self._body, _until(asked[1]) if asked else 0.0)
+        failure = of_answer(origin, int(status), self._body, _until(asked[1].rstrip()) if asked else 0.0)
         return failure if isinstance(failure, Unavailable) else None
 
 
