@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 Script: TypeAlias = Callable[[Asked], bytes]
-"""Gives the answer, head and body; nothing closes the connection."""
+"""Gives the answer, head and body."""
 
 
 def answer(status: int, body: bytes = b"", *fields: str) -> bytes:
@@ -40,7 +40,8 @@ def busy(retry_after: int | None = None, status: int = 503) -> bytes:
 class Scripted:
     """Serves while its block lasts; `asked` are the requests so far. Bodies are agreed to (100-continue) and read."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, keeps: bool = True) -> None:
+        """`keeps` connections open, also when an answer is shorter than its head says; or closes them."""
         self.asked: Final[list[Asked]] = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,7 +53,7 @@ class Scripted:
                 self.asked.append(asked)
                 said = script(asked)
                 handler.wfile.write(said)
-                handler.close_connection = handler.close_connection or not said
+                handler.close_connection = handler.close_connection or not (said and keeps)
 
             do_GET = do_HEAD = do_POST = serve  # noqa: N815
 
