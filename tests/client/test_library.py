@@ -539,6 +539,21 @@ def test_a_pipe_that_does_not_block_is_read_to_its_end(client: Client) -> None:
         assert client.put(file).digest.hex == sha(b"the first and the rest")
 
 
+def test_a_file_that_has_grown_since_it_was_looked_at_is_read_the_long_way(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content, look = tmp_path / "growing", noise(1000), os.stat
+    path.write_bytes(content)
+
+    def look_early(name: Any, *arguments: Any, **named: Any) -> Any:
+        found = look(name, *arguments, **named)
+        return SimpleNamespace(st_mode=found.st_mode, st_size=900) if name == path else found
+
+    monkeypatch.setattr(os, "stat", look_early)
+    stored = client.put(path)
+    assert (stored.size, stored.digest.hex) == (1000, sha(content))
+
+
 def test_the_empty_blob_is_stored(client: Client) -> None:
     assert client.put(b"").size == 0
     assert client.get(sha(b"")) == b""

@@ -212,6 +212,23 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
     run(scenario())
 
 
+def test_how_long_one_that_is_alone_waits_for_the_disk_says_nothing_of_how_long_a_read_would(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_together(pair)
+    paces: list[float] = []
+
+    async def scenario() -> None:
+        mine = uploads_to(pair)
+        for member in mine.members:
+            monkeypatch.setattr(member, "quicken", paces.append)
+        await store(mine, CONTENTS[0])
+        end(mine)
+
+    run(scenario())
+    assert paces == []
+
+
 def test_one_that_comes_alone_while_another_is_under_way_shares_its_syncs(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
