@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,25 @@ def test_what_fails_again_and_again_is_tried_again_after_no_more_than_the_longes
             await queue.stop()
 
     run(scenario())
+
+
+def test_what_fails_again_is_tried_again_after_twice_as_long(storages: list[Directory]) -> None:
+    tried: list[float] = []
+    storages[0].enqueue("mirror", DIGEST)
+
+    async def fail(_: Digest) -> int:
+        tried.append(time.monotonic())
+        raise Unavailable("not now")
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue = Queue("mirror", pool, fail, observe=pool.observe, files_per_second=1e6, period=0.01)
+            await queue.start()
+            await eventually(lambda: len(tried) >= 5)
+            await queue.stop()
+
+    run(scenario())
+    assert [after - before > 0.02 * 2**n for n, (before, after) in enumerate(pairwise(tried))][:4] == [True] * 4
 
 
 def test_what_fails_is_done_no_faster_than_what_succeeds(storages: list[Directory]) -> None:

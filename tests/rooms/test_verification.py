@@ -214,6 +214,27 @@ def test_content_that_was_read_already_is_vouched_for(storage: Directory, reads:
     assert not reads
 
 
+def test_a_replica_that_is_late_is_waited_for_once_and_one_that_fails_at_once_is_read_again(
+    storage: Directory,
+) -> None:
+    place(storage, SMALL)
+    digest = Digest.of(SMALL)
+
+    async def scenario(*, late: bool) -> bool:
+        verifier, error = Verifier(), StorageError(storage.root, "read", "failed", unreadable=True)
+        if late:
+            error.sequel = asyncio.get_running_loop().create_future()
+        replica = storage.open(digest)
+        assert replica is not None
+        with replica:
+            verifier.remember(replica, digest)
+            verifier.doubt(replica, digest, error)
+            assert not verifier.knows(replica, digest)
+            return verifier.suspects(replica)
+
+    assert [run(scenario(late=late)) for late in (True, False)] == [True, False]
+
+
 def test_a_verifier_that_is_switched_off_takes_everything_for_good(storage: Directory, reads: list[str]) -> None:
     digest = Digest.of(SMALL)
     place(storage, b"rotten", digest)
