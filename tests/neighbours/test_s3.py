@@ -19,7 +19,7 @@ import pytest
 from obstore.store import MemoryStore, ObjectStore
 
 from pystor.adapters.s3 import Bucket, BucketAddress, parse_bucket_url
-from pystor.adapters.s3.client import Client
+from pystor.adapters.s3.client import PIECE, Client
 from pystor.blob import Fingerprint, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -668,6 +668,19 @@ def test_what_has_come_is_read_without_a_thread(
         bulkhead.stop()
 
     run(scenario())
+
+
+def test_of_a_small_blob_that_comes_slowly_no_more_is_waited_for_than_is_read(impatient: Bucket, proxy: Proxy) -> None:
+    content = os.urandom(1 << 20)
+    digest = store(impatient, content)
+    proxy.rate = 400_000
+    with impatient.open(digest) or pytest.fail("it is missing") as replica:
+        began = time.monotonic()
+        assert replica.read(0, PIECE) == content[:PIECE]
+        assert time.monotonic() - began < 1  # of nearly three
+        proxy.rate = 0
+        assert replica.read(PIECE, len(content) - PIECE) == content[PIECE:]
+        assert replica.read_cached(0, memoryview(bytearray(PIECE)))
 
 
 def test_a_server_that_hangs_in_the_middle_of_a_read_fails_in_time(impatient: Bucket, proxy: Proxy) -> None:

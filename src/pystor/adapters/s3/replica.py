@@ -39,7 +39,7 @@ class BucketReplica:
         self._client: Final = client
         self._key: Final = key
         self._whole: Final = self.size <= _KEPT
-        self._stream: BytesStream | None = self._stream_of(opened)
+        self._stream: BytesStream | None = opened.stream(PIECE)
         self._start, self._window = 0, b""
         """The bytes that are in memory, and where they begin; the stream goes on behind them."""
         self._read_at = time.monotonic()
@@ -47,9 +47,6 @@ class BucketReplica:
         """Whether the stream stood still once. What was on its way came through all the same, before the end shows."""
         self._closed = False
         self._one_at_a_time: Final = threading.Lock()
-
-    def _stream_of(self, opened: GetResult) -> BytesStream:
-        return opened.stream(max(1, self.size) if self._whole else PIECE)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes; raises `StorageError` if the stream breaks or the object was replaced."""
@@ -59,7 +56,7 @@ class BucketReplica:
             return self._read(offset, size)
 
     def _read(self, offset: int, size: int) -> bytes:
-        if not self._start <= offset <= self._start + len(self._window):
+        if not self._start <= offset <= self._end:
             self._start, self._window = 0 if self._whole else offset, b""
             self._stream = None
         pieces, stop = [], offset + size
@@ -72,34 +69,40 @@ class BucketReplica:
         return b"".join(pieces)
 
     def _go_on(self) -> None:
-        self._start += len(self._window)
-        self._window = b""
         self._neglected |= time.monotonic() - self._read_at > _IDLE
         try:
-            self._window = self._next()
+            piece = self._next()
         except StorageError:
             self._stream = None
             if not self._neglected:
                 raise
             self._neglected = False
-            self._window = self._next()
+            piece = self._next()
         self._read_at = time.monotonic()
+        if self._whole:
+            self._window += piece
+        else:
+            self._start, self._window = self._end, piece
+
+    @property
+    def _end(self) -> int:
+        return self._start + len(self._window)
 
     def _next(self) -> bytes:
         stream = self._stream or self._open_again()
         with self._client.translated(f"read {self.path}"):
             piece = next(stream, b"")
         if not piece:
-            raise self._error(f"ends at {self._start} bytes")
+            raise self._error(f"ends at {self._end} bytes")
         return piece
 
     def _open_again(self) -> BytesStream:
         if self._closed:
             raise self._error("is closed")
-        opened = self._client.get(self._key, self._start)
-        if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (self._start, self.size):
+        opened = self._client.get(self._key, self._end)
+        if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (self._end, self.size):
             raise self._error("was replaced while it was read")
-        self._stream = self._stream_of(opened)
+        self._stream = opened.stream(PIECE)
         return self._stream
 
     def _error(self, reason: str) -> StorageError:
