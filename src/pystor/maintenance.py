@@ -51,7 +51,7 @@ def prepare(settings: Settings) -> Prepared:
     return Prepared(
         [storage.root for storage in new if refusals[storage] is None],
         [f"{storage.root}: {advised(refusal)}" for storage, refusal in refusals.items() if refusal is not None],
-        [f"{line}: let {name} run the server" for name, line in _owners(verdicts)][:1],
+        [f"{line}: let {name} run the server" for name, line in _owners(_written_to(verdicts))][:1],
     )
 
 
@@ -64,7 +64,7 @@ def _adopt(storage: Directory, replica_set: str) -> str | None:
     return None
 
 
-def _refuse_root(verdicts: Mapping[Directory, Verdict]) -> None:
+def _refuse_root(verdicts: Iterable[Verdict]) -> None:
     """Let root make nothing on storages of somebody else; raises `ConfigError`."""
     for name, line in _owners(verdicts):
         raise ConfigError(
@@ -72,12 +72,16 @@ def _refuse_root(verdicts: Mapping[Directory, Verdict]) -> None:
         )
 
 
-def _owners(verdicts: Mapping[Directory, Verdict]) -> Iterator[tuple[str, str]]:
-    """Give, if we are root, whose the storages are that we may write to and that are not ours, and a line for each."""
-    for storage, verdict in verdicts.items():
-        if storage.writable and verdict.seen.owner and os.geteuid() == 0:
-            name = _user(verdict.seen.owner)
-            yield name, f"{storage.root} belongs to {name}, who could not write to what root makes there"
+def _written_to(verdicts: Mapping[Directory, Verdict]) -> list[Verdict]:
+    return [verdict for storage, verdict in verdicts.items() if storage.writable]
+
+
+def _owners(verdicts: Iterable[Verdict]) -> Iterator[tuple[str, str]]:
+    """Give, if we are root, whose the storages are that are not ours, and a line for each."""
+    for seen in (verdict.seen for verdict in verdicts):
+        if seen.owner and os.geteuid() == 0:
+            name = _user(seen.owner)
+            yield name, f"{seen.root} belongs to {name}, who could not write to what root makes there"
 
 
 def _user(uid: int) -> str:
@@ -130,7 +134,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     `everything`: look first through all storages for blobs that are missing on another one of their set.
     """
     verdicts = census.take(wiring.directories_of(settings))
-    _refuse_root(verdicts)
+    _refuse_root(_written_to(verdicts))
     repaired = Repaired()
     pool = wiring.pool_of(settings, repaired, verdicts.values())
     archive = wiring.archive_of(settings, logs.log)
@@ -173,9 +177,11 @@ def adopt(settings: Settings, root: Path) -> str:
     if storage is None:
         raise ConfigError([f"{root}: no storage of the configuration; give one of storage_pairs"])
     verdicts = census.take(sets)
-    peers = [verdicts[other].seen for group in sets if storage in group for other in group if other is not storage]
+    others = [verdicts[other] for group in sets if storage in group for other in group if other is not storage]
+    peers = [verdict.seen for verdict in others]
     strangers = [verdicts[other].seen for group in sets if storage not in group for other in group]
-    _refuse_root({other: verdict for other, verdict in verdicts.items() if other is not storage})
+    written_to = [verdict for verdict in _written_to(verdicts) if verdict is not verdicts[storage]]
+    _refuse_root([*others, *written_to])  # the disk is written to now, though its set may take no writes
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
         raise ConfigError([f"{root}: {advised(refusal)}"])
@@ -191,7 +197,7 @@ async def examine(settings: Settings, tell: Callable[[str], None]) -> int:
 
     Raises `ConfigError`: root would make what is missing, and be refused nothing that Stor's user is.
     """
-    _refuse_root(census.take(wiring.directories_of(settings)))
+    _refuse_root(_written_to(census.take(wiring.directories_of(settings))))
     archive = wiring.archive_of(settings, logs.log)
     sets = [[wiring.storage_of(settings, place) for place in pair] for pair in settings.storage_pairs]
     if archive is not None:

@@ -386,6 +386,19 @@ def test_root_leaves_nothing_of_its_own_on_the_storages_of_another_user(make_sto
     assert not (first / ".stor/tmp").exists()
 
 
+def test_root_adopts_no_disk_of_another_user_in_a_set_that_takes_no_writes_either(make_stor: HouseFactory) -> None:
+    needs.root("give storages away")
+    stor = make_stor(config={"writable_pairs_regex": "pair2/"})
+    first, second = stor.pairs[0]
+    stor.server.stop()
+    os.chown(first / ".stor", pwd.getpwnam("nobody").pw_uid, -1)
+    (second / ".stor/storage.json").unlink()
+    done = command(stor, "storage", "adopt", str(second))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"stor: {first} belongs to nobody, who could not write to what root makes there")
+    assert not (second / ".stor/storage.json").exists()
+
+
 def test_root_who_serves_the_storages_of_another_user_is_warned_once(make_stor: HouseFactory) -> None:
     needs.root("give storages away")
     stor = make_stor()
