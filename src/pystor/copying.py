@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
 from pystor.digest import Digest
 from pystor.errors import NotFound, Unavailable
@@ -13,22 +14,27 @@ from pystor.reading import Reading
 from pystor.replicas import ReplicaState
 from pystor.tiers import Tiers
 
+_SILENT: Final = "A storage does not answer; it is tried again when it does"
+
 
 async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     """Give a pool a blob, or those of its replicas that are missing or bad, from wherever it is good.
 
     Returns how many bytes were copied: none if all is well, or if there is no such blob anywhere. Raises `StorError`
-    when it cannot be done now.
+    when it cannot be done now: `Unavailable` also when it was done but for a storage of the same set, which does not
+    answer.
     """
-    surveys = await into.survey(digest)
-    if already_stored(digest, surveys):
+    looks = await into.survey(digest)
+    if already_stored(digest, looks):
         return 0
+    silent = [look for look in looks if ReplicaState.UNKNOWN in look.states.values()]
+    # Those that answer do not wait for one that may never come back.
+    surveys = [look.answered for look in looks if look not in silent or look.answered.wanting]
     # A set that can be mended needs no other, unless that fails. Without one, no new place is chosen as long as some
     # storage may have the blob.
-    states = {state for survey in surveys for state in survey.states.values()}
-    if not any(survey.wanting for survey in surveys) and ReplicaState.UNKNOWN in states:
-        raise Unavailable("A storage does not answer; it is tried again when it does")
-    bad = frozenset(member.storage.root for survey in surveys for member in survey.bad)
+    if silent and not any(survey.wanting for survey in surveys):
+        raise Unavailable(_SILENT)
+    bad = frozenset(member.storage.root for look in looks for member in look.bad)
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:
@@ -36,6 +42,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
         except NotFound:
             return 0
         except Unavailable:
+            states = {state for look in looks for state in look.states.values()}
             if not states <= {ReplicaState.MISSING, ReplicaState.BAD}:
                 raise
             raise Unavailable(
@@ -47,4 +54,6 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
             stored = await store(into, Body(aiter(pieces), size, size), digest, surveys)
     if stored.unmended is not None:
         raise stored.unmended
+    if any(look.answered.wanting for look in silent):
+        raise Unavailable(_SILENT, size)
     return size

@@ -94,6 +94,11 @@ class NotFound(StorError):
 class Unavailable(StorError):
     """A storage did not answer, so it is not known whether the blob exists."""
 
+    def __init__(self, text: str, copied: int = 0) -> None:
+        super().__init__(text)
+        self.copied = copied
+        """Bytes that were copied to the storages that did answer."""
+
 
 class Unauthorized(StorError):
     """No or wrong credentials."""

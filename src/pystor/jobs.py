@@ -19,7 +19,7 @@ from pystor.background import Tasks, end, tolerated
 from pystor.blob import QueueName, Turn
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorError
+from pystor.errors import StorageError, StorError, Unavailable
 from pystor.events import JobDone, Observer, StorageFailed
 from pystor.lengths import Lengths
 from pystor.pool import Pool
@@ -223,20 +223,20 @@ class Queue:
     async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> bool:
         """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
         began = time.monotonic()
-        size = await self._try(members, digest, tell)
-        pause = max(1 / self._files_per_second, (size or 0) / self._bytes_per_second) - (time.monotonic() - began)
+        size, outcome = await self._try(members, digest, tell)
+        pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
         await asyncio.sleep(max(0.0, pause))
-        return size is not None
+        return outcome == DONE
 
-    async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> int | None:
-        """Do it, and tell how that went; gives the bytes that took, None if it is to be tried again."""
-        size, outcome = None, "failed unexpectedly; the log says how"
+    async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> tuple[int, str]:
+        """Do it, and tell how that went; gives the bytes that took, and what was told."""
+        size, outcome = 0, "failed unexpectedly; the log says how"
         with tolerated(f"The queue {self.name}, blob {digest.hex},"):
             size, outcome = await self._attempt(members, digest)
         tell(digest, outcome)
-        return size
+        return size, outcome
 
-    async def _attempt(self, members: Sequence[Bulkhead], digest: Digest) -> tuple[int | None, str]:
+    async def _attempt(self, members: Sequence[Bulkhead], digest: Digest) -> tuple[int, str]:
         """Do it, and forget the entry unless it is news by then."""
         began = time.time()
         try:
@@ -246,7 +246,7 @@ class Queue:
         except StorError as error:
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))
-            return None, str(error)
+            return error.copied if isinstance(error, Unavailable) else 0, str(error)
         self._observe(JobDone(self.name, digest, size))
         return size, DONE
 

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pystor import placement
@@ -188,6 +188,14 @@ class Survey:
     def wanting(self) -> bool:
         """Whether some member has it, or had, and some other is to be given it."""
         return self.mendable and not self.complete
+
+    @property
+    def answered(self) -> Survey:
+        """The same without the members of which it is not known."""
+        known: dict[Bulkhead, ReplicaState] = {
+            member: state for member, state in self.states.items() if state is not ReplicaState.UNKNOWN
+        }
+        return replace(self, states=known)
 
     def mended_by(self, members: Sequence[Bulkhead]) -> bool:
         """Whether an upload that is on its way to these storages goes to this set, and mends it."""

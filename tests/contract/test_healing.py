@@ -207,6 +207,19 @@ def test_what_operators_are_told_to_type_to_look_at_every_blob_has_the_bad_ones_
     assert kept(storage, spoilt)
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_a_replica_is_made_anew_while_a_third_storage_of_its_set_is_away(
+    make_stor: HouseFactory, tmp_path: Path, size: int
+) -> None:
+    stor, content = make_stor(pairs=[[tmp_path / side for side in "abc"]]), fresh(size)
+    paths = place_on(stor.pairs[0], content)
+    stor.storages[2].rename(tmp_path / "away")
+    disk.missing(paths[1])
+
+    assert settles(lambda: stor.get(content).body == content and is_whole(paths[1], content))
+    assert settles(lambda: [len(list((each / ".stor/repair").iterdir())) for each in stor.storages[:2]] == [0, 1])
+
+
 def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactory) -> None:
     stor = make_stor()
     contents = [fresh(100), fresh(SMALL), fresh(LARGE)]

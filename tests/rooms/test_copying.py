@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageFull, Unavailable
 from pystor.events import BlobServed, Event, LeftoversSwept, PromotionFailed, ReplicaRepaired, nobody
+from pystor.jobs import Queue
 from pystor.pool import Pool
 from pystor.promotion import Promotion
 from pystor.reading import Reading
@@ -214,6 +217,52 @@ def test_a_storage_that_is_away_keeps_only_its_own_set_from_being_repaired(tmp_p
     assert blobs(pairs[0][1]) == [b"of the set that is well"]
     with pytest.raises(Unavailable, match="tried again"):
         run(scenario(pairs[1], b"of the other"))
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=["small", "large"])
+def test_those_that_answer_are_repaired_while_another_storage_of_their_set_is_away(
+    tmp_path: Path, content: bytes
+) -> None:
+    storages = [adopted(tmp_path / name) for name in "abcd"]
+    place(storages[0], content)
+    place(storages[1], content[1:], Digest.of(content))
+    shutil.rmtree(storages[3].root)
+    spent: list[int] = []
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="tried again") as caught:
+                    await copy(tiers_of(pool), pool, Digest.of(content))
+                spent.append(caught.value.copied)
+
+    run(scenario())
+    assert spent == [len(content), 0]
+    assert [blobs(storage) for storage in storages[:3]] == [[content]] * 3
+    assert len(beside(storages[1], "quarantine")) == 1
+
+
+def test_what_is_repaired_while_a_storage_is_away_stays_noted_and_is_done_no_faster_than_else(
+    tmp_path: Path,
+) -> None:
+    storages = [adopted(tmp_path / name) for name in "abc"]
+    contents = [bytes([number]) * 1000 for number in range(3)]
+    for content in contents:
+        place(storages[0], content)
+        storages[1].enqueue("repair", Digest.of(content))
+    shutil.rmtree(storages[2].root)
+
+    async def scenario() -> float:
+        async with running(storages) as pool:
+            job = partial(copy, tiers_of(pool), pool)
+            queue = Queue("repair", pool, job, observe=nobody, files_per_second=1e6, bytes_per_second=10_000)
+            began = time.monotonic()
+            assert await queue.work_off() == len(contents) + 1
+            return time.monotonic() - began
+
+    assert run(scenario()) >= 0.3
+    assert sorted(blobs(storages[1])) == contents
+    assert len(beside(storages[1], "repair")) == len(contents)
 
 
 def test_a_replica_for_which_there_is_no_room_is_not_stored_in_another_set_again_and_again(tmp_path: Path) -> None:
