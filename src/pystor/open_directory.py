@@ -60,6 +60,10 @@ class OpenDirectory:
         if not tree.takes_names(self._root.fd):
             refusal = PermissionError(errno.EACCES, "Stor may not make directories in it: give it to Stor's user")
             raise StorageError.from_os(self._root.path, "probe", refusal, writing=True, whole=True)
+        try:
+            tree.try_changes(self._root.fd)
+        except OSError as error:
+            raise StorageError.from_os(self._root.path, "make a directory", error, writing=True, whole=True) from error
 
     def stage(self, size: int, *, shared: bool = False) -> StagedFile:
         """Begin a replica of `size` bytes: they are reserved before the first one is written.

@@ -69,13 +69,18 @@ def refuse_foreign(root: str) -> None:
 def takes_changes(root_fd: int) -> bool:
     """Tell whether a storage can be changed, by making a directory beside its temporaries; a full one counts, too."""
     try:
-        with contextlib.suppress(FileExistsError):  # by another, who tries now or was killed in it
-            os.mkdir(_TRIED, 0o700, dir_fd=root_fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(_TRIED, dir_fd=root_fd)
+        try_changes(root_fd)
     except OSError as error:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return True
+
+
+def try_changes(root_fd: int) -> None:
+    """Make a directory in a directory of the storage's own, and remove it. Raises `OSError`."""
+    with contextlib.suppress(FileExistsError):  # by another, who tries now or was killed in it
+        os.mkdir(_TRIED, 0o700, dir_fd=root_fd)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(_TRIED, dir_fd=root_fd)
 
 
 def sync_way(leaf: str, made: AbstractSet[str], root_fd: int) -> None:

@@ -42,7 +42,7 @@ from tests.rooms.tools import (
     temporaries,
     where,
 )
-from tests.support.fuse import FaultyStorage
+from tests.support.fuse import Fault, FaultyStorage
 from tests.support.mounts import Mounts
 
 CONTENT = b"a blob"
@@ -895,6 +895,24 @@ def test_a_storage_whose_own_directories_take_nothing_takes_no_writes(storage: D
         storage.stage(6)
 
     assert caught.value.unwritable
+
+
+@pytest.mark.parametrize("error", ["EIO", "EACCES"])
+def test_a_storage_that_takes_files_and_no_directories_takes_no_writes_until_it_does(
+    tmp_path: Path, error: str
+) -> None:
+    with closing(FaultyStorage(tmp_path)) as faulty:
+        storage = adopted(faulty.point)
+        with faulty.failing(Fault(("mkdir",), error=error)):
+            with storage.stage(6) as staged, pytest.raises(StorageError) as refused:
+                staged.publish(BLOB)
+            with pytest.raises(StorageError) as probed:
+                storage.probe()
+        storage.probe()
+
+    assert refused.value.unwritable
+    assert probed.value.unwritable
+    assert not probed.value.dead
 
 
 # Sweeping
