@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
@@ -17,6 +17,8 @@ from pystor.pool import Pool
 from pystor.replicas import ReplicaState, Survey
 from pystor.small_uploads import AlreadyThere
 from pystor.uploads import Upload
+
+_T = TypeVar("_T")
 
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
@@ -141,7 +143,7 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys: Sequence[Survey]) -> Stored:
     small = len(content) <= HASHED_AT_ONCE
-    digest = Digest.of(content) if small else await asyncio.to_thread(Digest.of, content)
+    digest = Digest.of(content) if small else await _in_thread(Digest.of, content)
     if given is None:
         surveys = await pool.survey(digest)
         if stored := already_stored(digest, surveys):
@@ -249,7 +251,7 @@ async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
     hasher = hashlib.sha256()
     batch = await anext(batches)
     while batch:
-        working = asyncio.gather(asyncio.to_thread(hasher.update, batch), upload.write(batch))
+        working = asyncio.gather(_in_thread(hasher.update, batch), upload.write(batch))
         try:
             batch = await anext(batches, b"")
         except BaseException:
@@ -257,6 +259,14 @@ async def _write_all(upload: Upload, batches: AsyncIterator[bytes]) -> Digest:
             raise
         await working
     return Digest(hasher.hexdigest())
+
+
+async def _in_thread(hashing: Callable[[bytes], _T], content: bytes) -> _T:
+    """Hash in a thread what takes long; raises `Unavailable` if the system has none to give now."""
+    try:
+        return await asyncio.to_thread(hashing, content)
+    except RuntimeError as error:
+        raise Unavailable("The server has no thread to spare; nothing was stored, try again later") from error
 
 
 async def _begin(

@@ -53,6 +53,7 @@ from pystor.events import (
     UploadRefused,
 )
 from pystor.observers import Observers
+from tests.rooms.tools import no_thread_to_give
 from tests.support import needs, processes
 from tests.support.mounts import Mounts
 from tests.support.server import Server, ServerFactory
@@ -518,6 +519,16 @@ def test_without_descriptors_the_others_are_told_as_they_were_last(home: Path, w
         for worker in workers:
             worker.count(1)
     metrics.close()
+
+
+def test_without_a_thread_the_metrics_are_told_all_the_same(home: Path) -> None:
+    async def scenario() -> None:
+        metrics = Prometheus(home, version="1")
+        with no_thread_to_give():
+            assert b"stor_workers 1.0" in await metrics.tell()
+        metrics.close()
+
+    asyncio.run(scenario())
 
 
 # The directory

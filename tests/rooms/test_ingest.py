@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from tests.rooms.tools import (
     descriptors,
     eventually,
     in_the_way,
+    no_thread_to_give,
     path_of,
     place,
     run,
@@ -462,6 +464,22 @@ def test_an_upload_that_is_cancelled_while_one_storage_stages_leaves_nothing_on_
 
     run(scenario())
     assert clean(quick, slow)
+
+
+@pytest.mark.parametrize("content", [MEDIUM, LONG], ids=["medium", "long"])
+def test_an_upload_for_whose_digest_there_is_no_thread_is_refused_and_leaves_nothing(
+    pair: list[Directory], content: bytes
+) -> None:
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await put(pool, LARGE)
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+            with no_thread_to_give(), pytest.raises(Unavailable, match="no thread"):
+                await put(pool, content)
+            assert (await put(pool, content)).created
+
+    run(scenario())
+    assert clean(*pair)
 
 
 def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_anybody_waits(memory: Path) -> None:

@@ -99,6 +99,8 @@ class Prometheus:
             storages, queues, began = list(self._storages()), dict(self._queues()), time.monotonic()
             try:
                 return await asyncio.to_thread(self._render, storages, queues)
+            except RuntimeError:  # the system has none to give now
+                return self._render(storages, queues)
             finally:
                 now = time.monotonic()
                 self._rest_until = now + _REST * (now - began)
