@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-_PUNCTUAL: Final = 0.25
-"""Seconds by which a timer may be late in a busy event loop."""
+PUNCTUAL: Final = 0.25
+"""Seconds by which a timer may be late in a busy event loop; one that is later tells that the process was paused."""
 
 
 class Patience:
@@ -35,7 +35,7 @@ class Patience:
 
     def _end(self) -> None:
         late = self._loop.time() - self._due
-        if late < _PUNCTUAL or self.more:
+        if late < PUNCTUAL or self.more:
             self._call()
         else:
             again = max(late, self._seconds)

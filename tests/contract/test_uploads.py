@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -358,6 +360,21 @@ def test_a_connection_goes_on_after_an_upload_that_was_refused(stor: House) -> N
 
 
 # On disk
+
+
+def test_an_upload_of_which_more_came_while_the_server_was_paused_goes_on(impatient: House) -> None:
+    content = fresh(200_000)
+    with impatient.wire() as wire:
+        wire.send(impatient.head_of_upload(sha(content), len(content)), content[:1000])
+        time.sleep(0.2)
+        processes = impatient.server.processes()
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        wire.send(content[1000:])
+        time.sleep(IDLE + 0.5)
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        assert wire.answer().status == 201
 
 
 def test_no_final_name_appears_before_the_upload_is_whole(stor: House) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from pystor.errors import IncompleteBody, StalledBody
+from pystor.patience import PUNCTUAL
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -49,12 +50,17 @@ class Arriving:
             more = message.get("more_body", False)
 
     async def _next(self) -> Message:
-        try:
-            async with asyncio.timeout(self._idle_timeout):
-                return await self._receive()
-        except TimeoutError:
-            limit = self._idle_timeout
-            raise StalledBody(f"Nothing came for {limit:g} s; nothing was stored, send it again") from None
+        """Wait for more; anew, once, if this process was paused: what came meanwhile is not read yet."""
+        loop, limit = asyncio.get_running_loop(), self._idle_timeout
+        for _ in range(2):
+            due = loop.time() + limit
+            try:
+                async with asyncio.timeout(limit):
+                    return await self._receive()
+            except TimeoutError:
+                if loop.time() - due < PUNCTUAL:
+                    break
+        raise StalledBody(f"Nothing came for {limit:g} s; nothing was stored, send it again")
 
 
 class Arrived:
