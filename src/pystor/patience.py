@@ -16,6 +16,8 @@ class Patience:
     What has come in time is then told behind it: loops look at their timers first.
     """
 
+    __slots__ = ("_call", "_due", "_loop", "_seconds", "_timer", "more")  # one is made for each operation of a storage
+
     def __init__(self, call: Callable[[], None], seconds: float) -> None:
         """Call when so many seconds are over."""
         self.more = 0.0

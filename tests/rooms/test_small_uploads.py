@@ -221,7 +221,7 @@ def test_how_long_one_that_is_alone_waits_for_the_disk_says_nothing_of_how_long_
     async def scenario() -> None:
         mine = uploads_to(pair)
         for member in mine.members:
-            monkeypatch.setattr(member, "quicken", paces.append)
+            monkeypatch.setattr(member, "note_time", paces.append)
         await store(mine, CONTENTS[0])
         end(mine)
 
