@@ -16,20 +16,19 @@ class Patience:
     What has come in time is then told behind it: loops look at their timers first.
     """
 
-    __slots__ = ("_call", "_loop", "_seconds", "_timer", "more")  # one is made for each operation of a storage
+    __slots__ = ("_call", "_due", "_loop", "_seconds", "_timer", "more")  # one is made for each operation of a storage
 
     def __init__(self, call: Callable[[], None], seconds: float) -> None:
         """Call when so many seconds are over."""
         self.more = 0.0
         """Seconds by which it waited longer than it was told to."""
         self._call: Final = call
-        self._seconds = seconds
         self._loop: Final = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(seconds, self._end)
+        self.start(seconds)
 
     def start(self, seconds: float) -> None:
         """Wait for so long, from now on; not to be called while it waits."""
-        self._seconds = seconds
+        self._seconds, self._due = seconds, self._loop.time() + seconds
         self._timer = self._loop.call_later(seconds, self._end)
 
     def cancel(self) -> None:
@@ -37,7 +36,7 @@ class Patience:
         self._timer.cancel()
 
     def _end(self) -> None:
-        late = self._loop.time() - self._timer.when()
+        late = self._loop.time() - self._due
         if late < PUNCTUAL or self.more:
             self._call()
         else:
