@@ -131,3 +131,9 @@ def at_once(house: House, jobs: list[tuple[bytes, str]]) -> list[Answer]:
     """Upload (content, method) all at the same time, each on a connection of its own."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         return list(pool.map(lambda job: house.store(job[0], method=job[1]), jobs))
+
+
+def number(stor: House, name: str) -> float:
+    """What a metric is now; 0 if there is none of that name."""
+    lines = stor.ask("GET", "/metrics").body.decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)

@@ -6,14 +6,8 @@ import subprocess
 
 from tests.contract.conftest import HouseFactory
 from tests.contract.disk import flipped, fresh, missing, settles, sha
-from tests.contract.house import House
+from tests.contract.house import number
 from tests.support.mounts import Mounts
-
-
-def number(stor: House, name: str) -> float:
-    """What a metric is now; 0 if there is none of that name."""
-    lines = stor.ask("GET", "/metrics").body.decode().splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
 
 def test_an_upload_is_in_flight_until_it_ends_and_nothing_else_is(make_stor: HouseFactory) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.contract.disk import fresh, replica, settles, sha
-from tests.contract.house import House
+from tests.contract.house import House, number
 from tests.faults.conftest import FaultyFactory, HouseFactory, Shared, shared
 from tests.faults.load import Load, broken
 from tests.faults.reads import CLIENTS, page, reads
@@ -105,16 +105,17 @@ def test_uploads_go_on_while_one_storage_is_slow(stor: House, faulty: FaultyStor
 def test_a_server_that_is_paused_while_it_waits_for_a_storage_does_not_take_that_for_dead(
     stor: House, faulty: FaultyStorage, stored: list[bytes]
 ) -> None:
-    told = len(stor.server.stderr)
+    name = f'stor_storage_failures_total{{storage="{faulty.point}"}}'
+    failed = number(stor, name)
     with faulty.failing(Fault(delay=0.1)), reads(stor, stored) as load:
         time.sleep(0.3)
-        for number in (signal.SIGSTOP, signal.SIGCONT):
+        for signalled in (signal.SIGSTOP, signal.SIGCONT):
             for pid in stor.server.processes():
-                os.kill(pid, number)
+                os.kill(pid, signalled)
             time.sleep(READ_TIMEOUT + 0.5)
 
     assert load.outcomes() == {"ok"}
-    assert stor.server.stderr[told:] == ""
+    assert number(stor, name) == failed
 
 
 def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(
