@@ -22,7 +22,7 @@ class Patience:
         """Call when so many seconds are over."""
         self.more = 0.0
         """Seconds by which it waited longer than it was told to."""
-        self._call: Final = call
+        self._call = call
         self._loop: Final = asyncio.get_running_loop()
         self.start(seconds)
 
@@ -32,8 +32,9 @@ class Patience:
         self._timer = self._loop.call_later(seconds, self._end)
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Wait no more, and let go of what was to be called: it has this, and would only be freed with all garbage."""
         self._timer.cancel()
+        self._call = _nothing
 
     def _end(self) -> None:
         late = self._loop.time() - self._due
@@ -43,3 +44,7 @@ class Patience:
             again = max(late, self._seconds)
             self.more = late + again
             self.start(again)
+
+
+def _nothing() -> None:
+    pass
