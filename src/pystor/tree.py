@@ -51,7 +51,11 @@ def make_directory(directory: str, root_fd: int, made: set[str]) -> bool:
 
 def takes_names(root_fd: int) -> bool:
     """Tell whether directories may be made in a root at all."""
-    return os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
+    return _may_change(".", root_fd)
+
+
+def _may_change(directory: str, dir_fd: int | None = None) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, dir_fd=dir_fd, effective_ids=True)
 
 
 def refuse_foreign(root: str) -> None:
@@ -61,7 +65,7 @@ def refuse_foreign(root: str) -> None:
     """
     for name in sorted(filter(_BRANCH.fullmatch, os.listdir(root))):
         directory = f"{root}/{name}"
-        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        if not _may_change(directory):
             number = errno.EACCES if os.path.isdir(directory) else errno.ENOTDIR
             raise OSError(number, os.strerror(number), name)
 

@@ -312,6 +312,16 @@ def test_not_found_is_not_said_while_another_may_have_it(passing: ClientError, f
         tries.after(errors[1])
 
 
+def assert_got_in_parts(content: bytes, parts: dict[int, bytes]) -> None:
+    """Get a blob from a server that closes the connection behind each of its answers, all of which it takes."""
+    with (
+        Scripted(lambda asked: parts[asked.number], keeps=False) as scripted,
+        Client(scripted.url, retry=QUICK) as client,
+    ):
+        assert client.get(sha(content)) == content
+        assert len(scripted.asked) == len(parts)
+
+
 def test_what_goes_on_at_another_place_than_asked_is_not_taken_for_the_rest() -> None:
     content = noise(300_000)
     parts = {
@@ -319,23 +329,13 @@ def test_what_goes_on_at_another_place_than_asked_is_not_taken_for_the_rest() ->
         1: answer(206, content, "Content-Range: bytes 0-299999/300000"),
         2: answer(206, content[200_000:], "Content-Range: bytes 200000-299999/300000"),
     }
-    with (
-        Scripted(lambda asked: parts[asked.number], keeps=False) as scripted,
-        Client(scripted.url, retry=QUICK) as client,
-    ):
-        assert client.get(sha(content)) == content
-        assert len(scripted.asked) == 3
+    assert_got_in_parts(content, parts)
 
 
 def test_what_begins_anew_from_a_server_that_ignores_ranges_is_taken_from_where_it_broke_off() -> None:
     content = noise(4 << 20)  # several batches
     parts = {0: answer(200, content)[: -(1 << 20)], 1: answer(200, content)}
-    with (
-        Scripted(lambda asked: parts[asked.number], keeps=False) as scripted,
-        Client(scripted.url, retry=QUICK) as client,
-    ):
-        assert client.get(sha(content)) == content
-        assert len(scripted.asked) == 2
+    assert_got_in_parts(content, parts)
 
 
 def test_the_rest_may_come_in_several_answers() -> None:
@@ -345,12 +345,7 @@ def test_the_rest_may_come_in_several_answers() -> None:
         1: answer(206, content[200_000:250_000], "Content-Range: bytes 200000-249999/300000"),
         2: answer(206, content[250_000:], "Content-Range: bytes 250000-299999/300000"),
     }
-    with (
-        Scripted(lambda asked: parts[asked.number], keeps=False) as scripted,
-        Client(scripted.url, retry=QUICK) as client,
-    ):
-        assert client.get(sha(content)) == content
-        assert len(scripted.asked) == 3
+    assert_got_in_parts(content, parts)
 
 
 def test_who_gets_little_between_failures_gives_up_however_much_came_before() -> None:
