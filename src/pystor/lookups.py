@@ -1,6 +1,7 @@
 """Many look-ups in one system call: whether a name is missing below all of many directories.
 
-A look-up in the kernel's cache takes it a microsecond, and to ask for each from Python takes another.
+A look-up in the kernel's cache takes it a microsecond, and to ask for each from Python takes another. Where a disk has
+to be asked, a thread for each would take fifty.
 """
 
 from __future__ import annotations
@@ -18,6 +19,31 @@ from pystor.uring import CQE, SQE, Ring
 _OP_OPENAT2: Final = 28
 
 
+_MISSING: Final = frozenset({-errno.ENOENT, -errno.ENOTDIR})
+
+
+class _Lookups:
+    """Looks for names that are all of one length. For one thread at a time.
+
+    No directory is held open, so no mount is busy.
+    """
+
+    def __init__(self, prefixes: Sequence[bytes], length: int, how: ctypes.Structure) -> None:
+        """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
+        self._ring: Final = Ring(len(prefixes))
+        self._parts: Final = [*prefixes, b""]
+        self._paths: Final = ctypes.create_string_buffer(sum(len(prefix) + length + 1 for prefix in prefixes))
+        self._room: Final = memoryview(self._paths).cast("B")
+        at = ctypes.addressof(self._paths)
+        for number, prefix in enumerate(prefixes):
+            entry = (_OP_OPENAT2, 0, 0, posix.AT_FDCWD, ctypes.addressof(how), at, ctypes.sizeof(how), 0, number)
+            SQE.pack_into(self._ring.entries, number * SQE.size, *entry)
+            at += len(prefix) + length + 1
+
+    def _set(self, name: bytes) -> None:
+        self._room[:] = (name + b"\0").join(self._parts)
+
+
 class Choice(NamedTuple):
     """Some of the directories, to be asked in one go."""
 
@@ -27,33 +53,24 @@ class Choice(NamedTuple):
     """The completions when none of them has the name."""
 
 
-class Lookups:
-    """Looks for names that are all of one length. For one thread. No directory is held open, so no mount is busy."""
+class CachedLookups(_Lookups):
+    """Looks for names in the kernel's caches, without waiting."""
 
     def __init__(self, prefixes: Sequence[bytes], length: int) -> None:
         """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
-        self._ring: Final = Ring(len(prefixes))
-        self._parts: Final = [*prefixes, b""]
-        self._paths: Final = ctypes.create_string_buffer(sum(len(prefix) + length + 1 for prefix in prefixes))
-        self._room: Final = memoryview(self._paths).cast("B")
-        how, size = ctypes.addressof(posix.READ_CACHED), ctypes.sizeof(posix.READ_CACHED)
-        at = ctypes.addressof(self._paths)
-        for number, prefix in enumerate(prefixes):
-            entry = (_OP_OPENAT2, 0, 0, posix.AT_FDCWD, how, at, size, 0, number)
-            SQE.pack_into(self._ring.entries, number * SQE.size, *entry)
-            at += len(prefix) + length + 1
+        super().__init__(prefixes, length, posix.READ_CACHED)
 
     def choose(self, numbers: Sequence[int]) -> Choice:
         """Choose the prefixes, by their numbers, that are asked in one go."""
         missing = b"".join(CQE.pack(number, -errno.ENOENT, 0) for number in numbers)
-        return Choice(memoryview(struct.pack(f"={len(numbers)}I", *numbers)).cast("I"), missing)
+        return Choice(_words(numbers), missing)
 
     def none_has(self, name: bytes, choice: Choice) -> bool:
         """Tell whether the kernel knows of each that it has no such file; False also if it would have to ask a disk.
 
         Raises `OSError` when this way does not work any more.
         """
-        self._room[:] = (name + b"\0").join(self._parts)
+        self._set(name)
         answers = self._ring.submit(choice.numbers)
         if answers == choice.missing:
             return True
@@ -63,3 +80,43 @@ class Lookups:
         if len(answers) != len(choice.missing):
             raise OSError(errno.EIO, "io_uring did not answer all that it was asked")
         return False
+
+
+class WaitingLookups(_Lookups):
+    """Looks for names on the disks, on all of them at once."""
+
+    def __init__(self, prefixes: Sequence[bytes], length: int) -> None:
+        """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
+        super().__init__(prefixes, length, posix.LOOK)
+        self._ring.let_wait(len(prefixes))
+        self.late: frozenset[int] = frozenset()
+        """The numbers of those that have not answered in time."""
+
+    def missing(self, name: bytes, numbers: Sequence[int], seconds: float) -> frozenset[int]:
+        """Tell which of the prefixes, by their numbers, have no such name. What takes longer than `seconds` is `late`.
+
+        As long as something is, nothing more can be asked. Raises `OSError` when this way does not work any more.
+        """
+        self._set(name)
+        self.late, missing = self._left(set(numbers), self._ring.submit_and_wait(_words(numbers), seconds))
+        return missing
+
+    def hear(self) -> None:
+        """See which of those that were late have answered since."""
+        self.late, _ = self._left(set(self.late), self._ring.completed())
+
+    @staticmethod
+    def _left(asked: set[int], answers: bytes) -> tuple[frozenset[int], frozenset[int]]:
+        """Tell who of those that were asked has not answered, and who has no such name."""
+        missing = set()
+        for number, result, _ in CQE.iter_unpack(answers):
+            asked.discard(number)
+            if result in _MISSING:
+                missing.add(number)
+            elif result >= 0:
+                os.close(result)
+        return frozenset(asked), frozenset(missing)
+
+
+def _words(numbers: Sequence[int]) -> memoryview:
+    return memoryview(struct.pack(f"={len(numbers)}I", *numbers)).cast("I")

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.lookups import Lookups
+from pystor.lookups import CachedLookups
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
 
@@ -57,7 +57,7 @@ class NonBlockingLookup:
         for members in (likeliest.in_turn(), self._others[likeliest]):
             if missing and members and self._is_nowhere_else(path, likeliest):
                 # That counts if they are in their places afterwards, and still of the kind that is asked so.
-                is_sure = self._is_all_in_place() and self._are_local
+                is_sure = self.is_all_in_place() and self._are_local
                 return self._nowhere if is_sure else None
             for member in members:
                 found = member.storage.open_cached_path(path)
@@ -66,7 +66,7 @@ class NonBlockingLookup:
                 if found is not None:
                     return Seen(found, len(missing) + 1, [each for each in missing if each.storage.is_in_place()])
                 missing.append(member)
-        return self._nowhere if self._is_all_in_place() else None
+        return self._nowhere if self.is_all_in_place() else None
 
     def _is_nowhere_else(self, path: bytes, likeliest: ReplicaSet) -> bool:
         """Ask all other sets at once, if they are known to be local; False if that does not tell."""
@@ -79,7 +79,7 @@ class NonBlockingLookup:
             self._at_once.clear()  # one by one then
             return False
 
-    def _is_all_in_place(self) -> bool:
+    def is_all_in_place(self) -> bool:
         """Tell whether every storage is where it was; at once if nothing has changed since that was looked at."""
         changes = None if self._watch is None else self._watch.changes()
         if changes is not None and changes == self._settled:
@@ -100,7 +100,7 @@ def _at_once(
     if not asked:
         return {}
     try:
-        lookups = Lookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
+        lookups = CachedLookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
     except OSError:
         return {}
     numbers = {storage: number for number, storage in enumerate(storages)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
+from pystor.absences import Absences
 from pystor.blob import Replica, root_in
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -107,6 +108,7 @@ class Pool:
         self._small_uploads: Final = {
             each: SmallUploads(each.members, Executor(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
         }
+        self._absences: Final = Absences([*self.members()], self._lookup.is_all_in_place)
         self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)
         self._scrub: Final = Scrub(
@@ -132,6 +134,7 @@ class Pool:
     async def stop(self) -> None:
         """End what goes on in the background, and let the threads go."""
         await asyncio.gather(self._upkeep.stop(), self.repairs.stop(), self._scrub.stop(), return_exceptions=True)
+        self._absences.stop()
         for uploads in self._small_uploads.values():
             uploads.stop()
         for member in self.members():
@@ -175,15 +178,24 @@ class Pool:
     async def _look_through(self, search: _Search, sets: Iterator[ReplicaSet]) -> None:
         """Look in the likeliest sets one after the other, then in several at once: of many most have to be asked."""
         try:
-            for replica_set in islice(sets, _LIKELIEST):
-                await self._look_in(search, replica_set)
-                if search.found is not None:
-                    return
-            while search.found is None and (several := list(islice(sets, _AT_ONCE))):
-                await asyncio.gather(*(self._look_in(search, replica_set) for replica_set in several))
+            await self._look_in(search, next(sets))
+            if search.found is None and (others := [*sets]):
+                await self._look_through_others(search, others)
         except BaseException:
             search.close()
             raise
+
+    async def _look_through_others(self, search: _Search, others: Sequence[ReplicaSet]) -> None:
+        absent = await self._absences.of(search.digest)
+        left = [each for each in others if not absent.issuperset(each.members)]
+        search.attempts += sum(len(each.members) for each in others) - sum(len(each.members) for each in left)
+        sets = iter(left)
+        for replica_set in islice(sets, _LIKELIEST - 1):
+            await self._look_in(search, replica_set)
+            if search.found is not None:
+                return
+        while search.found is None and (several := list(islice(sets, _AT_ONCE))):
+            await asyncio.gather(*(self._look_in(search, replica_set) for replica_set in several))
 
     async def _look_in(self, search: _Search, replica_set: ReplicaSet) -> None:
         for member in replica_set.in_turn():
@@ -308,8 +320,12 @@ class Pool:
 
     async def survey(self, digest: Digest) -> list[Survey]:
         """See what every storage has of a blob."""
-        looks = [replica_set.survey(digest, self.verifier, self.observe) for replica_set in self._places.ranked(digest)]
-        return [await looks[0]] if len(looks) == 1 else await asyncio.gather(*looks)
+        ranked = self._places.ranked(digest)
+        absent = await self._absences.of(digest)
+        asked = [each for each in ranked if not absent.issuperset(each.members)]
+        surveys = await asyncio.gather(*(each.survey(digest, self.verifier, self.observe) for each in asked))
+        seen = dict(zip(asked, surveys, strict=True))
+        return [seen.get(each, each.nothing) for each in ranked]
 
     async def stage(
         self,

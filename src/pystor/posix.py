@@ -52,6 +52,9 @@ _fallocate = _slow.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
 
+_waiting_syscall = _slow.syscall
+_waiting_syscall.restype = ctypes.c_long
+
 _sync_file_range = _slow.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _sync_file_range.restype = ctypes.c_int
@@ -80,6 +83,9 @@ not watched any more; or events were lost, and nobody knows."""
 
 READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 """How a file is opened for reading, for open(2)."""
+
+LOOK: Final = _OpenHow(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, 0)
+"""How a name is looked for, whatever it is of, for openat2(2)."""
 
 READ_CACHED: Final = _OpenHow(READ | os.O_NOFOLLOW, 0, _RESOLVE_CACHED)
 """How a file is opened from the kernel's caches alone, for openat2(2). A symbolic link fails with ELOOP: one that leads
@@ -151,6 +157,13 @@ def is_cached(fd: int, offset: int, size: int) -> bool:
 def call(number: int, *arguments: object) -> int:
     """Make a system call that does not wait, by its number; raises `OSError`."""
     result: int = _syscall(number, *arguments)
+    _check(min(result, 0))
+    return result
+
+
+def call_and_wait(number: int, *arguments: object) -> int:
+    """Make a system call during which other threads go on, by its number; raises `OSError`."""
+    result: int = _waiting_syscall(number, *arguments)
     _check(min(result, 0))
     return result
 

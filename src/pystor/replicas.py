@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from pystor import placement
@@ -52,6 +53,8 @@ class ReplicaSet:
         self._turn = self._turns[0]
         self.advance()
         self._looks: Final = [Looks(member) for member in members]
+        self.nothing: Final = Survey(self, dict.fromkeys(self.members, ReplicaState.MISSING), {})
+        """What is seen of a blob that no member has."""
 
     @property
     def takes(self) -> bool:
@@ -126,7 +129,7 @@ class ReplicaSet:
 
         opened = await outcomes([looks.begin(digest) for looks in self._looks])
         if opened.count(None) == len(opened):
-            return Survey(self, dict.fromkeys(self.members, ReplicaState.MISSING), {})
+            return self.nothing
         try:
             states = await asyncio.gather(*map(look, self.members, opened))
         finally:
@@ -162,7 +165,7 @@ async def _answers(member: Bulkhead) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Survey:
     """What each member of a replica set has of one blob."""
 
@@ -173,18 +176,18 @@ class Survey:
     modified: int | None = None
     """Since when it has been stored, in nanoseconds since the epoch; None if nobody knows."""
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """Whether every member has it."""
         return all(state is ReplicaState.GOOD for state in self.states.values())
 
-    @property
+    @cached_property
     def mendable(self) -> bool:
         """Whether some member has it, or had, and the others can be given it."""
         found = any(state in (ReplicaState.GOOD, ReplicaState.BAD) for state in self.states.values())
         return found and self.replica_set.writable and ReplicaState.UNKNOWN not in self.states.values()
 
-    @property
+    @cached_property
     def wanting(self) -> bool:
         """Whether some member has it, or had, and some other is to be given it."""
         return self.mendable and not self.complete

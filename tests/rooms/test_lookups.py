@@ -12,7 +12,7 @@ import pytest
 from pystor import posix, uring
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.lookups import Lookups
+from pystor.lookups import CachedLookups
 from pystor.nonblocking import NonBlockingLookup
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
@@ -37,12 +37,12 @@ def roots(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def looking(roots: list[Path]) -> Lookups:
-    return Lookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
+def looking(roots: list[Path]) -> CachedLookups:
+    return CachedLookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
 
 
 def test_what_is_in_none_of_the_chosen_is_missing_however_often_it_is_looked_for(
-    looking: Lookups, roots: list[Path]
+    looking: CachedLookups, roots: list[Path]
 ) -> None:
     (roots[1] / BLOB.path).touch()
     choices = [looking.choose(numbers) for numbers in ([0], [0, 2, 4], [4, 3, 2, 0], [1], [0, 1, 2, 3, 4], [3, 1])]
@@ -52,7 +52,7 @@ def test_what_is_in_none_of_the_chosen_is_missing_however_often_it_is_looked_for
     assert _open() == before
 
 
-def test_another_name_is_looked_for_anew(looking: Lookups, roots: list[Path]) -> None:
+def test_another_name_is_looked_for_anew(looking: CachedLookups, roots: list[Path]) -> None:
     other = Digest.of(b"another")
     everywhere = looking.choose(range(5))
     assert looking.none_has(NAME, everywhere)
@@ -61,7 +61,7 @@ def test_another_name_is_looked_for_anew(looking: Lookups, roots: list[Path]) ->
     assert looking.none_has(other.path.encode(), everywhere)
 
 
-def test_a_name_that_comes_is_not_missing_any_more(looking: Lookups, roots: list[Path]) -> None:
+def test_a_name_that_comes_is_not_missing_any_more(looking: CachedLookups, roots: list[Path]) -> None:
     everywhere = looking.choose(range(5))
     assert looking.none_has(NAME, everywhere)
     (roots[4] / BLOB.path).touch()
@@ -70,7 +70,7 @@ def test_a_name_that_comes_is_not_missing_any_more(looking: Lookups, roots: list
     assert looking.none_has(NAME, everywhere)
 
 
-def test_a_link_that_leads_nowhere_is_not_missing(looking: Lookups, roots: list[Path]) -> None:
+def test_a_link_that_leads_nowhere_is_not_missing(looking: CachedLookups, roots: list[Path]) -> None:
     (roots[4] / BLOB.path).symlink_to("nowhere")
     assert not (roots[4] / BLOB.path).exists()
     assert not looking.none_has(NAME, looking.choose(range(5)))
@@ -80,7 +80,7 @@ def test_a_ring_is_given_back(roots: list[Path]) -> None:
     gc.collect()  # what other tests have left
     before = _open()
     for _ in range(3):
-        Lookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
+        CachedLookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
     assert _open() == before
 
 

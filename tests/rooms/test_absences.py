@@ -1,0 +1,319 @@
+"""Who has no replica of a blob, asked of many storages in one go; who is late is left to be asked by himself."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pystor import absences, posix, uring
+from pystor.absences import Absences
+from pystor.bulkhead import Bulkhead
+from pystor.digest import Digest
+from pystor.errors import NotFound, StorageError
+from pystor.events import Event, LookedUp
+from pystor.ingest import store
+from pystor.lookups import WaitingLookups
+from tests.rooms.tools import adopted, body_of, clean_now, eventually, place, run, running, where
+from tests.support.fuse import Fault, FaultyStorage
+
+CONTENT = b"a blob"
+BLOB = Digest.of(CONTENT)
+OTHERS = [Digest.of(b"%d" % number) for number in range(8)]
+
+
+def _members(directory: Path, count: int = 5) -> list[Bulkhead]:
+    return [Bulkhead(adopted(directory / f"s{number}", local=True)) for number in range(count)]
+
+
+def _absences(members: list[Bulkhead]) -> Absences:
+    return Absences(members, lambda: all(member.storage.is_in_place() for member in members))
+
+
+def _names(members: frozenset[Bulkhead]) -> list[str]:
+    return sorted(Path(member.storage.root).name for member in members)
+
+
+async def _of(asked: Absences, digest: Digest) -> list[str]:
+    return _names(await asyncio.wait_for(asked.of(digest), 10))
+
+
+def test_whoever_has_no_such_file_is_told_and_whoever_has_one_of_any_kind_is_not(tmp_path: Path) -> None:
+    members = _members(tmp_path, 6)
+    place(members[1].storage, CONTENT)  # type: ignore[arg-type]
+    for number in (2, 3):
+        where(members[number].storage, BLOB).parent.mkdir(parents=True)  # type: ignore[arg-type]
+    where(members[2].storage, BLOB).symlink_to("nowhere")  # type: ignore[arg-type]
+    (tmp_path / "s4" / BLOB.path[:2]).touch()  # where a directory would be
+
+    async def scenario() -> None:
+        asked = _absences(members)
+        for _ in range(2):
+            assert await _of(asked, BLOB) == ["s0", "s3", "s4", "s5"]
+        assert await _of(asked, OTHERS[0]) == [f"s{number}" for number in range(6)]
+        asked.stop()
+
+    run(scenario())
+    assert all(clean_now(member.storage) for member in members)  # type: ignore[arg-type]
+
+
+def test_many_are_asked_for_in_one_job_and_what_takes_long_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = _members(tmp_path)
+    place(members[1].storage, CONTENT)  # type: ignore[arg-type]
+    looked: list[int] = []
+    real = WaitingLookups.missing
+
+    def counted(self: WaitingLookups, *arguments: Any) -> frozenset[int]:
+        looked.append(threading.get_ident())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(WaitingLookups, "missing", counted)
+    most = ["s0", "s1", "s2", "s3", "s4"]
+
+    async def scenario(batches: int) -> None:
+        asked = _absences(members)
+        jobs: list[int] = []
+        give = asked._executor.give
+
+        def counted(*arguments: Any, **how: Any) -> Any:
+            jobs.append(1)
+            return give(*arguments, **how)
+
+        monkeypatch.setattr(asked._executor, "give", counted)
+        answers = await asyncio.gather(*(_of(asked, digest) for digest in (BLOB, *OTHERS)))
+        assert answers == [["s0", "s2", "s3", "s4"], *[most] * len(OTHERS)]
+        assert len(jobs) == batches
+        asked.stop()
+
+    monkeypatch.setattr(absences, "_LONG", 10.0)
+    run(scenario(1))
+    monkeypatch.setattr(absences, "_LONG", 0.0)
+    run(scenario(9))
+    assert len(looked) == 18
+
+
+def test_what_is_not_in_its_place_has_not_said_anything(tmp_path: Path) -> None:
+    members = _members(tmp_path)
+
+    async def scenario() -> None:
+        asked = _absences(members)
+        (tmp_path / "s2").rename(tmp_path / "elsewhere")
+        assert await _of(asked, BLOB) == ["s0", "s1", "s3", "s4"]
+        (tmp_path / "elsewhere").rename(tmp_path / "s2")
+        assert await _of(asked, BLOB) == ["s0", "s1", "s2", "s3", "s4"]
+        asked.stop()
+
+    run(scenario())
+
+
+def test_who_is_slow_or_out_or_not_on_a_disk_of_this_machine_is_not_asked(tmp_path: Path) -> None:
+    members = _members(tmp_path, 6)
+    members[0].storage.local = False  # type: ignore[misc]
+    members[1].note(StorageError(members[1].storage.root, "open", "no answer", dead=True))
+    members[2].note_time(10.0)
+
+    async def scenario() -> None:
+        asked = _absences(members)
+        assert await _of(asked, BLOB) == ["s3", "s4", "s5"]
+        members[3].note_time(10.0)
+        assert await _of(asked, BLOB) == []  # two are asked as quickly each by himself
+        asked.stop()
+
+    run(scenario())
+
+
+def test_two_storages_are_never_asked_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        asked = _absences(_members(tmp_path, 2))
+        assert await _of(asked, BLOB) == []
+        assert asked._executor._threads == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("number", ["_SYS_SETUP", "_SYS_REGISTER"])
+def test_where_there_is_no_io_uring_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setattr(uring, number, 9999)
+
+    async def scenario() -> None:
+        asked = _absences(_members(tmp_path))
+        assert await _of(asked, BLOB) == []
+        monkeypatch.undo()
+        assert await _of(asked, BLOB) == []  # it is not tried again
+        assert asked._executor._threads == 0
+
+    run(scenario())
+
+
+def test_when_io_uring_fails_or_does_a_part_nothing_is_known_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = posix.call_and_wait
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    def does_a_part(number: int, fd: int, count: int, least: int, *rest: object) -> int:
+        return real(number, fd, count - 1, least - 1, *rest)
+
+    async def scenario(broken: Any) -> None:
+        asked = _absences(members)
+        assert len(await _of(asked, BLOB)) == 5
+        monkeypatch.setattr(posix, "call_and_wait", broken)
+        assert await _of(asked, BLOB) == []
+        monkeypatch.setattr(posix, "call_and_wait", real)
+        assert await _of(asked, BLOB) == []
+        asked.stop()
+
+    members = _members(tmp_path)
+    run(scenario(fails))
+    run(scenario(does_a_part))
+
+
+def test_without_a_thread_to_spare_nobody_waits_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(absences, "_PATIENCE", 0.05)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    async def scenario() -> None:
+        asked = _absences(_members(tmp_path))
+        assert await _of(asked, BLOB) == []
+        monkeypatch.undo()
+        assert len(await _of(asked, BLOB)) == 5
+        asked.stop()
+
+    run(scenario())
+
+
+# One that hangs
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[FaultyStorage]:
+    made = FaultyStorage(tmp_path / "hanging")
+    yield made
+    made.close()
+
+
+def test_one_that_hangs_holds_up_nobody_and_is_asked_again_when_it_has_answered(
+    tmp_path: Path, hanging: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absences, "_LONG", 10.0)
+    members = [Bulkhead(adopted(hanging.point, local=True)), *_members(tmp_path)]
+    for digest in (BLOB, OTHERS[7]):
+        path = hanging.source / digest.path
+        path.parent.mkdir(parents=True)
+        path.touch()
+    others = [f"s{number}" for number in range(5)]
+
+    async def scenario() -> None:
+        asked = Absences(members, lambda: True)
+        assert await _of(asked, OTHERS[0]) == ["point", *others]
+        hanging.fail(Fault(operations=("getattr",), path=r"\.dat|^/.[^s]", hang=True))
+        assert await asyncio.gather(*(_of(asked, digest) for digest in (BLOB, *OTHERS[1:6]))) == [others] * 6
+        assert await _of(asked, OTHERS[6]) == others
+        rings = list(asked._lookups)
+        assert len(rings) == 2
+        assert [sorted(ring.late) for ring in rings] == [[0], []]
+        assert 0 not in asked._to_be_asked()
+        hanging.heal()
+        async with asyncio.timeout(10):
+            while rings[0].late:
+                assert await _of(asked, OTHERS[3]) == others
+        assert await _of(asked, OTHERS[3]) == ["point", *others]
+        assert await _of(asked, OTHERS[7]) == others  # it has that
+        asked.stop()
+
+    run(scenario())
+    assert clean_now(members[0].storage)  # type: ignore[arg-type]  # what was found too late is closed
+
+
+def test_there_are_never_more_rings_than_a_few(
+    tmp_path: Path, hanging: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absences, "_MOST", 2)
+    members = [Bulkhead(adopted(hanging.point, local=True)), *_members(tmp_path)]
+
+    async def scenario() -> None:
+        asked = Absences(members, lambda: True)
+        monkeypatch.setattr(asked, "_to_be_asked", lambda: range(6))
+        hanging.fail(Fault(operations=("getattr",), path=r"\.dat|^/.[^s]", hang=True))
+        for digest in OTHERS[:2]:
+            assert len(await _of(asked, digest)) == 5
+        assert await _of(asked, OTHERS[2]) == []
+        assert len(asked._lookups) == 2
+        hanging.heal()
+        asked.stop()
+
+    run(scenario())
+
+
+# What the pool makes of it
+
+
+def test_a_look_through_many_sets_takes_a_job_of_each_storage_of_the_likeliest_alone(tmp_path: Path) -> None:
+    storages = [adopted(tmp_path / f"s{number}", local=True) for number in range(8)]
+    sets = [storages[number : number + 2] for number in range(0, 8, 2)]
+    seen: list[Event] = []
+
+    async def scenario() -> None:
+        async with running(*sets, events=seen) as pool:
+            await eventually(lambda: all(each.space is not None for each in pool.members()))
+            given: list[str] = []
+            for member in pool.members():
+                real = member._executor.give
+
+                def counted(
+                    call: Any, *rest: Any, real: Any = real, root: str = member.storage.root, **how: Any
+                ) -> Any:
+                    if call.__name__ in ("open", "_open", "open_own"):
+                        given.append(root)
+                    return real(call, *rest, **how)
+
+                member._executor.give = counted  # type: ignore[method-assign]
+            seen.clear()
+            with pytest.raises(NotFound):
+                await pool.find(BLOB)
+            assert [event.attempts for event in seen if isinstance(event, LookedUp)] == [8]
+            assert given.count("open") <= 2
+            given.clear()
+            surveys = await pool.survey(OTHERS[0])
+            assert "_open" not in given
+            assert [survey.replica_set for survey in surveys] == pool._places.ranked(OTHERS[0])
+            assert all(survey is survey.replica_set.nothing for survey in surveys)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_blob_is_found_and_known_to_be_stored_wherever_it_is(tmp_path: Path, number: int) -> None:
+    storages = [adopted(tmp_path / f"s{number}", local=True) for number in range(8)]
+    sets = [storages[number : number + 2] for number in range(0, 8, 2)]
+    pair = sets[number // 2]
+
+    async def scenario() -> None:
+        for storage in pair:
+            place(storage, CONTENT)
+        async with running(*sets) as pool:
+            with await pool.find(BLOB) as found:
+                assert found.storage in [storage.root for storage in pair]
+            where(pair[1 - number % 2], BLOB).unlink()
+            with await pool.find(BLOB) as found:
+                assert found.storage == storages[number].root
+            stored = await store(pool, body_of(CONTENT), BLOB, await pool.survey(BLOB))
+            assert stored.paths == tuple(storage.locate(BLOB) for storage in pair)
+            assert not stored.created
+
+    run(scenario())
