@@ -8,9 +8,11 @@ from typing import Final, TypeAlias
 
 import pytest
 
+from tests.contract.conftest import HouseFactory
 from tests.contract.disk import fresh, sha
 from tests.contract.house import House
 from tests.contract.wire import Wire, chunked, request
+from tests.support.processes import eventually, links_of
 from tests.support.server import Server
 
 HEADER_TIMEOUT: Final = 2.0
@@ -26,7 +28,12 @@ Attack: TypeAlias = Callable[[House], bytes]
 @pytest.fixture(scope="module")
 def wary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A server with short timeouts."""
-    config = {"header_timeout": HEADER_TIMEOUT, "keep_alive_timeout": KEEP_ALIVE, "upload_idle_timeout": IDLE}
+    config = {
+        "header_timeout": HEADER_TIMEOUT,
+        "keep_alive_timeout": KEEP_ALIVE,
+        "upload_idle_timeout": IDLE,
+        "download_idle_timeout": IDLE,
+    }
     with Server(tmp_path_factory.mktemp("wary"), config=config) as server:
         yield House(server)
 
@@ -260,6 +267,39 @@ def test_a_client_that_sends_requests_and_reads_no_answers_is_let_go(wary: House
         except (TimeoutError, ConnectionError):
             pass
         assert wary.ask("GET", "/live").status == 200
+
+
+def test_a_reader_that_stands_still_is_cut_and_keeps_no_file_open(make_stor: HouseFactory) -> None:
+    stor, content = make_stor(config={"download_idle_timeout": IDLE}), fresh(16 << 20)
+    stor.store(content)
+    with stor.wire(receive_buffer=65536) as wire:
+        wire.send(request("GET", f"/{sha(content)}"))
+        wire.receive(1)
+        assert _open_files(stor)
+        began = time.monotonic()
+        eventually(lambda: not _open_files(stor), what="the reader is not cut")
+        assert IDLE * 0.5 < time.monotonic() - began < IDLE * 2 + 3
+    assert stor.get(content).body == content
+
+
+def test_a_reader_that_takes_little_all_the_time_gets_all(make_stor: HouseFactory) -> None:
+    stor, content = make_stor(config={"download_idle_timeout": IDLE / 2}), fresh(16 << 20)
+    stor.store(content)
+    with stor.wire(receive_buffer=65536) as wire:
+        wire.send(request("GET", f"/{sha(content)}", {"Connection": "close"}))
+        wire.receive(1)
+        until = time.monotonic() + IDLE * 2
+        while time.monotonic() < until:
+            wire.receive(65536)
+            time.sleep(IDLE / 10)
+        assert _open_files(stor)
+        assert content.endswith(wire.rest()[-1024:])
+
+
+def _open_files(house: House) -> list[str]:
+    """The replicas that the server and its workers have open."""
+    links = (link for pid in house.server.processes() for link in links_of(pid))
+    return [link for link in links if link.endswith(".dat")]
 
 
 # Cut

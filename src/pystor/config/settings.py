@@ -70,6 +70,7 @@ class Settings:
     port: int = key(whole(0, 65535), 8080, "The port to listen at; 0 takes a free one")
     workers: int = key(whole(1, 1024), _WORKERS, "How many processes serve")
     upload_idle_timeout: float = key(seconds(), 30.0, "Seconds an upload may stand still before it is given up")
+    download_idle_timeout: float = key(seconds(), 300.0, "Seconds a client may take nothing of a blob before it is cut")
     header_timeout: float = key(seconds(), 10.0, "Seconds a client may take for the headers of a request")
     keep_alive_timeout: float = key(seconds(), 75.0, "Seconds a connection may idle between two requests")
     shutdown_timeout: float = key(seconds(0), 10.0, "Seconds that running requests get when the server is stopped")

@@ -61,6 +61,7 @@ class Connection(HttpToolsProtocol):
         "_peer",
         "_phase",
         "_posted",
+        "_reader",
         "_reading",
         "_refusal",
         "_response_transport",
@@ -70,6 +71,7 @@ class Connection(HttpToolsProtocol):
         "_timer",
         "_unparsed",
         "_unsent",
+        "_untaken",
     )
 
     server_state: SharedState
@@ -84,6 +86,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits: Limits = config.loaded_app.limits
         self._timer = Timer(self.loop, self._on_timeout)
+        self._reader = Timer(self.loop, self._look_at_reader)
+        self._untaken = 0  # bytes that waited for the reader when the timer was started
         self._phase = BETWEEN
         self._greeted = False  # a whole head was read
         self._running: Cycle | ShortRequest | None = None  # whose answer is being made
@@ -119,6 +123,7 @@ class Connection(HttpToolsProtocol):
         self._send_posted()
         self._socket = -1
         self._timer.cancel()
+        self._reader.cancel()
         waiting = [self._running, *(cycle for cycle, _ in self.pipeline)]
         self.pipeline.clear()
         for cycle in waiting:
@@ -193,6 +198,27 @@ class Connection(HttpToolsProtocol):
             self._outbox.flush()
 
     # Bounds
+
+    def pause_writing(self) -> None:
+        """Have no more made for a client that does not take it; bound for how long."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken most of it."""
+        super().resume_writing()
+        self._reader.stop()
+
+    def _await_reader(self) -> None:
+        self._untaken = unsent_bytes(self.transport)
+        self._reader.start(self._limits.download_idle_timeout)
+
+    def _look_at_reader(self) -> None:
+        """A client that stands still would keep files open, and their disks from being unmounted."""
+        if unsent_bytes(self.transport) < self._untaken:
+            self._await_reader()
+        else:
+            self.transport.abort()
 
     def _rest(self) -> None:
         """Bound what comes next, if all that was asked for is answered."""

@@ -31,6 +31,8 @@ class Limits:
     """From the first byte of a request (of a connection's first request: from connecting) to the end of its headers."""
     keep_alive_timeout: float = 75.0
     """How long a connection may stay between two requests."""
+    download_idle_timeout: float = 300.0
+    """How long a client may take nothing of an answer."""
     max_header_bytes: int = 65536
     """Request line and header fields together; also trailers, and one chunk extension."""
     drain_bytes: int = 1 << 30
