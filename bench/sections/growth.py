@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from bench import blobs, peers
 from bench.blobs import Bodies, path_of
 from bench.comparing import reads
+from bench.load import Requests
 from bench.peers import Peer, put
 from bench.samples import Comparison, Target
 from bench.setting import Setting, pair_in
 
 _FEW = 1000
 _WIDE = 50_000
-"""More blobs than Stor remembers the answers of."""
+"""More blobs than Stor remembers the answers of, and than are asked for in a round and are nowhere."""
 _LINKS = 60_000
 """Names that one file may have, on any filesystem."""
+_UPLOADS = 20_000
+"""More than anybody makes in a second."""
 
 
 def growth(setting: Setting) -> Iterator[Comparison]:
@@ -43,6 +47,13 @@ def growth(setting: Setting) -> Iterator[Comparison]:
         ):
             # Stored by Stor, which looks first where it puts blobs itself.
             yield _compare(setting, over_many, _stored(over_many), over_two, _stored(over_two))
+            for work, requests in _NEW.items():
+                yield setting.compare(
+                    f"{work}, {over_many.name} beside {over_two.name}, 32 connections",
+                    [over_many, over_two],
+                    partial(requests, setting),
+                    connections=32,
+                )
     if setting.has("nginx"):
         yield _wide(setting)
 
@@ -62,6 +73,21 @@ def _wide(setting: Setting) -> Comparison:
                 partial(reads, digests=digests),
                 connections=32,
             )
+
+
+def _asked_for_once(_: Setting, peer: Peer) -> Requests:
+    return reads(peer, [secrets.token_hex(32) for _ in range(_WIDE)], missing=True)
+
+
+def _uploaded(setting: Setting, peer: Peer) -> Requests:
+    return Requests(uploads=peer.uploads(Bodies(4096), _UPLOADS * setting.seconds))
+
+
+_NEW: Final[dict[str, Callable[[Setting, Peer], Requests]]] = {
+    "GET of what nobody has asked for": _asked_for_once,
+    "POST 4 KiB, not durable": _uploaded,
+}
+"""What no storage has, and the kernel does not know that yet: each has to be asked."""
 
 
 def _stored(peer: Peer) -> list[str]:
