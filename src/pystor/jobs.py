@@ -147,20 +147,13 @@ class Queue:
         return self._left.get(replica_set, 0) > 0 or any(self.name in each.noted for each in replica_set.members)
 
     async def work_off(self, tell: Tell = _tell_nobody) -> int:
-        """Do what there is to do now; returns how many entries are left because they failed."""
-        return sum(done.left for done in await self._work_off_sets(tell))
-
-    async def work_off_all(self, tell: Tell) -> int:
-        """Do the same, and go on as long as a queue holds more than is read in one go."""
+        """Do what there is to do now, however much that is; returns how many entries are left because they failed."""
         left, more = 0, True
         while more:
-            done = await self._work_off_sets(tell)
+            done = await asyncio.gather(*(self._work_off_set(each, tell) for each in self._pool.sets))
             left += sum(each.left for each in done)
             more = any(each.more for each in done)
         return left
-
-    async def _work_off_sets(self, tell: Tell) -> list[_Done]:
-        return await asyncio.gather(*(self._work_off_set(replica_set, tell) for replica_set in self._pool.sets))
 
     async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> _Done:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""

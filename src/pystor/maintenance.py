@@ -149,7 +149,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
         if everything:
             async for digest in missing_in(pool, repaired.skip, repaired.leave):
                 told(digest, await _outcome(copy(tiers, pool, digest)))
-        await repairs.work_off_all(told)
+        await repairs.work_off(told)
         return repaired
     finally:
         await pool.stop()
