@@ -53,6 +53,22 @@ class _Found:
     """Those that may have noted more than is read in one go."""
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far this process is with the entries of one set."""
+
+    index: int
+    """Which one of the pool's sets it is."""
+    left: int = 0
+    """Blobs that waited when it was looked at last."""
+    pause: float = 0.0
+    """Seconds for which it was left alone last, since something failed."""
+    rests_until: float = 0.0
+    """When that is over, on the monotonic clock."""
+    under_way: bool = False
+    """Whether it is being looked after in the background."""
+
+
 class _Done(NamedTuple):
     """What is left of the entries of a set."""
 
@@ -94,12 +110,8 @@ class Queue:
         self._bytes_per_second: Final = bytes_per_second
         self._tasks: Final = Tasks()
         self._lengths: Final = Lengths(None, len(pool.sets)) if lengths is None else lengths
-        self._index: Final = {replica_set: index for index, replica_set in enumerate(pool.sets)}
-        self._left: Final[dict[ReplicaSet, int]] = {}
+        self._progress: Final = {replica_set: _Progress(index) for index, replica_set in enumerate(pool.sets)}
         self._beyond: Final[dict[Bulkhead, int]] = {}  # entries that failed, behind which the next are read
-        self._under_way: Final[dict[ReplicaSet, asyncio.Task[None]]] = {}
-        self._pauses: Final[dict[ReplicaSet, float]] = {}
-        self._rests_until: Final[dict[ReplicaSet, float]] = {}
         storages = sum(len(replica_set.members) for replica_set in pool.sets)
         self._at_a_time: Final = math.ceil(len(pool.sets) * min(1.0, _LOOKED_AT / max(1, storages)))
         self._rotation: Final = cycle(pool.sets)
@@ -115,28 +127,29 @@ class Queue:
 
     async def stop(self) -> None:
         """End; what was begun is begun again by whoever comes next."""
-        await end([*self._tasks, *self._under_way.values()])
+        await end(self._tasks)
 
     async def _run(self) -> None:
         while True:
             now = time.monotonic()
             for replica_set in self._next_sets():
-                if replica_set not in self._under_way and self._rests_until.get(replica_set, 0.0) <= now:
-                    self._under_way[replica_set] = asyncio.create_task(self._look_after(replica_set))
+                progress = self._progress[replica_set]
+                if not progress.under_way and progress.rests_until <= now:
+                    progress.under_way = True
+                    self._tasks.begin(self._look_after(replica_set, progress))
             await asyncio.sleep(self._period)
 
-    async def _look_after(self, replica_set: ReplicaSet) -> None:
+    async def _look_after(self, replica_set: ReplicaSet, progress: _Progress) -> None:
         """Do what there is to do for a set, however long that takes: others are looked after meanwhile."""
         try:
             left = 1
             with tolerated(f"The queue {self.name}"):
                 left = (await self._work_off_set(replica_set, _tell_nobody)).left
             # What failed a moment ago fails again: ask less often, but what is new must not wait long.
-            pause = min((self._pauses.get(replica_set) or self._period) * 2, _LONGEST_PAUSE) if left else 0.0
-            self._pauses[replica_set] = pause
-            self._rests_until[replica_set] = time.monotonic() + pause
+            progress.pause = min((progress.pause or self._period) * 2, _LONGEST_PAUSE) if left else 0.0
+            progress.rests_until = time.monotonic() + progress.pause
         finally:
-            del self._under_way[replica_set]
+            progress.under_way = False
 
     def _next_sets(self) -> Collection[ReplicaSet]:
         """Choose some sets in turn, and those of which it is known that something is to be done."""
@@ -144,7 +157,7 @@ class Queue:
         return dict.fromkeys([*known, *islice(self._rotation, self._at_a_time)])
 
     def _is_known_to_wait(self, replica_set: ReplicaSet) -> bool:
-        return self._left.get(replica_set, 0) > 0 or any(self.name in each.noted for each in replica_set.members)
+        return self._progress[replica_set].left > 0 or any(self.name in each.noted for each in replica_set.members)
 
     async def work_off(self, tell: Tell = _tell_nobody) -> int:
         """Do what there is to do now, however much that is; returns how many entries are left because they failed."""
@@ -162,19 +175,20 @@ class Queue:
             found = await self._look_at(replica_set, turns)
             if found is None:
                 return _Done(0, more=False)
-            self._leave(replica_set, len(found.noted))
+            progress = self._progress[replica_set]
+            self._leave(progress, len(found.noted))
             for digest, members in found.noted.items():
                 if await self._do(members, digest, tell):
-                    self._leave(replica_set, self._left[replica_set] - 1)
+                    self._leave(progress, progress.left - 1)
                 else:
                     failed.append(digest)
         self._pass_over(replica_set, found, failed)
         return _Done(len(failed) + found.failed, more=bool(found.filled))
 
-    def _leave(self, replica_set: ReplicaSet, left: int) -> None:
+    def _leave(self, progress: _Progress, left: int) -> None:
         """Take note of how many wait, and tell all who work on the queue."""
-        self._left[replica_set] = left
-        self._lengths.tell(self._index[replica_set], left)
+        progress.left = left
+        self._lengths.tell(progress.index, left)
 
     def _pass_over(self, replica_set: ReplicaSet, found: _Found, failed: Sequence[Digest]) -> None:
         """Read on behind what failed, however much that is; from the beginning again after the last one."""
