@@ -7,7 +7,6 @@ wants to know asks that storage by itself, with all that guards against one that
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,13 +17,7 @@ from pystor.batches import Batches
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.executor import Executor
-from pystor.lookups import WaitingLookups
-
-_PATH: Final = Digest.of(b"").path
-"""All have one length."""
-
-_MANY: Final = 3
-"""Storages that are asked in less time at once than by a job each."""
+from pystor.lookups import MANY, WaitingLookups
 
 _LATE: Final = 0.05
 """Seconds after which a storage is late."""
@@ -64,14 +57,13 @@ class Absences:
         self._members: Final = tuple(members)
         self._all: Final = frozenset(members)
         self._all_in_place: Final = all_in_place
-        self._prefixes: Final = [os.fsencode(member.storage.root) + b"/" for member in members]
         self._executor: Final = Executor("stor looks", _THREADS, roams=False)
         self._batches: Final = Batches(self._ask)
         self._lookups: Final[list[WaitingLookups]] = []
         self._free: Final[deque[WaitingLookups]] = deque()
         self._late: Final[deque[WaitingLookups]] = deque()
         """Those for which some storage has not answered yet."""
-        self._works = len(self._members) >= _MANY
+        self._works = len(self._members) >= MANY
 
     async def of(self, digest: Digest) -> frozenset[Bulkhead]:
         """Tell who has no replica of a blob; of the others it is not known. Raises nothing."""
@@ -105,7 +97,7 @@ class Absences:
         That is what is known of the names.
         """
         numbers, lookups = self._to_be_asked(), self._take()
-        if lookups is None or len(numbers) < _MANY:
+        if lookups is None or len(numbers) < MANY:
             return ()
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -131,7 +123,7 @@ class Absences:
         if len(self._lookups) == _MOST:
             return None
         try:
-            lookups = WaitingLookups(self._prefixes, len(_PATH))
+            lookups = WaitingLookups([member.storage.root for member in self._members])
         except OSError:
             self._works = False
             return None

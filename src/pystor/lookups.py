@@ -1,4 +1,4 @@
-"""Many look-ups in one system call: whether a name is missing below all of many directories.
+"""Many look-ups in one system call: whether a blob's path is missing below all of many directories.
 
 A look-up in the kernel's cache takes it a microsecond, and to ask for each from Python takes another. Where a disk has
 to be asked, a thread for each would take fifty.
@@ -14,31 +14,35 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pystor import posix
+from pystor.digest import Digest
 from pystor.uring import CQE, SQE, Ring
 
+MANY: Final = 3
+"""Directories that are asked in less time at once than one by one."""
+
 _OP_OPENAT2: Final = 28
-
-
+_LENGTH: Final = len(Digest.of(b"").path)
 _MISSING: Final = frozenset({-errno.ENOENT, -errno.ENOTDIR})
 
 
 class _Lookups:
-    """Looks for names that are all of one length. For one thread at a time.
+    """Looks for each `Digest.path`, all of which have one length. For one thread at a time.
 
     No directory is held open, so no mount is busy.
     """
 
-    def __init__(self, prefixes: Sequence[bytes], length: int, how: ctypes.Structure) -> None:
-        """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
+    def __init__(self, directories: Sequence[str], how: ctypes.Structure) -> None:
+        """Prepare to look below each directory; raises `OSError` without io_uring."""
+        prefixes = [os.fsencode(directory) + b"/" for directory in directories]
         self._ring: Final = Ring(len(prefixes))
         self._parts: Final = [*prefixes, b""]
-        self._paths: Final = ctypes.create_string_buffer(sum(len(prefix) + length + 1 for prefix in prefixes))
+        self._paths: Final = ctypes.create_string_buffer(sum(len(prefix) + _LENGTH + 1 for prefix in prefixes))
         self._room: Final = memoryview(self._paths).cast("B")
         at = ctypes.addressof(self._paths)
         for number, prefix in enumerate(prefixes):
             entry = (_OP_OPENAT2, 0, 0, posix.AT_FDCWD, ctypes.addressof(how), at, ctypes.sizeof(how), 0, number)
             SQE.pack_into(self._ring.entries, number * SQE.size, *entry)
-            at += len(prefix) + length + 1
+            at += len(prefix) + _LENGTH + 1
 
     def _set(self, name: bytes) -> None:
         self._room[:] = (name + b"\0").join(self._parts)
@@ -56,12 +60,12 @@ class Choice(NamedTuple):
 class CachedLookups(_Lookups):
     """Looks for names in the kernel's caches, without waiting."""
 
-    def __init__(self, prefixes: Sequence[bytes], length: int) -> None:
-        """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
-        super().__init__(prefixes, length, posix.READ_CACHED)
+    def __init__(self, directories: Sequence[str]) -> None:
+        """Prepare to look below each directory; raises `OSError` without io_uring."""
+        super().__init__(directories, posix.READ_CACHED)
 
     def choose(self, numbers: Sequence[int]) -> Choice:
-        """Choose the prefixes, by their numbers, that are asked in one go."""
+        """Choose the directories, by their numbers, that are asked in one go."""
         missing = b"".join(CQE.pack(number, -errno.ENOENT, 0) for number in numbers)
         return Choice(_words(numbers), missing)
 
@@ -85,15 +89,15 @@ class CachedLookups(_Lookups):
 class WaitingLookups(_Lookups):
     """Looks for names on the disks, on all of them at once."""
 
-    def __init__(self, prefixes: Sequence[bytes], length: int) -> None:
-        """Prepare to look for names of `length` bytes behind each prefix; raises `OSError` without io_uring."""
-        super().__init__(prefixes, length, posix.LOOK)
-        self._ring.let_wait(len(prefixes))
+    def __init__(self, directories: Sequence[str]) -> None:
+        """Prepare to look below each directory; raises `OSError` without io_uring."""
+        super().__init__(directories, posix.LOOK)
+        self._ring.let_wait(len(directories))
         self.late: frozenset[int] = frozenset()
         """The numbers of those that have not answered in time."""
 
     def missing(self, name: bytes, numbers: Sequence[int], seconds: float) -> frozenset[int]:
-        """Tell which of the prefixes, by their numbers, have no such name. What takes longer than `seconds` is `late`.
+        """Tell which of the directories, by their numbers, have no such file; what takes over `seconds` is `late`.
 
         As long as something is, nothing more can be asked. Raises `OSError` when this way does not work any more.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -10,15 +9,9 @@ from typing import Final, NamedTuple
 from pystor.blob import Replica, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.lookups import CachedLookups
+from pystor.lookups import MANY, CachedLookups
 from pystor.replicas import ReplicaSet
 from pystor.watch import Watch
-
-_PATH: Final = Digest.of(b"").path
-"""All have one length."""
-
-_MANY: Final = 3
-"""Storages that are asked in less time at once than one by one."""
 
 
 class Seen(NamedTuple):
@@ -96,11 +89,11 @@ def _at_once(
     storages: Sequence[Storage], others: Mapping[ReplicaSet, Sequence[Bulkhead]]
 ) -> dict[ReplicaSet, Callable[[bytes], bool]]:
     """Prepare to ask all but one set at once, for each; nothing where they are few, or the kernel does not let us."""
-    asked = {each: members for each, members in others.items() if len(members) >= _MANY}
+    asked = {each: members for each, members in others.items() if len(members) >= MANY}
     if not asked:
         return {}
     try:
-        lookups = CachedLookups([os.fsencode(storage.root) + b"/" for storage in storages], len(_PATH))
+        lookups = CachedLookups([storage.root for storage in storages])
     except OSError:
         return {}
     numbers = {storage: number for number, storage in enumerate(storages)}

@@ -38,7 +38,7 @@ def roots(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def looking(roots: list[Path]) -> CachedLookups:
-    return CachedLookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
+    return CachedLookups([*map(str, roots)])
 
 
 def test_what_is_in_none_of_the_chosen_is_missing_however_often_it_is_looked_for(
@@ -80,7 +80,7 @@ def test_a_ring_is_given_back(roots: list[Path]) -> None:
     gc.collect()  # what other tests have left
     before = _open()
     for _ in range(3):
-        CachedLookups([os.fsencode(root) + b"/" for root in roots], len(NAME))
+        CachedLookups([*map(str, roots)])
     assert _open() == before
 
 
