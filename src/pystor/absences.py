@@ -96,8 +96,9 @@ class Absences:
 
         That is what is known of the names.
         """
-        numbers, lookups = self._to_be_asked(), self._take()
-        if lookups is None or len(numbers) < MANY:
+        numbers = self._to_be_asked()
+        lookups = self._take() if len(numbers) >= MANY else None
+        if lookups is None:
             return ()
         try:
             async with asyncio.timeout(_PATIENCE):

@@ -130,6 +130,23 @@ def test_who_is_slow_or_out_or_not_on_a_disk_of_this_machine_is_not_asked(tmp_pa
     run(scenario())
 
 
+def test_those_that_are_quick_again_are_asked_again_however_often_they_were_not(tmp_path: Path) -> None:
+    members = _members(tmp_path, 3)
+    members[0].note_time(1.0)
+
+    async def scenario() -> None:
+        asked = _absences(members)
+        for _ in range(2 * absences._MOST):
+            assert await _of(asked, BLOB) == []
+        assert asked._lookups == []
+        while members[0].slow:
+            members[0].note_time(0.0)
+        assert await _of(asked, BLOB) == ["s0", "s1", "s2"]
+        asked.stop()
+
+    run(scenario())
+
+
 def test_two_storages_are_never_asked_so(tmp_path: Path) -> None:
     async def scenario() -> None:
         asked = _absences(_members(tmp_path, 2))
