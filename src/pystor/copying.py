@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
+from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import NotFound, Unavailable
 from pystor.ingest import Body, already_stored, store
 from pystor.pool import Pool
 from pystor.reading import Reading
-from pystor.replicas import ReplicaState
+from pystor.replicas import ReplicaState, Survey
 from pystor.tiers import Tiers
 
 _SILENT: Final = "A storage does not answer; it is tried again when it does"
@@ -34,20 +36,12 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     # storage may have the blob.
     if silent and not any(survey.wanting for survey in surveys):
         raise Unavailable(_SILENT)
-    bad = frozenset(member.storage.root for look in looks for member in look.bad)
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
         try:
-            replica = await tiers.find(digest, without=bad)
+            replica = await _find_good(tiers, digest, looks)
         except NotFound:
             return 0
-        except Unavailable:
-            states = {state for look in looks for state in look.states.values()}
-            if not states <= {ReplicaState.MISSING, ReplicaState.BAD}:
-                raise
-            raise Unavailable(
-                "No storage has a good replica: upload the blob, or bring it back from a backup"
-            ) from None
         size, modified = replica.size, replica.fingerprint[3]
         surveys = [replace(each, modified=modified) if each.modified is None else each for each in surveys]
         async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:
@@ -57,3 +51,15 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     if any(look.answered.wanting for look in silent):
         raise Unavailable(_SILENT, size)
     return size
+
+
+async def _find_good(tiers: Tiers, digest: Digest, looks: Sequence[Survey]) -> Replica:
+    """Open a replica that was not found bad by the looks; raises as `Tiers.find` does, and says if there is none."""
+    bad = frozenset(member.storage.root for look in looks for member in look.bad)
+    try:
+        return await tiers.find(digest, without=bad)
+    except Unavailable:
+        states = {state for look in looks for state in look.states.values()}
+        if not states <= {ReplicaState.MISSING, ReplicaState.BAD}:
+            raise
+        raise Unavailable("No storage has a good replica: upload the blob, or bring it back from a backup") from None
