@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pystor import marker
 from pystor.config import (
     MASK,
     Amqp,
@@ -494,7 +493,7 @@ def test_a_storage_on_a_disk_that_is_not_mounted_is_warned_about_and_one_that_is
     table, empty, gone = tmp_path / "fstab", tmp_path / "disk", tmp_path / "another"
     empty.mkdir()
     table.write_text(f"UUID=1 {empty} ext4 defaults 0 2\nUUID=2 {gone} ext4 defaults 0 2\n")
-    monkeypatch.setattr(marker, "FSTAB", str(table))
+    monkeypatch.setattr("pystor.mounts.FSTAB", str(table))
     away = [f"{empty}/stor", f"{gone}/stor", str(gone)]
 
     _, warnings = load(write(tmp_path, {"storage_pairs": [pair, away]}))

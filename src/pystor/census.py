@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from pystor import marker
+from pystor import marker, mounts
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.fan_out import ask_all
@@ -32,8 +32,8 @@ def _look(storage: Directory) -> Seen:
         return Seen(
             root,
             found,
-            mounted=marker.is_mount(root),
-            unmounted=None if found else marker.unmounted(root),
+            mounted=mounts.is_mount(root),
+            unmounted=None if found else mounts.unmounted(root),
             may_be_plain=storage.may_be_plain,
             stands_in=not (found or storage.writable) and marker.stand_in(root) is not None,
             owner=None if found is None else os.stat(f"{root}/{marker.HOME}").st_uid,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from pystor import commit, marker, posix, temporary, tree
+from pystor import commit, mounts, posix, temporary, tree
 from pystor.blob import Filesystem, QueueName, Space, Timeouts, Turn
 from pystor.digest import Digest, digests_in
 from pystor.entries import Entries
@@ -99,8 +99,8 @@ class Directory:
         try:
             if self.writable:
                 tree.prepare(self.root)
-            kind = marker.filesystem_of(self.root)
-            self.local = marker.is_local(kind) if self._is_local is None else self._is_local
+            kind = mounts.filesystem_of(self.root)
+            self.local = mounts.is_local(kind) if self._is_local is None else self._is_local
             self._how = how_to_read(self.root)
             self._commits = self._durable and self.local and commit.is_told(kind)
         except OSError as error:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pystor.marker import FSTAB, HOME, NAME, Marker
+from pystor.marker import HOME, NAME, Marker
+from pystor.mounts import FSTAB
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from pystor import marker
+from pystor import marker, mounts
 from pystor.errors import StorageError
 from pystor.marker import HOME, NAME, Homes, Marker, Sign
 from pystor.watch import Watch
@@ -110,7 +110,7 @@ class Presence:
         with self._translated("adopt"):
             if marker.read(self._root) is None:
                 self.refuse_bare_mount_point()
-                marker.write(self._root, Marker(marker.new_id(), replica_set, marker.is_mount(self._root)))
+                marker.write(self._root, Marker(marker.new_id(), replica_set, mounts.is_mount(self._root)))
 
     def refuse_bare_mount_point(self) -> None:
         """See that a disk is mounted there, if one has to be, though it has no marker."""
@@ -121,7 +121,7 @@ class Presence:
         required = self._require_mount
         if required is None:
             required = found is not None and found.own_device
-        if required and not marker.is_mount(self._root):
+        if required and not mounts.is_mount(self._root):
             raise self._refusal("is not mounted: mount it (or set require_mount to false)")
 
     def is_known(self, root_fd: int | None = None) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from pystor import marker
+from pystor import mounts
 from pystor.background import Tasks
 from pystor.blob import Replica
 from pystor.digest import Digest
@@ -138,6 +138,6 @@ class Inquiry:
 def _mounts_at(root: str) -> list[str]:
     """Tell what is mounted where a storage is, and above that; a link on the way is not followed, since it may hang."""
     try:
-        return [mount.line for mount in marker.mounts_above(os.path.abspath(root))]
+        return [mount.line for mount in mounts.mounts_above(os.path.abspath(root))]
     except OSError:
         return []

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pystor import census, maintenance, marker
+from pystor import census, maintenance
 from pystor.config import Settings
 from pystor.directory import Directory
 from pystor.errors import ConfigError
 from pystor.identity import Seen, judge, refuse_adoption
 from pystor.marker import Marker
+from pystor.mounts import unmounted
 from tests.rooms.tools import adopted
 
 DISK = Marker("1", "a set", own_device=True)
@@ -137,19 +138,19 @@ def refusals_of(settings: Settings) -> dict[str, str | None]:
 
 def test_the_systems_table_tells_where_a_disk_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "fstab"
-    monkeypatch.setattr(marker, "FSTAB", str(table))
+    monkeypatch.setattr("pystor.mounts.FSTAB", str(table))
     a, b = tmp_path / "a b" / "data", tmp_path / "b"
     for directory in (a, b):
         directory.mkdir(parents=True)
-    assert marker.unmounted(str(a)) is None
+    assert unmounted(str(a)) is None
     table.mkdir()  # one that cannot be read
-    assert marker.unmounted(str(a)) is None
+    assert unmounted(str(a)) is None
     table.rmdir()
     escaped = str(a.parent).replace(" ", "\\040")
     table.write_text(f"# {b} {b}\n\nUUID=1 {escaped}/ ext4 defaults 0 2\nUUID=2 none swap sw 0 0\n/dev/x / ext4\n")
 
-    assert marker.unmounted(str(a)) == str(a.parent)
-    assert marker.unmounted(str(b)) is None
+    assert unmounted(str(a)) == str(a.parent)
+    assert unmounted(str(b)) is None
     settings = Settings(storage_pairs=((a,), (b,)))
     with pytest.raises(ConfigError, match=r"which .* names: mount it"):
         maintenance.adopt(settings, a)

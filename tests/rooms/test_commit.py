@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystor import commit, marker, posix
+from pystor import commit, posix
 from pystor.blob import Filesystem
 from pystor.bulkhead import Bulkhead
 from pystor.commit import Committer, Committers
@@ -411,12 +411,12 @@ def test_a_storage_is_synced_as_a_whole_only_where_that_is_told(
         with adopted(tmp_path, **options).stage(1) as staged:
             return staged.filesystem
 
-    monkeypatch.setattr(marker, "filesystem_of", lambda _: "ext4")
+    monkeypatch.setattr("pystor.mounts.filesystem_of", lambda _: "ext4")
     found = filesystem()
     assert found is not None
     assert found.device == tmp_path.stat().st_dev
     assert filesystem(durable=False) is None
-    monkeypatch.setattr(marker, "filesystem_of", lambda _: "nfs4")
+    monkeypatch.setattr("pystor.mounts.filesystem_of", lambda _: "nfs4")
     assert filesystem() is None
 
 

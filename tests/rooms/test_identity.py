@@ -18,6 +18,7 @@ from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.marker import Homes, Marker
+from pystor.mounts import filesystem_of, is_local, is_mount
 from tests.rooms.tools import adopted, beside, descriptors, path_of, place
 from tests.support import needs
 from tests.support.mounts import Mounts
@@ -269,9 +270,9 @@ def test_nothing_is_written_to_a_disk_that_was_changed_for_the_right_one_in_this
 
 
 def test_a_mount_is_told_from_a_directory(mounts: Mounts, tmp_path: Path) -> None:
-    assert marker.is_mount(str(mounts.tmpfs(1 << 20)))
-    assert marker.is_mount("/")
-    assert not marker.is_mount(str(tmp_path))
+    assert is_mount(str(mounts.tmpfs(1 << 20)))
+    assert is_mount("/")
+    assert not is_mount(str(tmp_path))
 
 
 def test_a_storage_that_is_unmounted_does_nothing_and_its_mount_point_stays_empty(mounts: Mounts) -> None:
@@ -438,7 +439,7 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: bytes) -> Non
     """Put another mount table in the place of the machine's."""
     path = tmp_path / "mountinfo"
     path.write_bytes(b"".join(b"1 1 0:1 / %b rw - %b dev rw\n" % tuple(line.split(b" ", 1)) for line in lines))
-    monkeypatch.setattr(marker, "open", lambda _, *a, **k: open(path, *a, **k), raising=False)  # noqa: SIM115
+    monkeypatch.setattr("pystor.mounts.open", lambda _, *a, **k: open(path, *a, **k), raising=False)  # noqa: SIM115
 
 
 def test_local_is_what_the_mount_table_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -446,12 +447,12 @@ def test_local_is_what_the_mount_table_says(monkeypatch: pytest.MonkeyPatch, tmp
         monkeypatch, tmp_path, b"/ ext4", b"/mnt/nfs nfs4", b"/mnt/nfs/disk xfs", b"/mnt/over nfs4", b"/mnt/over tmpfs"
     )
 
-    assert marker.is_local(marker.filesystem_of("/mnt/disk"))
-    assert not marker.is_local(marker.filesystem_of("/mnt/nfs"))
-    assert not marker.is_local(marker.filesystem_of("/mnt/nfs/b"))
-    assert marker.is_local(marker.filesystem_of("/mnt/nfs2"))
-    assert marker.is_local(marker.filesystem_of("/mnt/nfs/disk/a"))
-    assert marker.is_local(marker.filesystem_of("/mnt/over"))
+    assert is_local(filesystem_of("/mnt/disk"))
+    assert not is_local(filesystem_of("/mnt/nfs"))
+    assert not is_local(filesystem_of("/mnt/nfs/b"))
+    assert is_local(filesystem_of("/mnt/nfs2"))
+    assert is_local(filesystem_of("/mnt/nfs/disk/a"))
+    assert is_local(filesystem_of("/mnt/over"))
 
 
 def test_names_with_spaces_and_letters_past_ascii_are_found_in_the_mount_table(
@@ -459,16 +460,16 @@ def test_names_with_spaces_and_letters_past_ascii_are_found_in_the_mount_table(
 ) -> None:
     table(monkeypatch, tmp_path, b"/ ext4", rb"/mnt/a\040b nfs4", "/mnt/donn\u00e9es nfs4".encode(), b"/mnt/\xff nfs4")
 
-    assert not marker.is_local(marker.filesystem_of("/mnt/a b"))
-    assert not marker.is_local(marker.filesystem_of("/mnt/donn\u00e9es"))
-    assert not marker.is_local(marker.filesystem_of("/mnt/\udcff"))
-    assert marker.is_local(marker.filesystem_of("/mnt/c"))
+    assert not is_local(filesystem_of("/mnt/a b"))
+    assert not is_local(filesystem_of("/mnt/donn\u00e9es"))
+    assert not is_local(filesystem_of("/mnt/\udcff"))
+    assert is_local(filesystem_of("/mnt/c"))
 
 
 def test_a_storage_on_this_machine_is_local(tmp_path: Path) -> None:
     storage = adopted(tmp_path)
 
-    assert storage.local == marker.is_local(marker.filesystem_of(str(tmp_path)))
+    assert storage.local == is_local(filesystem_of(str(tmp_path)))
     assert json.loads(Path(tmp_path, ".stor/storage.json").read_text())["own_device"] is False
 
 

@@ -17,7 +17,7 @@ from pystor.address import BucketAddress, parse_bucket_url
 from pystor.config.problems import Problems
 from pystor.config.values import Parser, listing
 from pystor.fan_out import ask_all
-from pystor.marker import FSTAB, unmounted
+from pystor.mounts import FSTAB, unmounted
 
 Place: TypeAlias = Path | BucketAddress
 Pairs: TypeAlias = tuple[tuple[Place, ...], ...]
