@@ -187,7 +187,7 @@ def adopt(settings: Settings, root: Path) -> str:
         raise ConfigError([f"{root}: {advised(refusal)}"])
     storage.adopt(verdicts[storage].replica_set or new_id())
     (pair,) = (pair for pair in settings.storage_pairs if root in pair)
-    if all(wiring.is_writable(settings, place) for place in pair):
+    if all(map(settings.lets_write, pair)):
         return "the server finds it by itself, and `stor repair --all` fills it"
     return f"{_how_to_fill(map(str, pair))} for `stor repair --all` to fill it"
 

@@ -234,13 +234,7 @@ def storage_of(
     """Make the storage that is at a place."""
     if isinstance(place, Path):
         return directory_of(settings, place, watch=watch, homes=homes, replica_set=replica_set)
-    return _bucket(settings, place, name=place.url, writable=is_writable(settings, place))
-
-
-def is_writable(settings: Settings, place: Place) -> bool:
-    """Tell whether the configuration lets a storage be written to."""
-    pattern = settings.writable_pairs_regex
-    return pattern is None or re.search(pattern, str(place)) is not None
+    return _bucket(settings, place, name=place.url, writable=settings.lets_write(place))
 
 
 def directory_of(
@@ -255,7 +249,7 @@ def directory_of(
     pattern = settings.local_storages_regex
     return Directory(
         str(root),
-        writable=is_writable(settings, root),
+        writable=settings.lets_write(root),
         durable=settings.durability == "fsync",
         reserve=settings.reserve_bytes,
         require_mount=settings.require_mount,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from pystor.config.problems import Problems
 from pystor.config.settings import Settings
-from pystor.config.storages import Place
 
 
 def check(settings: Settings, problems: Problems) -> None:
@@ -31,10 +28,7 @@ def _warn(settings: Settings, problems: Problems) -> None:
 
 
 def _check_writable(settings: Settings, problems: Problems) -> None:
-    pattern = settings.writable_pairs_regex
-    if pattern is None:
-        return
-    matches = [_matching(pattern, pair) for pair in settings.storage_pairs]
+    matches = [sum(map(settings.lets_write, pair)) for pair in settings.storage_pairs]
     for index, (pair, matching) in enumerate(zip(settings.storage_pairs, matches, strict=True)):
         if 0 < matching < len(pair):
             line = f"read-only: only {matching} of its {len(pair)} storages match writable_pairs_regex"
@@ -42,7 +36,3 @@ def _check_writable(settings: Settings, problems: Problems) -> None:
     if not any(matching == len(pair) for pair, matching in zip(settings.storage_pairs, matches, strict=True)):
         line = "makes nothing writable, so every upload is refused with 507; let it match a whole pair"
         problems.warn("writable_pairs_regex", line)
-
-
-def _matching(pattern: str, pair: tuple[Place, ...]) -> int:
-    return sum(re.search(pattern, str(path)) is not None for path in pair)

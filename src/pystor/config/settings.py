@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from pystor.config import neighbours
 from pystor.config.neighbours import Amqp, Credentials, LogOutput, S3Credentials, Server, Statsite
-from pystor.config.storages import Pairs, directory, pairs
+from pystor.config.storages import Pairs, Place, directory, pairs
 from pystor.config.table import key, record
 from pystor.config.values import (
     choice,
@@ -101,3 +102,8 @@ class Settings:
     access_log: float = key(part, 0.0, "Part of the requests that is logged, 0 to 1; false is 0, true is 1")
     cleanup_tempdir_period: float = key(seconds(1), 1800.0, "Seconds between two sweeps of abandoned temporary files")
     secret: None = key(ignored, None, "Accepted because older files have it; not used and not kept")
+
+    def lets_write(self, place: Place) -> bool:
+        """Tell whether a storage may be written to."""
+        pattern = self.writable_pairs_regex
+        return pattern is None or re.search(pattern, str(place)) is not None
