@@ -43,7 +43,7 @@ def build(settings: Settings, shared: str) -> App:
     verdicts = census.take(wiring.directories_of(settings))
     pool = wiring.pool_of(settings, observers, verdicts.values(), switches.switch, neighbours.cache)
     archive = wiring.archive_of(settings, observers)
-    tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, observers)
+    tiers = wiring.tiers_of(settings, pool, archive, observers)
     queues = [wiring.queue_of(settings, "repair", tiers, pool, pool, f"{shared}/repair")]
     services: list[Service] = [log, prometheus, *neighbours.services.values(), pool]
     if archive is not None:

@@ -138,7 +138,7 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     repaired = Repaired()
     pool = wiring.pool_of(settings, repaired, verdicts.values())
     archive = wiring.archive_of(settings, logs.log)
-    tiers = wiring.tiers_of(settings, pool, archive.pool if archive else None, logs.log)
+    tiers = wiring.tiers_of(settings, pool, archive, logs.log)
     repairs = wiring.queue_of(settings, "repair", tiers, pool, pool)
 
     def told(digest: Digest, outcome: str) -> None:

@@ -75,15 +75,16 @@ class Reading:
                 return await self._tiers.read(self._replica, offset, size)
             except StorageError as error:
                 self._give_up(error)
-            self._replica = await self._another(self._replica.size)
+            await self._change_over()
 
     def _give_up(self, error: StorageError) -> None:
         self._tiers.failed(self._replica, self._digest, error)
         self._failed |= {self._replica.storage}
         self._replica.close()
 
-    async def _another(self, size: int) -> Replica:
-        """Open a replica to go on from; it is verified first, since its beginning will not be seen here."""
+    async def _change_over(self) -> None:
+        """Open another replica to go on from; it is verified first, since its beginning will not be seen here."""
+        size = self._replica.size
         while True:
             self._replica = replica = await self._tiers.find(self._digest, without=self._failed)
             try:
@@ -96,7 +97,7 @@ class Reading:
             elif replica.size != size:
                 raise Unavailable(_WRONG_SO_FAR)
             else:
-                return replica
+                return
 
     def _conclude(self, found: str) -> None:
         if found == self._digest.hex:

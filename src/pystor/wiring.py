@@ -191,11 +191,11 @@ def _pool(
     )
 
 
-def tiers_of(settings: Settings, pool: Pool, archive: Pool | None, observe: Observer) -> Tiers:
+def tiers_of(settings: Settings, pool: Pool, archive: Archive | None, observe: Observer) -> Tiers:
     """Put the tiers in the order in which they are asked."""
     tiers = [Tier("pool", pool)]
     if archive is not None:
-        tiers.insert(0 if settings.s3_order == "archive-first" else 1, Tier("archive", archive))
+        tiers.insert(0 if settings.s3_order == "archive-first" else 1, Tier("archive", archive.pool))
     return Tiers(tiers, observe)
 
 
