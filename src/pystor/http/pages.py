@@ -59,7 +59,8 @@ async def status(request: Request, pool: Pool, observe: Observer) -> Response:
     if not faults:
         observe(HealthChecked())
     if request.accepts(b"application/json"):
-        rows = [_row(pool, member, space) for member, space in zip(members, spaces, strict=True)]
+        numbers = [number for number, replica_set in enumerate(pool.sets) for _ in replica_set.members]
+        rows = [_row(*each) for each in zip(numbers, members, spaces, strict=True)]
         return as_json(code, {"version": __version__, "status": "failing" if faults else "ok", "storages": rows}, _VARY)
     return text(code, "; ".join(fault.describe() for fault in faults) or "OK", _VARY)
 
@@ -77,12 +78,12 @@ async def _check(member: Bulkhead) -> Space | StorageError:
         return error
 
 
-def _row(pool: Pool, member: Bulkhead, space: Space | StorageError) -> dict[str, object]:
+def _row(replica_set: int, member: Bulkhead, space: Space | StorageError) -> dict[str, object]:
     fault = space if isinstance(space, StorageError) else None
     room = space if isinstance(space, Space) and space != UNKNOWN_ROOM else None
     return {
         "path": member.storage.root,
-        "replica_set": next(index for index, group in enumerate(pool.sets) if member in group.members),
+        "replica_set": replica_set,
         "available": fault is None,
         "writable": member.storage.writable,
         "total_bytes": room and room.total,
