@@ -18,9 +18,6 @@ Fingerprint: TypeAlias = tuple[int, int, int, int, int]
 While these stay the same, the bytes do.
 """
 
-READ_TIMEOUT: Final = 2.0
-"""Seconds within which a disk opens or reads, or is taken to have failed."""
-
 QueueName: TypeAlias = Literal["mirror", "repair"]
 """A durable list of digests that a storage keeps, for work that is to be done later."""
 
@@ -41,7 +38,7 @@ UNKNOWN_ROOM: Final = Space(total=1 << 60, free=1 << 60)
 class Timeouts:
     """How long a storage that is well may take. The defaults are those of a disk."""
 
-    answer: float = READ_TIMEOUT
+    answer: float = 2.0
     """Seconds in which it opens a replica, or reads a piece of one."""
     rate: float = 5e6
     """Bytes per second of a replica that is read as a whole."""

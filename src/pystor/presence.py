@@ -124,7 +124,7 @@ class Presence:
         if required and not mounts.is_mount(self._root):
             raise self._refusal("is not mounted: mount it (or set require_mount to false)")
 
-    def is_known(self, root_fd: int | None = None) -> bool:
+    def is_known(self, root_fd: int | None) -> bool:
         """Tell whether the storage is in its place, or at the descriptor of a root. Raises `OSError` if nobody knows.
 
         If it is not watched any more, since its disk was gone for a while, it is watched again from now on.

@@ -23,7 +23,6 @@ _AGAIN_AFTER: Final = 3.0
 _A_MOMENT: Final = 0.5
 """Seconds within which a thread that has told the result may not rest yet."""
 
-
 _MOST_LATE: Final = 3
 """Replicas that may be late at once of a storage that is well: more bad sectors than that are a bad disk."""
 

@@ -292,7 +292,7 @@ def _write(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
         return one_by_one(lambda upload: _write_one(opened, upload, upload.times.get(member)), batch)
 
 
-def _write_one(opened: OpenStorage, upload: SmallUpload, modified: int | None = None) -> Staged:
+def _write_one(opened: OpenStorage, upload: SmallUpload, modified: int | None) -> Staged:
     if upload.unseen is not None and not opened.make_way(upload.unseen):
         raise AlreadyThere
     staged = opened.stage(len(upload.content), shared=not upload.alone)

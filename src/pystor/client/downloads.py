@@ -184,7 +184,7 @@ class Downloads:
         del self._begun[digest.hex]
         self.observe(Failed(digest.hex, describe(error)))
 
-    def put_back(self, digest: Digest, failure: ClientError | None = None) -> None:
+    def put_back(self, digest: Digest, failure: ClientError | None) -> None:
         """Leave one that was begun to somebody else, who begins it again; `failure` is what a try has ended with."""
         del self._begun[digest.hex]
         if failure is not None:

@@ -75,7 +75,7 @@ _KINDS: Final[dict[int, type[ClientError]]] = {
 _PASSING: Final = frozenset({408, 425, 429})
 
 
-def of_answer(origin: str, status: int, body: bytes, retry_after: float = 0.0) -> ClientError:
+def of_answer(origin: str, status: int, body: bytes, retry_after: float) -> ClientError:
     """Tell what an answer that is no success means, in the server's words."""
     said = body.decode(errors="replace").strip()
     text = f"{origin}: {said.splitlines()[0][:300] if said and not said.startswith('<') else f'it answered {status}'}"
