@@ -32,7 +32,6 @@ class NonBlockingLookup:
         self._watch: Final = watch
         self._settled: int | None = None
         """What the watch had counted when all storages were last found in their places; None: it does not tell."""
-        self._are_local = False
         self._storages: Final = [member.storage for each in sets for member in each.members]
         self._nowhere: Final = Seen(None, len(self._storages))
         self._others: Final = {
@@ -50,8 +49,7 @@ class NonBlockingLookup:
         for members in (likeliest.in_turn(), self._others[likeliest]):
             if missing and members and self._is_nowhere_else(path, likeliest):
                 # That counts if they are in their places afterwards, and still of the kind that is asked so.
-                is_sure = self.is_all_in_place() and self._are_local
-                return self._nowhere if is_sure else None
+                return self._nowhere if self.is_all_in_place() else None
             for member in members:
                 found = member.storage.open_cached_path(path)
                 if found is False:
@@ -73,15 +71,19 @@ class NonBlockingLookup:
             return False
 
     def is_all_in_place(self) -> bool:
-        """Tell whether every storage is where it was; at once if nothing has changed since that was looked at."""
+        """Tell whether every storage is where it was; at once if nothing has changed since that was looked at.
+
+        False also if one is not local: to look there might wait.
+        """
         changes = None if self._watch is None else self._watch.changes()
         if changes is not None and changes == self._settled:
             return True
+        if not all(storage.local for storage in self._storages):
+            return False
         are_watched = all(storage.watched for storage in self._storages)  # before they are looked at
         if not all(storage.is_in_place() for storage in self._storages):
             return False
-        self._are_local = all(storage.local for storage in self._storages)
-        self._settled = changes if are_watched and self._are_local else None
+        self._settled = changes if are_watched else None
         return True
 
 

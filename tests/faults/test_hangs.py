@@ -131,6 +131,19 @@ def test_a_storage_that_hangs_when_a_file_is_closed_holds_nobody_else_up(
     assert asked.outcomes() == {"ok"}
 
 
+def test_nobody_waits_for_one_that_hangs_to_see_whether_it_is_in_its_place(
+    stor: House, faulty: FaultyStorage, mounts: Mounts
+) -> None:
+    with faulty.failing(EVERYTHING_HANGS), page(stor, "/live") as live:
+        mounts.tmpfs(1 << 20)  # what is mounted anywhere may be in the place of a storage
+        missed = {stor.ask("GET", f"/{sha(fresh())}").status for _ in range(4)}
+
+    assert missed == {503}
+    assert live.outcomes() == {"200"}
+    assert live.worst() < 1.0
+    comes_back(stor, faulty)
+
+
 def test_a_local_disk_that_hangs_while_its_journal_is_written_holds_up_no_worker(
     make_faulty: FaultyFactory, mounts: Mounts, make_stor: HouseFactory, tmp_path: Path
 ) -> None:
