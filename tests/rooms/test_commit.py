@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pystor import commit, posix
 from pystor.blob import Filesystem
 from pystor.bulkhead import Bulkhead
-from pystor.commit import Committer, Committers
+from pystor.commit import Committer, Committers, no_others
 from pystor.errors import StorageError, StorageFull
 from tests.rooms.tools import adopted, eventually, no_thread_to_give, run
 from tests.support.mounts import Mounts
@@ -148,7 +148,7 @@ def test_a_sync_waits_for_those_who_are_about_to_ask_and_begins_when_they_have(m
         committer = Committer(disk.sync)
         with opened() as filesystem:
             await slowly_once(committer, disk, filesystem, 1.0)
-            asked = [committer.join(filesystem, lambda: expected[0]) for _ in range(3)]
+            asked = [committer.join(filesystem, others) for others in (lambda: expected[0], no_others)]
             await asyncio.sleep(0.1)
             assert len(disk.began) == 1
             expected[0] = False
@@ -309,6 +309,39 @@ def test_who_gives_up_is_not_waited_for_and_his_descriptor_is_not_used(tmp_path:
 
     run(scenario())
     assert disk.inodes == [os.stat("/").st_ino] * 2
+
+
+def test_who_gives_up_while_the_disk_syncs_for_him_holds_up_nobody() -> None:
+    disk = Disk()
+
+    async def scenario() -> None:
+        committer = Committer(disk.sync)
+        with opened() as filesystem:
+            given_up, waiting = committer.join(filesystem), committer.join(filesystem)
+            await disk.until_began(1)
+            given_up.cancel()
+            disk.go_on.release(2)
+            async with asyncio.timeout(5):
+                await waiting
+                await committer.join(filesystem)
+        committer.stop()
+
+    run(scenario())
+
+
+def test_the_thread_ends_when_nobody_is_to_come_any_more() -> None:
+    def theirs() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "stor commit"}
+
+    async def scenario() -> None:
+        before, committers = theirs(), Committers()
+        with opened() as filesystem:
+            await committers.join(filesystem)
+        (mine,) = theirs() - before
+        committers.stop()
+        await eventually(lambda: not mine.is_alive())
+
+    run(scenario())
 
 
 def test_a_descriptor_that_is_closed_meanwhile_is_no_other_file() -> None:

@@ -54,7 +54,10 @@ def test_a_marker_is_synced_then_named_then_the_directories_on_its_way_are_synce
     fsync, rename = os.fsync, os.rename
 
     def watched_fsync(fd: int) -> None:
-        steps.append(f"sync {os.path.relpath(path_of(fd), tmp_path)}")
+        path = path_of(fd)
+        steps.append(f"sync {os.path.relpath(path, tmp_path)}")
+        if os.path.isfile(path):
+            json.loads(Path(path).read_text())  # all of it is there to be synced
         fsync(fd)
 
     def watched_rename(source: str, target: str, **directories: int) -> None:
@@ -200,6 +203,17 @@ def test_a_disk_that_is_in_two_places_is_one_storage_and_not_two(tmp_path: Path)
     os.unlink(b.root)
     os.rename(tmp_path / "away", b.root)
     b.check()
+
+
+def test_a_disk_that_has_moved_is_in_one_place_which_is_the_new_one(tmp_path: Path) -> None:
+    homes = Homes()
+    at, moved, copied = (str(tmp_path / name) for name in "abc")
+    Path(at).touch()
+    assert homes.claim(at, marker.sign(at)) is None
+    os.rename(at, moved)
+    assert homes.claim(moved, marker.sign(moved)) is None
+    os.link(moved, copied)
+    assert homes.claim(copied, marker.sign(copied)) == moved
 
 
 def test_disks_that_changed_places_within_a_set_are_used_where_they_are(tmp_path: Path) -> None:

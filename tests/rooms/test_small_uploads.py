@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import threading
 import time
 from collections import Counter, defaultdict
@@ -210,6 +211,15 @@ def test_one_that_is_alone_syncs_for_itself(pair: list[Directory], monkeypatch: 
         end(mine)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_other_users_may_read_what_is_stored(pair: list[Directory], together: bool) -> None:
+    if together:
+        commit_together(pair)
+    store_five(pair)
+    modes = {stat.S_IMODE(where(storage, Digest.of(each)).stat().st_mode) for storage in pair for each in CONTENTS[:5]}
+    assert modes == {0o644}
 
 
 def test_how_long_one_that_is_alone_waits_for_the_disk_says_nothing_of_how_long_a_read_would(
