@@ -14,6 +14,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from pystor import moments
 from pystor.batches import Batches
 from pystor.blob import Filesystem, OpenStorage, Staged
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
@@ -27,7 +28,7 @@ _LITTLE: Final = 256 << 10
 """Bytes of a batch that are written in less time than its files are made in."""
 
 NOW: Final[Mapping[Bulkhead, int]] = MappingProxyType({})
-"""Every replica is of the time when it is written."""
+"""Every replica is of the time when the blob is written."""
 
 
 class AlreadyThere(Exception):
@@ -47,6 +48,7 @@ class SmallUpload:
     """What it is to be called; it is named as soon as it is written if that is known by then."""
     times: Mapping[Bulkhead, int] = field(default_factory=lambda: NOW)
     """Of which time it is to be on which storage, in nanoseconds since the epoch; of now on the others."""
+    began: int = field(default_factory=moments.now)
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Whether it is as far as it can go for now."""
     staged: dict[Bulkhead, Staged] = field(default_factory=dict)
@@ -298,8 +300,8 @@ def _write_one(opened: OpenStorage, upload: SmallUpload, modified: int | None) -
     staged = opened.stage(len(upload.content), shared=not upload.alone)
     try:
         staged.write(upload.content)
-        if modified is not None:
-            staged.date(modified)
+        if modified is not None or moments.is_over(upload.began):
+            staged.date(upload.began if modified is None else modified)
         if upload.alone or staged.filesystem is None:
             staged.sync()
         else:

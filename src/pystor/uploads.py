@@ -8,6 +8,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
+from pystor import moments
 from pystor.blob import Fingerprint, QueueName, Staged
 from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
 from pystor.digest import Digest
@@ -30,6 +31,7 @@ class Upload:
     def __init__(self, staged: dict[Bulkhead, Staged]) -> None:
         """Take over replicas that are staged; see `stage`."""
         self._staged: Final = staged
+        self._began: Final = moments.now()
 
     @property
     def members(self) -> list[Bulkhead]:
@@ -82,8 +84,10 @@ class Upload:
     async def sync(self, times: Mapping[Bulkhead, int] = NOW) -> None:
         """Put every replica on stable storage, before the first one gets its name.
 
-        Those in `times` are to be of another time than now, in nanoseconds since the epoch.
+        Those in `times` are to be of another time than now, in nanoseconds since the epoch; the others are of one.
         """
+        if moments.is_over(self._began):
+            times = {**dict.fromkeys(self._staged, moments.now()), **times}
         dated = self._staged.keys() & times.keys()
         await _all({member: self._begin(member, self._staged[member].date, times[member]) for member in dated})
         await _all({member: self._begin(member, staged.sync) for member, staged in self._staged.items()})

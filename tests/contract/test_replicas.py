@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,8 @@ from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Damage, fresh, is_whole, kept, place, place_on, replica, settles, sha
 from tests.contract.house import House
 from tests.contract.wire import request
+from tests.support import needs
+from tests.support.mounts import Mounts
 from tests.support.processes import bytes_read
 from tests.support.server import Server
 
@@ -269,6 +273,43 @@ def test_a_large_blob_is_read_from_both_members_too(stor: House) -> None:
         place(storage, content, modified)
 
     assert len({stor.get(content).headers["last-modified"] for _ in range(40)}) == 2
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_the_replicas_of_an_upload_are_of_one_time_though_one_disk_took_longer(
+    make_stor: HouseFactory, mounts: Mounts, size: int
+) -> None:
+    """`Last-Modified` is that of whichever replica is read: it must not change from one request to the next."""
+    needs.tool("fsfreeze")
+    pair = (mounts.ext4(), mounts.ext4())
+    stor, content = make_stor(pairs=[pair]), fresh(size)
+    with stor.wire() as wire:
+        wire.send(stor.head_of_upload(sha(content), size))
+        wire.send(content[: size // 2])
+        assert settles(lambda: all(begun(storage) or size == SMALL for storage in pair))
+        with frozen(pair[1]):
+            wire.send(content[size // 2 :])
+            time.sleep(1.05)
+        assert wire.answer().status == 201
+
+    assert len({stor.get(content).headers["last-modified"] for _ in range(20)}) == 1
+    first, second = (replica(storage, sha(content)).stat().st_mtime for storage in pair)
+    assert int(first) == int(second)
+
+
+def begun(storage: Path) -> bool:
+    """Whether something of an upload is written."""
+    return any(path.stat().st_size for path in (storage / ".stor" / "tmp").iterdir())
+
+
+@contextlib.contextmanager
+def frozen(storage: Path) -> Iterator[None]:
+    """A disk that does not write for a while."""
+    subprocess.run(["fsfreeze", "--freeze", storage], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", storage], check=True)
 
 
 @pytest.mark.parametrize("pair", [0, 1])
