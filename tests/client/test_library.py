@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -943,6 +944,54 @@ def test_a_stream_that_is_collected_in_the_thread_of_its_client_ends_there(serve
     thread.join(10)
     assert came == [8 << 20]
     assert client._streams == set()
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Ctrl-C comes within the block."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    timer.join()
+
+
+def test_a_stream_that_is_interrupted_before_its_client_asks_raises_just_that(server: Server, client: Client) -> None:
+    (name,) = lay(server, noise(LARGE))
+    busy = threading.Event()
+
+    def keep_busy(*_: object) -> None:
+        if not busy.is_set():
+            busy.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=client.get, args=(name,), kwargs={"observe": keep_busy})
+    other.start()
+    assert busy.wait(5)
+    with interrupted_after(0.1):
+        next(client.stream(name))
+    other.join()
+    assert client._streams == set()
+
+
+def test_nothing_is_written_after_an_interruption_was_raised(server: Server, client: Client) -> None:
+    (name,) = lay(server, noise(LARGE))
+    writing = False
+
+    class Slow(io.BytesIO):
+        def write(self, piece: Any) -> int:
+            nonlocal writing
+            writing = True
+            time.sleep(0.2)
+            written = super().write(piece)
+            writing = False
+            return written
+
+    file = Slow()
+    with interrupted_after(0.3):
+        client.get(name, file)
+    assert not writing
+    assert file.getvalue() == b""
 
 
 @pytest.mark.parametrize("act", ["get", "close"])

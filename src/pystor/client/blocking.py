@@ -105,7 +105,10 @@ class Client:
         except CancelledError:
             raise ValueError("the client was closed meanwhile") from None
         finally:
-            future.cancel()  # when this thread was interrupted; it does nothing to what is done
+            if not future.done():  # this thread was interrupted
+                future.cancel()
+                with contextlib.suppress(ValueError, CancelledError):  # who closes it has waited for that
+                    self._begin(_end_of(work)).result()
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if os.getpid() != self._process:
@@ -162,6 +165,12 @@ class Client:
     def status(self) -> list[Status]:
         """Ask each server once how it is; one that does not answer is not ok."""
         return self._run(self._client.status())
+
+
+async def _end_of(work: Coroutine[Any, Any, object]) -> None:
+    """Wait until nothing is done for it any more: a stream can be left only then, and a file is written no longer."""
+    if tasks := [task for task in asyncio.all_tasks() if task.get_coro() is work]:
+        await asyncio.wait(tasks)
 
 
 async def _next(pieces: AsyncGenerator[bytes, None]) -> bytes | None:
