@@ -15,14 +15,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pystor.client import Digest, progress, servers
+from pystor.client import Digest, progress, servers, trees
 from pystor.client.bulk import Totals
 from pystor.client.commands import verify
 from pystor.client.config import Flags, settle
@@ -652,6 +652,31 @@ def test_verify_tells_which_directory_it_cannot_read(
     said = capsys.readouterr()
     assert said.out.startswith(f"{closed}: cannot be read: ")
     assert said.err == "0 good, 1 bad\n"
+
+
+def test_verify_tells_of_the_first_files_long_before_it_has_found_the_last(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it keeps in memory does not grow with the files of a disk."""
+    real, name = trees.walk, sha(b"")
+    (shell.out / name).touch()
+    found = told = most = 0
+
+    def walk(top: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, Sequence[str]]]:
+        nonlocal found
+        for _ in range(3000):
+            found += 1
+            yield from real(top, onerror)
+
+    def tell(_verdict: verify.Verdict, **_: bool) -> None:
+        nonlocal told, most
+        told, most = told + 1, max(most, found - told)
+
+    monkeypatch.setattr(trees, "walk", walk)
+    monkeypatch.setattr(verify, "_tell", tell)
+    assert verify.run(argparse.Namespace(directory=str(shell.out), verbose=True, json=False)) == 0
+    assert told == 3000
+    assert most <= 1000
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -10,11 +10,10 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import chain
 from typing import Final
 
 from pystor.client import trees
@@ -24,6 +23,7 @@ from pystor.errors import ConfigError
 
 _NAME: Final = re.compile(r"([0-9A-Fa-f]{64})(?![0-9A-Fa-f]).*", re.ASCII | re.DOTALL)
 _PIECE: Final = 1 << 20
+_AHEAD: Final = 1000  # files that were found and are not told of yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,8 @@ def run(given: argparse.Namespace) -> int:
     if not os.path.isdir(given.directory):
         raise ConfigError([f"{given.directory}: is no directory"])
     good = bad = 0
-    unread: list[OSError] = []
-    files = list(_files(given.directory, unread.append))
-    with _judging(files) as verdicts:
-        for verdict in chain((_unread(error.filename, error) for error in unread), verdicts):
+    with _judging(given.directory) as verdicts:
+        for verdict in verdicts:
             good, bad = good + (not verdict.why), bad + bool(verdict.why)
             _tell(verdict, verbose=given.verbose, as_json=given.json)
     print(f"{good:,} good, {bad:,} bad", file=sys.stderr)
@@ -58,15 +56,28 @@ def _files(directory: str, onerror: Callable[[OSError], None]) -> Iterator[tuple
 
 
 @contextlib.contextmanager
-def _judging(files: Sequence[tuple[str, str]]) -> Iterator[Iterator[Verdict]]:
+def _judging(directory: str) -> Iterator[Iterator[Verdict]]:
     """Judge the files, several at once; a block that ends before they are all judged waits for a piece of each."""
     given_up = threading.Event()
     with ThreadPoolExecutor() as pool:
         try:
-            yield pool.map(partial(_judge, given_up), files)
+            yield _verdicts(directory, lambda file: pool.submit(_judge, given_up, file))
         finally:
             given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _verdicts(directory: str, begin: Callable[[tuple[str, str]], Future[Verdict]]) -> Iterator[Verdict]:
+    """Yield them in the order of the files, and what could not be read at the end; a disk has millions of files."""
+    unread: list[OSError] = []
+    begun: deque[Future[Verdict]] = deque()
+    for file in _files(directory, unread.append):
+        begun.append(begin(file))
+        if len(begun) >= _AHEAD:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+    yield from (_unread(error.filename, error) for error in unread)
 
 
 def _judge(given_up: threading.Event, file: tuple[str, str]) -> Verdict:
