@@ -140,6 +140,17 @@ def test_disks_whose_directories_are_of_another_user_are_told_before_the_first_s
             assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 0
 
 
+def test_a_storage_that_another_user_has_made_is_told_with_what_to_do() -> None:
+    """As by root, who has started the server once: the directory is that of Stor's user, and what is in it is not."""
+    with tempfile.TemporaryDirectory() as directory:
+        disk, lines = Path(directory), list[str]()
+        adopted(disk)
+        with as_nobody(disk):
+            assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 1
+    told = "attach: Stor's user may not read .stor/storage.json: give it the directory and its .stor"
+    assert lines[0].startswith(f"ILL  {disk}: {told} (")
+
+
 def test_a_file_in_the_place_of_a_directory_is_told(tmp_path: Path) -> None:
     storage = adopted(tmp_path)
     (tmp_path / "FF").touch()

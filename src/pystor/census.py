@@ -36,7 +36,7 @@ def _look(storage: Directory) -> Seen:
             unmounted=None if found else mounts.unmounted(root),
             may_be_plain=storage.may_be_plain,
             stands_in=not (found or storage.writable) and marker.stand_in(root) is not None,
-            owner=None if found is None else os.stat(f"{root}/{marker.HOME}").st_uid,
+            owner=os.stat(root if found is None else f"{root}/{marker.HOME}").st_uid,
         )
     except StorageError as error:
         return Seen(root, fault=error.reason)

@@ -25,7 +25,7 @@ class Seen:
     stands_in: bool = False
     """Whether it takes no marker and needs none: it is mounted read-only, and not to be written to."""
     owner: int | None = None
-    """The user whose the storage is, if it is one."""
+    """The user whose the storage is, or the directory that may become one."""
     fault: str | None = None
     """Why nothing could be seen."""
 

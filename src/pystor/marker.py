@@ -74,6 +74,9 @@ def read(root: str) -> Marker | None:
         return Marker(str(content["id"]), str(content["replica_set"]), bool(content["own_device"]))
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        refusal = f"Stor's user may not read {NAME}: give it the directory and its {HOME}"
+        raise PermissionError(error.errno, refusal) from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
 

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -424,3 +425,23 @@ def test_root_who_serves_the_storages_of_another_user_is_warned_once(make_stor: 
     stor.server.start()
     told = [line for line in stor.server.stderr.splitlines() if warning in line]
     assert told == [f"stor: warning: {first} belongs to nobody, {warning}: let nobody run the server"]
+
+
+def test_root_is_told_whose_the_storages_are_before_the_first_start_too(make_stor: HouseFactory) -> None:
+    needs.root("give storages away")
+    stor = make_stor()
+    line = "who could not write to what root makes there"
+    stor.server.stop()
+    first, second = stor.pairs[0]
+    for storage in (first, second):
+        shutil.rmtree(storage / ".stor")
+        os.chown(storage, pwd.getpwnam("nobody").pw_uid, -1)
+
+    for words in (("doctor",), ("storage", "adopt", str(second))):
+        done = command(stor, *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"stor: {first} belongs to nobody, {line}: put `sudo -u nobody` before")
+    assert not (second / ".stor").exists()
+    stor.server.start()
+    told = [each for each in stor.server.stderr.splitlines() if line in each]
+    assert told == [f"stor: warning: {first} belongs to nobody, {line}: let nobody run the server"]
