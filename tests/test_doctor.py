@@ -15,6 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from obstore.store import MemoryStore
+
+from pystor.adapters.s3 import Bucket
+from pystor.adapters.s3.client import Client
 from pystor.directory import Directory
 from pystor.doctor import examine
 from pystor.marker import Marker
@@ -149,6 +154,34 @@ def test_a_storage_that_another_user_has_made_is_told_with_what_to_do() -> None:
             assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 1
     told = "attach: Stor's user may not read .stor/storage.json: give it the directory and its .stor"
     assert lines[0].startswith(f"ILL  {disk}: {told} (")
+
+
+@pytest.mark.parametrize("name", [".stor/mirror", ".stor/quarantine", ".stor/repair"])
+def test_a_directory_of_stor_itself_that_is_of_another_user_is_told(name: str) -> None:
+    """As one that root has made anew, after tidying up: nothing would be noted, or kept, there."""
+    with tempfile.TemporaryDirectory() as directory:
+        disk, lines = Path(directory), list[str]()
+        with as_nobody(disk):
+            adopted(disk)
+            os.seteuid(0)
+            (disk / name).rmdir()
+            (disk / name).mkdir()
+            os.seteuid(NOBODY)
+            assert asyncio.run(examine([[Directory(str(disk))]], {}, lines.append)) == 1
+    assert lines[0].startswith(
+        f"ILL  {disk}: write to {name}: Permission denied: let Stor's user read and write there ("
+    )
+
+
+def test_a_bucket_for_which_nothing_can_be_collected_here_is_told(tmp_path: Path) -> None:
+    """Its uploads would all fail, however well the bucket is."""
+    memory, lines = MemoryStore(), list[str]()
+    for spool in (tmp_path, tmp_path / "none"):
+        for writable in (True, False):
+            bucket = Bucket(Client("s3://samples", memory, memory), spool=str(spool), writable=writable)
+            asyncio.run(examine([[bucket]], {}, lines.append))
+    assert [line[:2] for line in lines] == ["ok", "ok", "IL", "ok"]
+    assert f"collect in {tmp_path}/none: No such file or directory: make the directory" in lines[2]
 
 
 def test_a_file_in_the_place_of_a_directory_is_told(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def _ask(storage: Storage, verdict: Verdict | None) -> str:
     storage.probe()
     if isinstance(storage, Directory) and storage.writable:
         _refuse_foreign(storage)
+    elif storage.writable:
+        storage.stage(0).discard()  # what is uploaded to a bucket is collected on this machine first
     space = storage.check()
     done = "written, read and removed" if storage.writable else "read (it is read-only)"
     return done if space == UNKNOWN_ROOM else f"{done}; {space.free / 1e9:.1f} of {space.total / 1e9:.1f} GB free"

@@ -22,6 +22,7 @@ from pystor.temporary import TEMPORARIES
 QUARANTINE: Final = f"{marker.HOME}/quarantine"
 QUEUES: Final[dict[QueueName, str]] = {"mirror": f"{marker.HOME}/mirror", "repair": f"{marker.HOME}/repair"}
 
+_OWN: Final = (TEMPORARIES, QUARANTINE, *QUEUES.values())
 _TRIED: Final = f"{TEMPORARIES}/tried"
 _BRANCH: Final = re.compile(r"[0-9A-F]{2}")
 _FRESH: Final = 600.0
@@ -59,11 +60,12 @@ def _may_change(directory: str, dir_fd: int | None = None) -> bool:
 
 
 def refuse_foreign(root: str) -> None:
-    """See that names may be made in the directories of blobs right below a root: the disk may be another user's.
+    """See that names may be made in Stor's own directories, and in those of blobs right below a root.
 
-    Raises `OSError` with the name of the first one in which they may not.
+    Raises `OSError` with the name of the first one in which they may not: it may be another user's.
     """
-    for name in sorted(filter(_BRANCH.fullmatch, os.listdir(root))):
+    own = [name for name in _OWN if os.path.lexists(f"{root}/{name}")]
+    for name in (*own, *sorted(filter(_BRANCH.fullmatch, os.listdir(root)))):
         directory = f"{root}/{name}"
         if not _may_change(directory):
             number = errno.EACCES if os.path.isdir(directory) else errno.ENOTDIR
@@ -216,7 +218,7 @@ def _is_there(name: str, root_fd: int) -> bool:
     return False
 
 
-def prepare(root: str, names: Iterable[str] = (TEMPORARIES, QUARANTINE, *QUEUES.values())) -> None:
+def prepare(root: str, names: Iterable[str] = _OWN) -> None:
     """Make the directories that are kept beside the blobs, durably, if there are none. Raises `OSError`."""
     missing = [name for name in names if not os.path.isdir(os.path.join(root, name))]
     for name in missing:
