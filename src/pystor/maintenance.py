@@ -168,7 +168,7 @@ def _how_to_fill(roots: Iterable[str]) -> str:
 
 
 def adopt(settings: Settings, root: Path) -> str:
-    """Make an empty disk the storage that is configured at its place; returns how it is filled.
+    """Make an empty disk the storage that is configured at its place; returns a line about what follows.
 
     Raises `StorageError`, and `ConfigError`.
     """
@@ -185,7 +185,10 @@ def adopt(settings: Settings, root: Path) -> str:
     refusal = refuse_adoption(verdicts[storage].seen, peers, strangers)
     if refusal is not None:
         raise ConfigError([f"{root}: {advised(refusal)}"])
-    storage.adopt(verdicts[storage].replica_set or new_id())
+    replica_set = verdicts[storage].replica_set
+    storage.adopt(replica_set or new_id())
+    if replica_set is None:
+        return "no other of its set has a marker: when all of them are adopted, send SIGHUP to a server that runs"
     (pair,) = (pair for pair in settings.storage_pairs if root in pair)
     if all(map(settings.lets_write, pair)):
         return "the server finds it by itself, and `stor repair --all` fills it"

@@ -118,10 +118,10 @@ def adopt(given: argparse.Namespace) -> int:
     from pystor import maintenance
 
     try:
-        how_to_fill = maintenance.adopt(_settings(given), config.absolute(given.path))
+        what_follows = maintenance.adopt(_settings(given), config.absolute(given.path))
     except StorageError as error:
         raise ConfigError([error.advise()]) from None
-    print(f"{given.path} is adopted; {how_to_fill}")
+    print(f"{given.path} is adopted; {what_follows}")
     return 0
 
 

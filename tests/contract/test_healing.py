@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,24 @@ def test_a_new_disk_is_adopted_deliberately_and_then_filled(make_stor: HouseFact
     # Who reads a blob finds out what lacks it, unless that is slow just then: another reader comes along.
     whole = disk.replica(second, sha(content))
     assert settles(lambda: stor.get(content).body == content and is_whole(whole, content))
+
+
+def test_who_adopts_the_first_disk_of_a_set_is_told_that_a_server_that_runs_needs_a_signal(
+    make_stor: HouseFactory,
+) -> None:
+    stor = make_stor()
+    first, second = stor.pairs[0]
+    for storage in (first, second):
+        storage.rename(storage.with_name(f"dead-{storage.name}"))
+        storage.mkdir()
+    told = "no other of its set has a marker: when all of them are adopted, send SIGHUP to a server that runs"
+    done = command(stor, "storage", "adopt", str(first))
+    assert (done.returncode, done.stdout) == (0, f"{first} is adopted; {told}\n")
+    found = "the server finds it by itself, and `stor repair --all` fills it"
+    assert command(stor, "storage", "adopt", str(second)).stdout == f"{second} is adopted; {found}\n"
+    assert stor.ask("GET", "/status").status == 503
+    os.kill(stor.server.pid, signal.SIGHUP)
+    assert settles(lambda: stor.ask("GET", "/status").status == 200)
 
 
 @pytest.mark.parametrize("size", [SMALL, 8 << 20])
