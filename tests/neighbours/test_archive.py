@@ -127,6 +127,19 @@ def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_el
     assert seaweed.endpoint
 
 
+def test_an_archive_that_takes_no_writes_when_it_is_back_is_read_all_the_same(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    keys = {"s3_credentials": behind(proxy, seaweed), "s3_retries": 0, "s3_mirror": True}
+    stor, content = make_stor(config=keys, workers=1), fresh()
+    seaweed.store().put(key_of(content), content)
+    proxy.refuse()
+    assert stor.get(content).status == 503
+    proxy.garbage, proxy.trigger = b"HTTP/1.1 500 No Room\r\nContent-Length: 0\r\n\r\n", b"PUT /"
+    proxy.accept()
+    assert settles(lambda: stor.get(content).body == content)
+
+
 @pytest.mark.parametrize("order", ["pool-first", "archive-first"])
 def test_a_look_up_is_counted_once_whatever_the_archive_is_asked(make_stor: Make, seaweed: Seaweed, order: str) -> None:
     stor, stored, archive_only = make_stor(config={"s3_order": order}, workers=1), fresh(), fresh(3_000_000)

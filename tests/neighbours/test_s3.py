@@ -509,6 +509,26 @@ def test_a_bucket_that_is_full_is_well_enough_to_be_read(monkeypatch: pytest.Mon
     Bucket(client).probe()
 
 
+@pytest.mark.parametrize("refused", ["put", "delete"])
+def test_a_bucket_that_is_read_and_does_not_write_or_remove_is_out_for_writes_alone(
+    monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(key: str, *_: bytes) -> None:
+        raise StorageError("memory", f"{refused} {key}", "no answer in time", dead=True)
+
+    memory = MemoryStore()
+    client = Client("memory", memory, memory)
+    monkeypatch.setattr(client, refused, refuse)
+    with pytest.raises(StorageError) as error:
+        Bucket(client).probe()
+    assert (error.value.unwritable, error.value.dead) == (True, False)
+
+    monkeypatch.setattr(client, "get", refuse)
+    with pytest.raises(StorageError) as error:
+        Bucket(client).probe()
+    assert (error.value.unwritable, error.value.dead) == (False, True)
+
+
 def test_an_answer_counts_for_what_was_asked_before_its_question() -> None:
     memory = MemoryStore()
     client = Client("memory", memory, memory)

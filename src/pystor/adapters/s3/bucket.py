@@ -87,15 +87,25 @@ class Bucket:
         return UNKNOWN_ROOM
 
     def probe(self) -> None:
-        """Write, read and remove something, to see whether the bucket does what it should."""
+        """Write, read and remove something, to see whether the bucket does what it should.
+
+        One that does not, and reads all the same, fails as `unwritable`: it may be full, or the keys be for reading.
+        """
         if not self.writable:
             self.check()
             return
-        key = f"{self._prefix}.stor/probe/{secrets.token_hex(8)}"
         try:
-            self._client.put(key, _PROBE)
+            self._write_and_remove()
         except StorageFull:
             return  # a full one reads as well as ever
+        except StorageError as error:
+            self.check()
+            error.unwritable, error.dead = True, False
+            raise
+
+    def _write_and_remove(self) -> None:
+        key = f"{self._prefix}.stor/probe/{secrets.token_hex(8)}"
+        self._client.put(key, _PROBE)
         opened = self._client.get(key)
         with self._client.translated("probe"):
             read = None if opened is None else bytes(opened.bytes())
