@@ -732,11 +732,24 @@ def test_a_read_that_is_cut_once_goes_on(impatient: Bucket, proxy: Proxy) -> Non
         assert replica.read(1 << 20, 8 << 20) == content[1 << 20 :]
 
 
+def test_a_long_read_goes_on_as_often_as_its_stream_breaks(
+    impatient: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pystor.adapters.s3.replica._LONG", 0.5)
+    content = os.urandom(LARGE)
+    with impatient.open(store(impatient, content)) or pytest.fail("it is missing") as replica:
+        for offset in range(0, 2 * PIECE, PIECE):
+            assert replica.read(offset, PIECE) == content[offset : offset + PIECE]
+            time.sleep(0.55)  # obstore repeats no request of which so much time is over
+            proxy.reset()
+        assert replica.read(2 * PIECE, LARGE - 2 * PIECE) == content[2 * PIECE :]
+
+
 def test_a_reader_slower_than_the_timeout_loses_nothing(impatient: Bucket, proxy: Proxy) -> None:
     content = os.urandom(LARGE)
     with impatient.open(store(impatient, content)) or pytest.fail("it is missing") as replica:
         replica.read(0, 65536)
-        replica._read_at -= 60  # longer than a server waits, and a test
+        replica._opened_at -= 60  # longer than a server waits, and a test
         proxy.reset()  # what a server does to who does not read
         time.sleep(0.7)
         assert replica.read(65536, LARGE - 65536) == content[65536:]

@@ -20,8 +20,11 @@ AT_ONCE: Final = 64 << 10
 _KEPT: Final = 1 << 20
 """Bytes of an object that is kept whole once it was read: it is verified first, and then sent."""
 
-_IDLE: Final = 5.0
-"""Seconds after which a server may have given up a stream that nobody read: no failure of the storage."""
+_LONG: Final = 2.0
+"""Seconds after which a stream may break without a failure of the storage: nobody read it, or something between cut it.
+
+Younger ones are gone on with by obstore, as often as a request is repeated.
+"""
 
 
 class BucketReplica:
@@ -42,9 +45,7 @@ class BucketReplica:
         self._stream: BytesStream | None = opened.stream(PIECE)
         self._start, self._window = 0, b""
         """The bytes that are in memory, and where they begin; the stream goes on behind them."""
-        self._read_at = time.monotonic()
-        self._neglected = False
-        """Whether the stream stood still once. What was on its way came through all the same, before the end shows."""
+        self._opened_at = time.monotonic()
         self._closed = False
         self._one_at_a_time: Final = threading.Lock()
 
@@ -69,16 +70,13 @@ class BucketReplica:
         return b"".join(pieces)
 
     def _go_on(self) -> None:
-        self._neglected |= time.monotonic() - self._read_at > _IDLE
         try:
             piece = self._next()
         except StorageError:
             self._stream = None
-            if not self._neglected:
+            if time.monotonic() - self._opened_at < _LONG:
                 raise
-            self._neglected = False
             piece = self._next()
-        self._read_at = time.monotonic()
         if self._whole:
             self._window += piece
         else:
@@ -99,6 +97,7 @@ class BucketReplica:
     def _open_again(self) -> BytesStream:
         if self._closed:
             raise self._error("is closed")
+        self._opened_at = time.monotonic()
         opened = self._client.get(self._key, self._end)
         if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (self._end, self.size):
             raise self._error("was replaced while it was read")
