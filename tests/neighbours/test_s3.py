@@ -661,6 +661,20 @@ def test_an_object_that_is_late_is_no_failure_of_the_bucket_if_others_come_meanw
         assert error.dead is not others_come
 
 
+def test_a_connection_that_is_reset_is_no_failure_of_the_bucket_and_one_that_is_refused_is(
+    impatient: Bucket, proxy: Proxy
+) -> None:
+    proxy.cut = 0  # as by a firewall to which this object looks like an attack
+    with pytest.raises(StorageError) as error:
+        impatient.open(Digest.of(SMALL))
+    assert "reset" in error.value.reason
+    assert not error.value.dead
+    proxy.refuse()
+    with pytest.raises(StorageError) as error:
+        impatient.open(Digest.of(SMALL))
+    assert error.value.dead
+
+
 def test_a_bucket_has_the_time_that_each_request_to_it_has(seaweed: Seaweed) -> None:
     patient = bucket_of(seaweed, connect_timeout=1, read_timeout=10, retries=2).timeouts
     assert 30 < patient.answer < 60

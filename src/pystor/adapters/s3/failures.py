@@ -32,7 +32,7 @@ _ADVICE: Final = {
 """By the code of an answer, what is wrong and what to do."""
 
 _DEAD: Final = frozenset({"InvalidAccessKeyId", "NoSuchBucket", "RequestTimeTooSkewed", "SignatureDoesNotMatch"})
-_UNREACHED: Final = re.compile(r"kind: (Connect|Timeout)|hyper::Error\(\s*Parse")
+_UNREACHED: Final = re.compile(r"kind: (Connect|Timeout)\b|hyper::Error\(\s*Parse")
 
 _METADATA: Final = re.compile(r"/latest/(api|meta-data)/")
 """The instance's metadata is asked only when no keys were given and none are in the environment."""
