@@ -101,6 +101,7 @@ def test_how_long_jobs_wait_for_the_disk_makes_the_others_no_slow_ones(monkeypat
         mine = Executor("waits", 4)
         for _ in range(8):
             await mine.give(time.sleep, (0.01,), waits=True).future
+        await eventually(lambda: len(mine._idle) == mine._threads)  # the thread itself may take a moment longer
         jobs = [mine.give(work, ()) for _ in range(2)]
         await eventually(lambda: bool(begun))
         await asyncio.sleep(0.05)
