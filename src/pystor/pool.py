@@ -6,8 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final, NamedTuple
 
 from pystor.absences import Absences
@@ -23,6 +21,7 @@ from pystor.places import Places
 from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
 from pystor.scrubbing import Scrub
+from pystor.search import Search
 from pystor.small_uploads import NOW, SmallUploads
 from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
@@ -31,33 +30,6 @@ from pystor.watch import Watch
 
 _THREADS: Final = 8
 """How many at most write small uploads to a set, near the event loop."""
-
-_LIKELIEST: Final = 4
-"""Replica sets that are asked for a blob one after the other, since most blobs are found in the first."""
-
-_AT_ONCE: Final = 16
-"""Replica sets of the others that are asked at once."""
-
-
-@dataclass(slots=True)
-class _Search:
-    """How far a look-up has come."""
-
-    digest: Digest
-    without: frozenset[str]
-    """The roots of storages that are not asked."""
-    doubtful: bool
-    """Whether some storage did not answer, or was not asked, so that nobody knows that there is no such blob."""
-    found: Replica | None = None
-    attempts: int = 0
-    missing: list[Bulkhead] = field(default_factory=list)
-    """The storages that have no replica."""
-    began: float = field(default_factory=time.perf_counter)
-
-    def close(self) -> None:
-        """Give back what was found."""
-        if self.found is not None:
-            self.found.close()
 
 
 class FindResult(NamedTuple):
@@ -163,10 +135,10 @@ class Pool:
         Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
         a bad replica, or is in `without` (the roots of storages that failed the caller already).
         """
-        search = _Search(digest, without, bool(without))
+        search = Search(digest, without, self._absences, open_good=self._open_good, failed=self.failed)
         tell = tell or self.observe
         hint = await self._hints.get(digest, tell)
-        await self._look_through(search, self._in_order(digest, hint))
+        await search.look_through(self._in_order(digest, hint))
         tell(LookedUp(search.attempts, time.perf_counter() - search.began))
         self._note(digest, search.found, search.missing)
         if search.found is not None:
@@ -174,46 +146,6 @@ class Pool:
         if search.doubtful:
             raise Unavailable("A storage did not answer and no other has the file; try again later")
         raise NotFound(digest.hex)
-
-    async def _look_through(self, search: _Search, sets: Iterator[ReplicaSet]) -> None:
-        """Look in the likeliest sets one after the other, then in several at once: of many most have to be asked."""
-        try:
-            await self._look_in(search, next(sets))
-            if search.found is None and (others := [*sets]):
-                await self._look_through_others(search, others)
-        except BaseException:
-            search.close()
-            raise
-
-    async def _look_through_others(self, search: _Search, others: Sequence[ReplicaSet]) -> None:
-        absent = await self._absences.of(search.digest)
-        left = [each for each in others if not absent.issuperset(each.members)]
-        search.attempts += sum(len(each.members) for each in others) - sum(len(each.members) for each in left)
-        sets = iter(left)
-        for replica_set in islice(sets, _LIKELIEST - 1):
-            await self._look_in(search, replica_set)
-            if search.found is not None:
-                return
-        while search.found is None and (several := list(islice(sets, _AT_ONCE))):
-            await asyncio.gather(*(self._look_in(search, replica_set) for replica_set in several))
-
-    async def _look_in(self, search: _Search, replica_set: ReplicaSet) -> None:
-        for member in replica_set.in_turn():
-            if member.storage.root in search.without:
-                continue
-            search.attempts += 1
-            try:
-                replica = await self._open_good(member, search.digest)
-            except StorageError as error:
-                self.failed(member.storage.root, search.digest, error)
-                search.doubtful = True
-                continue
-            if replica is None:
-                search.missing.append(member)
-            else:
-                search.close()  # it was in two sets
-                search.found = replica
-                return
 
     def failed(self, root: str, digest: Digest, error: StorageError) -> None:
         """Report a storage that did not give a blob; a replica that cannot be read is to be repaired.
