@@ -15,7 +15,7 @@ from pystor.client.errors import ClientError, Late, NotFound, Refused, garbled
 from pystor.client.plain_http import PlainHttp
 from pystor.client.retry import Retry, Tries
 from pystor.client.s3 import Bucket
-from pystor.client.saving import SYNCED, Draft, Memory, given, save
+from pystor.client.saving import SYNCED, Draft, Memory, given
 from pystor.client.servers import Server, ranked
 from pystor.client.small import PROMPT, SMALL, Small
 from pystor.client.transport import Ask, Exchange, Transport
@@ -151,14 +151,8 @@ class AsyncClient:
         failed: ClientError | None = None,
     ) -> Blob:
         """Download to a path, for `fetching`; `failed` is what a first try has ended with, if one was made."""
-        digest = _digest(name)
-        sources = self._sources(digest, failed)
-        quick = failed or await self._quickly(digest, sources[0].server, observe)
-        if isinstance(quick, _Quick):
-            save(path, quick.content, quick.blob.modified)
-            return quick.blob
         with Draft(path) as draft:
-            blob = await self._slowly(digest, sources, draft, observe, quick)
+            blob = await self.drop(name, draft, observe=observe, failed=failed)
             if blob.size >= SYNCED:
                 await threads.run(draft.sync)
             draft.keep(blob.modified)
