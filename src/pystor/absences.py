@@ -23,10 +23,10 @@ _LATE: Final = 0.05
 """Seconds after which a storage is late."""
 
 _LONG: Final = 0.02
-"""Seconds after which what is left of a batch goes with the next one."""
+"""Seconds after which each of what is left of a batch is looked for by itself: the disks take their time."""
 
-_THREADS: Final = 4
-"""How many wait for disks at once, each for one blob."""
+_THREADS: Final = 8
+"""How many wait for disks at once, each for one blob; as many as a storage has of its own."""
 
 _MOST: Final = 16
 """Rings that there are at most; those in which a storage is late are not used until it has answered."""
@@ -63,7 +63,14 @@ class Absences:
         self._free: Final[deque[WaitingLookups]] = deque()
         self._late: Final[deque[WaitingLookups]] = deque()
         """Those for which some storage has not answered yet."""
-        self._works = len(self._members) >= MANY
+        self._works = len(self._members) >= MANY and self._has_rings()
+
+    def _has_rings(self) -> bool:
+        try:
+            self._free.append(self._made())
+        except OSError:
+            return False
+        return True
 
     async def of(self, digest: Digest) -> frozenset[Bulkhead]:
         """Tell who has no replica of a blob; of the others it is not known. Raises nothing."""
@@ -79,71 +86,86 @@ class Absences:
 
     async def _ask(self, batch: list[_Question], through: Callable[[], None]) -> None:
         try:
-            answers = await self._answers([question.path for question in batch])
-            for question, missing in zip(batch, answers, strict=False):
-                question.settle(self._believed(missing))
-            if answers:
-                for question in batch[len(answers) :]:
-                    self._batches.join(question)
-                batch = batch[: len(answers)]
+            answered = await self._answer(batch)
+            through()
+            if answered:
+                await asyncio.gather(*(self._answer([question]) for question in batch[answered:]))
         finally:
             for question in batch:
                 question.settle(_NOBODY)
             through()
 
-    async def _answers(self, names: Sequence[bytes]) -> Sequence[frozenset[int]]:
-        """Tell for some of the names, at least one, which storages have no such file, by their numbers; none: nothing.
-
-        That is what is known of the names.
-        """
-        numbers = self._to_be_asked()
-        lookups = self._take() if len(numbers) >= MANY else None
-        if lookups is None:
-            return ()
+    async def _answer(self, questions: Sequence[_Question]) -> int:
+        """Answer the first questions; tells how many, at least one, or 0 if nothing can be told."""
+        if not self._works or sum(map(_is_prompt, self._members)) < MANY:
+            return 0
+        names = [question.path for question in questions]
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await self._executor.give(self._look, (lookups, names, numbers), certain=True, count=len).future
-        except TimeoutError:  # the system has no thread to give
-            return ()
+                answers = await self._executor.give(self._look, (names,), count=len).future
+        except TimeoutError:  # the system has no thread to give, or there is too much to do
+            return 0
         except OSError:
             self._works = False  # each by a job of its own then
-            return ()
+            return 0
+        for question, missing in zip(questions, self._believed(answers), strict=False):
+            question.settle(missing)
+        return len(answers)
+
+    def _believed(self, answers: Sequence[frozenset[int]]) -> Sequence[frozenset[Bulkhead]]:
+        """Tell whose answers count: "no such file" means nothing where a storage is not in its place any more."""
+        there = self._in_place(frozenset[int]().union(*answers))
+        return [self._members_of(missing & there) for missing in answers]
+
+    def _in_place(self, numbers: frozenset[int]) -> frozenset[int]:
+        if self._all_in_place():
+            return numbers
+        return frozenset(number for number in numbers if self._members[number].storage.is_in_place())
+
+    def _members_of(self, numbers: frozenset[int]) -> frozenset[Bulkhead]:
+        if len(numbers) == len(self._members):
+            return self._all
+        return frozenset(self._members[number] for number in numbers)
+
+    def _numbers_late(self) -> set[int]:
+        return {number for lookups in self._lookups for number in lookups.late}
+
+    # In a thread
+
+    def _look(self, names: Sequence[bytes]) -> list[frozenset[int]]:
+        """Tell for names, for at least one, and the more the quicker that is, which storages have no such file.
+
+        For none at all if few can be asked, or without a ring.
+        """
+        self._hear_late()
+        numbers = self._to_be_asked()
+        lookups = self._take() if len(numbers) >= MANY else None
+        answers: list[frozenset[int]] = []
+        if lookups is None:
+            return answers
+        until = time.monotonic() + _LONG
+        for name in names:
+            answers.append(lookups.missing(name, numbers, _LATE))
+            if lookups.late or time.monotonic() > until:
+                break
+        self._give_back(lookups)  # not one that failed: it may still tell of what it was asked then
+        return answers
 
     def _to_be_asked(self) -> list[int]:
         """Choose those of whom an answer is expected at once, by their numbers."""
-        late = {number for lookups in self._lookups for number in lookups.late}
-        return [
-            number
-            for number, member in enumerate(self._members)
-            if member.storage.local and not member.slow and number not in late
-        ]
+        late = self._numbers_late()
+        members = enumerate(self._members)
+        return [number for number, member in members if _is_prompt(member) and number not in late]
 
     def _take(self) -> WaitingLookups | None:
         with suppress(IndexError):
             return self._free.popleft()
-        if len(self._lookups) == _MOST:
-            return None
-        try:
-            lookups = WaitingLookups([member.storage.root for member in self._members])
-        except OSError:
-            self._works = False
-            return None
+        return self._made() if len(self._lookups) < _MOST else None
+
+    def _made(self) -> WaitingLookups:
+        lookups = WaitingLookups([member.storage.root for member in self._members])
         self._lookups.append(lookups)
         return lookups
-
-    def _look(self, lookups: WaitingLookups, names: Sequence[bytes], numbers: Sequence[int]) -> list[frozenset[int]]:
-        """Look for names, in a thread; for at least one, and the more the quicker that is."""
-        self._hear_late()
-        answers: list[frozenset[int]] = []
-        until = time.monotonic() + _LONG
-        try:
-            for name in names:
-                answers.append(lookups.missing(name, numbers, _LATE))
-                if lookups.late or time.monotonic() > until:
-                    break
-        finally:
-            self._give_back(lookups)
-        return answers
 
     def _hear_late(self) -> None:
         for _ in range(len(self._late)):
@@ -155,10 +177,6 @@ class Absences:
     def _give_back(self, lookups: WaitingLookups) -> None:
         (self._late if lookups.late else self._free).append(lookups)
 
-    def _believed(self, missing: frozenset[int]) -> frozenset[Bulkhead]:
-        """Tell whose answer counts: "no such file" means nothing where a storage is not in its place any more."""
-        in_place = self._all_in_place()
-        if in_place and len(missing) == len(self._members):
-            return self._all
-        members = [self._members[number] for number in missing]
-        return frozenset(member for member in members if in_place or member.storage.is_in_place())
+
+def _is_prompt(member: Bulkhead) -> bool:
+    return member.storage.local and not member.slow
