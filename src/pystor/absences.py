@@ -18,6 +18,7 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.executor import Executor
 from pystor.lookups import MANY, WaitingLookups
+from pystor.watch import Watch
 
 _LATE: Final = 0.05
 """Seconds after which a storage is late."""
@@ -52,11 +53,17 @@ class _Question:
 class Absences:
     """Asks the storages of a pool. To be used from one event loop."""
 
-    def __init__(self, members: Sequence[Bulkhead], all_in_place: Callable[[], bool]) -> None:
-        """`all_in_place` tells, without waiting, whether each of them is where it was, for less than asking each."""
+    def __init__(
+        self, members: Sequence[Bulkhead], all_in_place: Callable[[], bool], watch: Watch | None = None
+    ) -> None:
+        """`all_in_place` tells, without waiting, whether each of them is where it was, for less than asking each.
+
+        `watch` is theirs; without one, nobody notices who was away just while he was asked.
+        """
         self._members: Final = tuple(members)
         self._all: Final = frozenset(members)
         self._all_in_place: Final = all_in_place
+        self._watch: Final = watch
         self._executor: Final = Executor("stor looks", _THREADS, roams=False)
         self._batches: Final = Batches(self._ask)
         self._lookups: Final[list[WaitingLookups]] = []
@@ -99,7 +106,7 @@ class Absences:
         """Answer the first questions; tells how many, at least one, or 0 if nothing can be told."""
         if not self._works or sum(map(_is_prompt, self._members)) < MANY:
             return 0
-        names = [question.path for question in questions]
+        names, changes = [question.path for question in questions], self._changes()
         try:
             async with asyncio.timeout(_PATIENCE):
                 answers = await self._executor.give(self._look, (names,), count=len).future
@@ -108,13 +115,21 @@ class Absences:
         except OSError:
             self._works = False  # each by a job of its own then
             return 0
-        for question, missing in zip(questions, self._believed(answers), strict=False):
+        for question, missing in zip(questions, self._believed(answers, changes), strict=False):
             question.settle(missing)
         return len(answers)
 
-    def _believed(self, answers: Sequence[frozenset[int]]) -> Sequence[frozenset[Bulkhead]]:
-        """Tell whose answers count: "no such file" means nothing where a storage is not in its place any more."""
+    def _changes(self) -> int:
+        return 0 if self._watch is None else self._watch.changes()
+
+    def _believed(self, answers: Sequence[frozenset[int]], changes: int) -> Sequence[frozenset[Bulkhead]]:
+        """Tell whose answers count: "no such file" means nothing where a storage was not in its place.
+
+        `changes` is what the watch had counted before they were asked.
+        """
         there = self._in_place(frozenset[int]().union(*answers))
+        if self._changes() != changes:  # who is in his place was perhaps away when he was asked
+            return [_NOBODY] * len(answers)
         return [self._members_of(missing & there) for missing in answers]
 
     def _in_place(self, numbers: frozenset[int]) -> frozenset[int]:

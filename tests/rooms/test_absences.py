@@ -21,6 +21,7 @@ from pystor.errors import NotFound, StorageError
 from pystor.events import Event, LookedUp
 from pystor.ingest import store
 from pystor.lookups import WaitingLookups
+from pystor.watch import Watch
 from tests.rooms.tools import adopted, body_of, clean_now, eventually, place, run, running, where
 from tests.support.fuse import Fault, FaultyStorage
 
@@ -146,6 +147,33 @@ def test_what_is_not_in_its_place_has_not_said_anything(tmp_path: Path) -> None:
         assert await _of(asked, BLOB) == ["s0", "s1", "s3", "s4"]
         (tmp_path / "elsewhere").rename(tmp_path / "s2")
         assert await _of(asked, BLOB) == ["s0", "s1", "s2", "s3", "s4"]
+        asked.stop()
+
+    run(scenario())
+
+
+def test_who_was_away_while_he_was_asked_has_not_said_anything_though_he_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+    members = [Bulkhead(adopted(tmp_path / f"s{number}", local=True, watch=watch)) for number in range(5)]
+    place(members[2].storage, CONTENT)  # type: ignore[arg-type]
+    real = WaitingLookups.missing
+
+    def while_away(self: WaitingLookups, *arguments: Any) -> frozenset[int]:
+        (tmp_path / "s2").rename(tmp_path / "elsewhere")
+        try:
+            return real(self, *arguments)
+        finally:
+            (tmp_path / "elsewhere").rename(tmp_path / "s2")
+
+    async def scenario() -> None:
+        asked = Absences(members, lambda: all(member.storage.is_in_place() for member in members), watch)
+        assert await _of(asked, BLOB) == ["s0", "s1", "s3", "s4"]
+        with monkeypatch.context() as patch:
+            patch.setattr(WaitingLookups, "missing", while_away)
+            assert await _of(asked, BLOB) == []
+        assert await _of(asked, BLOB) == ["s0", "s1", "s3", "s4"]
         asked.stop()
 
     run(scenario())
