@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from pystor.background import Tasks
 from pystor.batches import Batches
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -34,6 +35,9 @@ _MOST: Final = 16
 
 _PATIENCE: Final = 1.0
 """Seconds that are waited for a thread."""
+
+_PAUSE: Final = 1.0
+"""Seconds after which those who are late are heard, though nobody asks."""
 
 _NOBODY: Final[frozenset[Bulkhead]] = frozenset()
 
@@ -70,6 +74,7 @@ class Absences:
         self._free: Final[deque[WaitingLookups]] = deque()
         self._late: Final[deque[WaitingLookups]] = deque()
         """Those for which some storage has not answered yet."""
+        self._listening: Final = Tasks()
         self._works = len(self._members) >= MANY and self._has_rings()
 
     def _has_rings(self) -> bool:
@@ -115,6 +120,9 @@ class Absences:
         except OSError:
             self._works = False  # each by a job of its own then
             return 0
+        finally:
+            if self._numbers_late() and not self._listening:
+                self._listening.begin(self._listen())
         for question, missing in zip(questions, self._believed(answers, changes), strict=False):
             question.settle(missing)
         return len(answers)
@@ -144,6 +152,12 @@ class Absences:
 
     def _numbers_late(self) -> set[int]:
         return {number for lookups in self._lookups for number in lookups.late}
+
+    async def _listen(self) -> None:
+        """Hear who is late until nobody is: a file that was found too late keeps its disk from being unmounted."""
+        while self._numbers_late():
+            await asyncio.sleep(_PAUSE)
+            await self._executor.give(self._hear_late, ()).future
 
     # In a thread
 

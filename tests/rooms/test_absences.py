@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pystor import absences, posix, uring
+from pystor import absences, batches, posix, uring
 from pystor.absences import Absences
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -28,6 +28,14 @@ from tests.support.fuse import Fault, FaultyStorage
 CONTENT = b"a blob"
 BLOB = Digest.of(CONTENT)
 OTHERS = [Digest.of(b"%d" % number) for number in range(8)]
+
+
+@pytest.fixture(autouse=True)
+def patient() -> Iterator[pytest.MonkeyPatch]:
+    """However busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(absences, "_LATE", 5.0)
+        yield patch
 
 
 def _members(directory: Path, count: int = 5) -> list[Bulkhead]:
@@ -267,6 +275,7 @@ def test_what_a_ring_that_failed_was_asked_is_no_answer_to_the_next_question(
 ) -> None:
     members = _members(tmp_path)
     place(members[1].storage, CONTENT)  # type: ignore[arg-type]
+    monkeypatch.setattr(batches, "_TIMEOUT", 30.0)  # however busy the machine is
     begun, goes_on = threading.Event(), threading.Event()
     real = posix.call_and_wait
 
@@ -312,7 +321,8 @@ def test_without_a_thread_to_spare_nobody_waits_long(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def hanging(tmp_path: Path) -> Iterator[FaultyStorage]:
+def hanging(tmp_path: Path, patient: pytest.MonkeyPatch) -> Iterator[FaultyStorage]:
+    patient.setattr(absences, "_LATE", 0.2)
     made = FaultyStorage(tmp_path / "hanging")
     yield made
     made.close()
@@ -349,6 +359,29 @@ def test_one_that_hangs_holds_up_nobody_and_is_asked_again_when_it_has_answered(
 
     run(scenario())
     assert clean_now(members[0].storage)  # type: ignore[arg-type]  # what was found too late is closed
+
+
+def test_what_was_found_too_late_is_closed_though_nobody_asks_any_more(
+    tmp_path: Path, hanging: FaultyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absences, "_PAUSE", 0.05)
+    members = [Bulkhead(adopted(hanging.point, local=True)), *_members(tmp_path, 2)]
+    path = hanging.source / BLOB.path
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    async def scenario() -> None:
+        asked = Absences(members, lambda: True)
+        hanging.fail(Fault(operations=("getattr",), path=r"\.dat", hang=True))
+        assert await _of(asked, BLOB) == ["s0", "s1"]
+        assert await _of(asked, OTHERS[0]) == []  # two are asked as quickly each by himself
+        hanging.heal()
+        await eventually(lambda: not asked._numbers_late())
+        await eventually(lambda: clean_now(members[0].storage))  # type: ignore[arg-type]
+        assert await _of(asked, OTHERS[0]) == ["point", "s0", "s1"]
+        asked.stop()
+
+    run(scenario())
 
 
 def test_there_are_never_more_rings_than_a_few(
