@@ -201,12 +201,14 @@ async def _store_stream(
         elif digest != given:
             raise DigestMismatch(digest.hex, given.hex)
         try:
-            return await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
+            stored = await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
         except StorageError as error:
             if not (error.refused and upload.named):
                 raise
             elsewhere = _store_from(upload.named[0], pool, digest, surveys, without.union(upload.members))
             return await _or_fail(pool, elsewhere, digest, error)
+        left = given is None and any(survey.wanting for survey in surveys if survey not in gaps)
+        return await _mend_others(pool, stored) if left else stored
 
 
 async def _sync_and_publish(
@@ -228,6 +230,16 @@ async def _mend(pool: Pool, digest: Digest, surveys: Sequence[Survey]) -> Stored
         return await _store_from(sources[0], pool, digest, surveys)
     except (DigestMismatch, NoSpace, StorageError, Unavailable) as error:
         return _in_full(digest, surveys, error)  # whoever reads that replica finds out, too
+
+
+async def _mend_others(pool: Pool, stored: Stored) -> Stored:
+    """Make whole, from what was stored of a blob just now, the other sets that have it in part, or only bad replicas.
+
+    What cannot be made whole is left.
+    """
+    surveys = await pool.survey(stored.digest)
+    mended = already_stored(stored.digest, surveys) or await _mend(pool, stored.digest, surveys)
+    return stored if mended is None or mended.unmended else mended
 
 
 async def _store_from(

@@ -20,6 +20,7 @@ from tests.contract.conftest import HouseFactory
 from tests.contract.disk import Damage, fresh, is_whole, kept, place_on, settles, sha
 from tests.contract.house import House
 from tests.support import needs
+from tests.support.mounts import Mounts
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -119,6 +120,38 @@ def test_an_upload_makes_a_pair_whole_though_another_pair_has_the_blob_in_full(m
     disk.missing(other)
     assert stor.store(fresh(SMALL), name=sha(content)).status == 200  # it is stored, whatever comes
     assert not other.exists()
+
+
+@pytest.mark.parametrize("every", [1, 2], ids=["all bad", "half of them bad"])
+def test_an_upload_without_a_name_makes_all_pairs_whole_that_have_bad_replicas(
+    make_stor: HouseFactory, every: int
+) -> None:
+    stor, content = make_stor(), fresh(LARGE)
+    paths = [path for pair in stor.pairs for path in place_on(pair, content)]
+    for path in paths[::every]:
+        disk.flipped(path)
+
+    answer = stor.ask("POST", "/", stor.login, content)
+
+    assert answer.status == 200
+    assert sorted(json.loads(answer.body)) == sorted(map(str, paths))
+    assert all(is_whole(path, content) for path in paths)
+
+
+def test_an_upload_without_a_name_makes_a_pair_whole_whose_replicas_are_bad_though_it_goes_to_another(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
+) -> None:
+    small, roomy = [mounts.tmpfs(16 << 20) for _ in "ab"], [tmp_path / side for side in "ab"]
+    stor, content = make_stor(pairs=[small, roomy]), fresh(LARGE)
+    paths = place_on(stor.pairs[0], content)
+    for path in paths:
+        disk.truncated(path)
+
+    answer = stor.ask("POST", "/", stor.login, content)
+
+    assert answer.status == 200
+    assert set(map(str, paths)) <= set(json.loads(answer.body)) == set(map(str, stor.replicas(content)))
+    assert stor.get(content).body == content
 
 
 def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> None:
