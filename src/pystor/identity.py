@@ -102,8 +102,11 @@ def _refuse_as_new(seen: Seen, replica_set: str | None, group: Sequence[Seen], d
 
 
 def _bare(seen: Seen, disk: str | None) -> str | None:
-    """Tell why a directory seems to be a mount point whose disk is missing; `disk`: another storage that is a mount."""
-    if seen.marker or seen.mounted or seen.may_be_plain:
+    """Tell why a directory without a marker seems to be a mount point whose disk is missing.
+
+    `disk` is another storage that is a mount.
+    """
+    if seen.mounted or seen.may_be_plain:
         return None
     if seen.unmounted is not None:
         return f"nothing is mounted at {seen.unmounted}, which {FSTAB} names: mount it (or set require_mount to false)"

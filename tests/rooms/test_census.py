@@ -78,6 +78,13 @@ def test_a_plain_directory_is_adopted_beside_disks_only_if_one_of_its_set_is_pla
     assert refuse_adoption(Seen("/a", mounted=True), [disk], []) is None
 
 
+def test_a_disk_whose_set_nobody_else_is_of_is_adopted_whatever_the_others_are() -> None:
+    strangers = [Seen("/b"), Seen("/c", PLAIN), Seen("/d", fault="no answer")]
+    own = Seen("/a", Marker("1", "a set that is gone", own_device=False))
+    assert refuse_adoption(own, [Seen("/e")], strangers) is None
+    assert "is of the replica set of /c" in (refuse_adoption(Seen("/a", PLAIN), [Seen("/e")], strangers) or "")
+
+
 def test_a_directory_where_the_system_has_a_disk_to_mount_is_not_new() -> None:
     told = refusals([Seen("/a", unmounted="/a"), Seen("/b")])
     assert told["/a"] == "nothing is mounted at /a, which /etc/fstab names: mount it (or set require_mount to false)"

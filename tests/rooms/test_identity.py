@@ -435,6 +435,14 @@ def test_a_disk_that_is_mounted_read_only_needs_no_marker_where_nothing_is_to_be
     assert storage.open_cached(Digest.of(b"another")) is False
 
 
+def test_a_disk_that_takes_no_marker_is_of_the_set_in_which_it_is_configured(mounts: Mounts) -> None:
+    point = mounts.ext4()
+    mounts.remount(point, "ro")
+    storage = Directory(str(point), writable=False, replica_set="a set of others with markers")
+    storage.attach()
+    storage.check()
+
+
 def test_another_disk_in_the_place_of_one_without_a_marker_is_refused(mounts: Mounts) -> None:
     point = mounts.ext4()
     mounts.remount(point, "ro")

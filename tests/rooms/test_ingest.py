@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pystor import breaker, ingest, places, posix, staging
+from pystor import breaker, ingest, places, posix, replicas, staging
 from pystor.blob import Space, Timeouts
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -31,11 +31,11 @@ from pystor.errors import (
     TooLarge,
     Unavailable,
 )
-from pystor.events import BlobStored, Event, LeftoversSwept, StorageFailed
+from pystor.events import BlobStored, Event, LeftoversSwept, ReplicaBad, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
 from pystor.open_directory import OpenDirectory
 from pystor.pool import Pool
-from pystor.replicas import ReplicaSet, ReplicaState
+from pystor.replicas import ReplicaSet, ReplicaState, Survey
 from pystor.uploads import Upload
 from pystor.verification import Verifier
 from tests.rooms.tools import (
@@ -598,6 +598,31 @@ def test_a_blob_that_is_stored_is_a_duplicate_though_there_is_no_room(mounts: Mo
     assert run(scenario()) == Stored(Digest.of(SMALL), created=False, paths=paths(full, SMALL))
 
 
+def test_a_blob_that_has_been_stored_for_a_while_is_a_duplicate_though_its_disks_take_no_writes(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_FRESH", 0.0)
+
+    def fail() -> None:
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise StorageError.from_os("a disk", "probe", error, writing=True)
+
+    for storage in pair:
+        place(storage, SMALL)
+        monkeypatch.setattr(storage, "probe", fail)
+
+    async def scenario() -> Stored | None:
+        async with running(pair) as pool:
+            for member in pool.members():
+                with pytest.raises(StorageError):
+                    await member.run(fail)
+            with pytest.raises(Unavailable):
+                await store_at_once(pool, b"another", Digest.of(b"another"))
+            return await store_at_once(pool, SMALL, Digest.of(SMALL))
+
+    assert run(scenario()) == Stored(Digest.of(SMALL), created=False, paths=paths(pair, SMALL))
+
+
 # Made whole
 
 
@@ -681,6 +706,35 @@ def test_a_storage_that_takes_no_writes_is_not_made_to_sync_what_may_not_be_on_i
 
     run(scenario())
     assert confirmed == []
+
+
+@pytest.mark.parametrize("fresh", [900.0, 0.0])
+def test_only_what_came_a_while_ago_is_on_stable_storage_without_being_synced_for_an_upload(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, fresh: float
+) -> None:
+    confirmed: list[Digest] = []
+    monkeypatch.setattr(replicas, "_FRESH", fresh)
+    monkeypatch.setattr(pair[0], "confirm", confirmed.append)
+    place(pair[0], SMALL)
+
+    async def scenario() -> None:
+        async with running(pair[:1]) as pool:
+            assert [survey.complete for survey in await pool.survey(Digest.of(SMALL))] == [True]
+
+    run(scenario())
+    assert confirmed == [Digest.of(SMALL)] * (fresh > 0)
+
+
+def test_a_bad_replica_is_told_once_however_many_uploads_find_it(pair: list[Directory], events: list[Event]) -> None:
+    place(pair[0], b"rotten", Digest.of(SMALL))
+
+    async def scenario() -> None:
+        async with running(pair[:1], events=events) as pool:
+            for _ in range(3):
+                assert [survey.wanting for survey in await pool.survey(Digest.of(SMALL))] == [True]
+
+    run(scenario())
+    assert [event for event in events if isinstance(event, ReplicaBad)] == [ReplicaBad(Digest.of(SMALL), pair[0].root)]
 
 
 @pytest.mark.parametrize(("answers", "state"), [(True, ReplicaState.BAD), (False, ReplicaState.UNKNOWN)])
@@ -867,6 +921,26 @@ def test_a_blob_without_a_name_that_is_stored_in_part_elsewhere_is_made_whole_th
     assert [blobs(storage) for storage in sets[4]] == [[LONG], [LONG]]
     assert all(blobs(storage) == [] and clean(storage) for group in sets[:4] for storage in group)
     assert len(beside(sets[4][0], "quarantine")) == spoilt
+
+
+def test_a_blob_without_a_name_is_stored_though_what_was_elsewhere_has_gone_meanwhile(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+    path, real = place(sets[0][0], LONG), Pool.survey
+
+    async def survey(pool: Pool, digest: Digest) -> list[Survey]:
+        seen = await real(pool, digest)
+        path.unlink()
+        return seen
+
+    async def scenario() -> Stored:
+        async with running(*sets) as pool:
+            monkeypatch.setattr(Pool, "survey", survey)
+            fails(monkeypatch, sets[0][1], "stage")
+            return await store(pool, body_of(*pieces_of(LONG)), None)
+
+    assert run(scenario()) == Stored(Digest.of(LONG), created=True, paths=paths(sets[1], LONG))
 
 
 def test_a_blob_without_a_name_is_stored_though_what_is_elsewhere_cannot_be_made_whole(
@@ -1078,6 +1152,23 @@ def test_sets_that_all_failed_to_write_might_have_had_room(memory: Path, monkeyp
 
     run(scenario())
     assert clean(*broken)
+
+
+def test_a_set_that_was_too_busy_to_take_a_blob_might_have_had_room(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_busy(*_: object) -> None:
+        raise StorageError(pair[1].root, "stage", "no thread was free within 20 s")
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            monkeypatch.setattr(pair[1], "stage", be_busy)
+            with pytest.raises(Unavailable):
+                await put(pool, LONG)
+            assert pool.sets[0].takes
+
+    run(scenario())
+    assert clean(*pair)
 
 
 @pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])

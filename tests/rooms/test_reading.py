@@ -22,7 +22,7 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import NotFound, StorageError, StorError, Unavailable
-from pystor.events import Event, ReplicaBad, StorageFailed
+from pystor.events import Event, LookedUp, ReplicaBad, StorageFailed
 from pystor.files import FileReplica
 from pystor.http.messages import Stream
 from pystor.pool import FindResult, Pool
@@ -174,6 +174,22 @@ def test_what_was_asked_before_the_set_that_has_a_blob_is_not_to_be_repaired(
     assert asked == []
 
 
+@pytest.mark.parametrize("rank", range(4))
+def test_no_set_is_asked_behind_one_of_the_likeliest_that_has_the_blob(
+    tmp_path: Path, events: list[Event], rank: int
+) -> None:
+    storages = [adopted(tmp_path / f"{number}", f"set {number}", local=False) for number in range(6)]
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages), events=events) as pool:
+            ranked = pool._places.ranked(Digest.of(SMALL))
+            place(next(each for each in storages if each.root == ranked[rank].name), SMALL)
+            (await pool.find(Digest.of(SMALL))).close()
+
+    run(scenario())
+    assert [event.attempts for event in events if isinstance(event, LookedUp)] == [rank + 1]
+
+
 @pytest.mark.parametrize("holders", [[], [29], [25, 27], range(30)], ids=len)
 def test_of_many_sets_most_are_asked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holders: Sequence[int]
@@ -276,6 +292,27 @@ def test_a_storage_that_hangs_is_left_for_the_other(
 
     run(scenario())
     assert set(failed(events)) == {pair[0].root}
+
+
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_what_a_storage_does_not_give_is_to_be_repaired_only_if_it_is_that_replica_that_cannot_be_read(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, unreadable: bool
+) -> None:
+    asked: list[Digest] = []
+    monkeypatch.setattr(Repairs, "ask", lambda _, __, digest: asked.append(digest))
+
+    def fail(_: Digest) -> None:
+        raise StorageError(pair[0].root, "open", "it fails", unreadable=unreadable)
+
+    async def scenario() -> None:
+        async with running(pair[:1]) as pool:
+            pair[0].local = False
+            monkeypatch.setattr(pair[0], "open", fail)
+            with pytest.raises(Unavailable):
+                await pool.find(Digest.of(SMALL))
+
+    run(scenario())
+    assert asked == [Digest.of(SMALL)] * unreadable
 
 
 @pytest.mark.parametrize("rotten", [b"rotten", b"rot", b""], ids=["changed", "cut short", "empty"])

@@ -88,5 +88,7 @@ def test_nothing_is_being_noted_any_more_when_it_has_stopped(
         async with asyncio.timeout(5):
             await mine.stop()
         assert not mine._noting
+        mine.ask(Bulkhead(storage), Digest.of(b"what was late"))
+        assert not mine._noting
 
     run(scenario())

@@ -235,6 +235,27 @@ def test_a_replica_that_is_late_is_waited_for_once_and_one_that_fails_at_once_is
     assert [run(scenario(late=late)) for late in (True, False)] == [True, False]
 
 
+def test_a_good_replica_of_a_storage_that_was_away_is_as_good_as_before(storage: Directory) -> None:
+    place(storage, SMALL)
+    digest, verifier = Digest.of(SMALL), Verifier()
+
+    async def scenario() -> None:
+        error = StorageError(storage.root, "read", "no answer", dead=True)
+        error.sequel = asyncio.get_running_loop().create_future()
+        replica = storage.open(digest)
+        assert replica is not None
+        with replica:
+            verifier.remember(replica, digest)
+            verifier.doubt(replica, digest, error)
+            error.sequel.set_result(StorageError(storage.root, "read", "not connected", dead=True))
+            await asyncio.sleep(0)
+            assert verifier.knows(replica, digest)
+            assert not verifier.suspects(replica)
+        assert verifier.doubts == 0
+
+    run(scenario())
+
+
 def test_a_verifier_that_is_switched_off_takes_everything_for_good(storage: Directory, reads: list[str]) -> None:
     digest = Digest.of(SMALL)
     place(storage, b"rotten", digest)
