@@ -203,9 +203,10 @@ async def _store_stream(
         try:
             stored = await _unless_in_full(_sync_and_publish(pool, upload, digest, gaps, surveys), digest, surveys)
         except StorageError as error:
-            if not (error.refused and upload.named):
+            sources = [*upload.named, *(member for survey in surveys for member in survey.having())]
+            if not (error.refused and sources):
                 raise
-            elsewhere = _store_from(upload.named[0], pool, digest, surveys, without.union(upload.members))
+            elsewhere = _store_from(sources[0], pool, digest, surveys, without.union(upload.members))
             return await _or_fail(pool, elsewhere, digest, error)
         left = given is None and any(survey.wanting for survey in surveys if survey not in gaps)
         return await _mend_others(pool, stored) if left else stored

@@ -34,6 +34,7 @@ from pystor.errors import (
 from pystor.events import BlobStored, Event, LeftoversSwept, ReplicaBad, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
 from pystor.open_directory import OpenDirectory
+from pystor.places import Places
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet, ReplicaState, Survey
 from pystor.uploads import Upload
@@ -384,6 +385,51 @@ def test_a_name_that_cannot_be_synced_is_not_acknowledged(
     assert clean(*pair)
 
 
+@pytest.fixture
+def odd(memory: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Directory]]:
+    """Two sets, of which the first is always tried first; on its second storage a file is in the way of all blobs."""
+
+    async def choose(places: Places, *_: object) -> list[ReplicaSet]:
+        return [*places._sets]
+
+    monkeypatch.setattr(Places, "choose", choose)
+    sets = [[adopted(memory / f"{number}{side}") for side in "ab"] for number in range(2)]
+    for content in (SMALL, LONG):
+        Path(sets[0][1].root, Digest.of(content).path[:2]).touch()
+    return sets
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there in part"])
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+def test_a_blob_whose_name_a_storage_refuses_is_stored_by_another_set_and_that_is_told(
+    odd: list[list[Directory]], events: list[Event], content: bytes, there: bool
+) -> None:
+    if there:
+        place(odd[0][0], content)
+
+    async def scenario() -> Stored:
+        async with running(*odd, events=events) as pool:
+            return await put(pool, content)
+
+    assert run(scenario()) == Stored(Digest.of(content), created=True, paths=paths(odd[1], content))
+    assert {event.error.storage for event in events if isinstance(event, StorageFailed)} == {odd[0][1].root}
+    assert clean(*odd[0], *odd[1])
+
+
+@pytest.mark.parametrize("content", [SMALL, LONG], ids=["small", "long"])
+def test_a_blob_whose_name_every_storage_refuses_is_not_acknowledged(
+    odd: list[list[Directory]], content: bytes
+) -> None:
+    async def scenario() -> None:
+        async with running(odd[0][1:]) as pool:
+            with pytest.raises(StorageError) as failure:
+                await put(pool, content)
+            assert failure.value.refused
+
+    run(scenario())
+    assert clean(odd[0][1])
+
+
 def test_all_replicas_are_synced_before_the_first_name_appears(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -706,6 +752,18 @@ def test_a_storage_that_takes_no_writes_is_not_made_to_sync_what_may_not_be_on_i
 
     run(scenario())
     assert confirmed == []
+
+
+def test_a_blob_is_of_the_time_of_its_good_replicas(pair: list[Directory]) -> None:
+    for storage, content, seconds in zip(pair, (b"rotten", SMALL), (10**9, 10**9 + 5), strict=True):
+        os.utime(place(storage, content, Digest.of(SMALL)), (seconds, seconds))
+
+    async def scenario() -> None:
+        async with running(pair) as pool:
+            await put(pool, SMALL)
+
+    run(scenario())
+    assert [where(storage, Digest.of(SMALL)).stat().st_mtime for storage in pair] == [10**9 + 5] * 2
 
 
 @pytest.mark.parametrize("fresh", [900.0, 0.0])
