@@ -16,6 +16,7 @@ from pystor.identity import Seen, judge, refuse_adoption
 from pystor.marker import Marker
 from pystor.mounts import unmounted
 from tests.rooms.tools import adopted
+from tests.support.mounts import Mounts
 
 DISK = Marker("1", "a set", own_device=True)
 PLAIN = Marker("2", "a set", own_device=False)
@@ -36,6 +37,21 @@ def new(*sets: Sequence[Seen]) -> list[str]:
 
 def test_a_set_without_any_marker_is_new() -> None:
     assert new([Seen("/a"), Seen("/b")], [Seen("/c", mounted=True)]) == ["/a", "/b", "/c"]
+
+
+def test_a_disk_that_takes_no_marker_is_used_and_is_not_new() -> None:
+    (verdict,) = judge([[Seen("/a", mounted=True, stands_in=True)]])
+    assert (verdict.refusal, verdict.new) == (None, False)
+
+
+def test_only_a_disk_that_is_mounted_read_only_and_not_to_be_written_to_needs_no_marker(
+    mounts: Mounts, tmp_path: Path
+) -> None:
+    disk = mounts.ext4()
+    mounts.remount(disk, "ro")
+    storages = [Directory(str(root), writable=writable) for root in (disk, tmp_path) for writable in (False, True)]
+    seen = [verdict.seen.stands_in for verdict in census.take([[storage] for storage in storages]).values()]
+    assert seen == [True, False, False, False]
 
 
 def test_what_has_a_marker_is_what_it_was_and_a_new_one_beside_it_is_not_adopted() -> None:
@@ -102,6 +118,8 @@ def test_the_storage_that_differs_from_most_of_its_set_is_not_used() -> None:
         "is of another replica set than /b: mount the right disk, or remove its .stor/storage.json and adopt it"
     )
     assert set(told.values()) == {None}
+    told = refusals([Seen("/a"), marked("/b", "Y"), marked("/c", "X"), marked("/d", "X")])
+    assert "than /c: mount the right disk" in (told["/b"] or "")
 
 
 def test_of_two_storages_that_differ_the_one_that_belongs_to_another_set_is_not_used() -> None:

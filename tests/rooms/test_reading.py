@@ -693,6 +693,33 @@ def test_a_reader_that_is_cancelled_while_another_replica_is_verified_gives_ever
     assert not descriptors(tmp_path)
 
 
+def test_a_look_up_that_is_given_up_while_a_replica_is_verified_leaves_nothing_open(
+    pair: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in pair:
+        place(storage, SMALL)
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def hang(*_: object) -> bool:
+            begun.set()
+            await asyncio.sleep(20)
+            return True
+
+        monkeypatch.setattr(Verifier, "verify", hang)
+        async with running(pair) as pool:
+            finding = asyncio.create_task(pool.find(Digest.of(SMALL)))
+            await begun.wait()
+            finding.cancel()
+            await asyncio.wait((finding,))
+            assert finding.cancelled()
+            del finding
+            assert not open_below(tmp_path)
+
+    run(scenario())
+
+
 # Surveys
 
 
