@@ -223,7 +223,7 @@ class Queue:
     async def _end_turn(self, member: Bulkhead, turn: Turn) -> None:
         """End it in a thread, as all that may take as long as the storage does; also when this is cancelled."""
         try:
-            await asyncio.shield(member.run(turn.close, certain=True))
+            await member.run(turn.close, certain=True)
         except StorageError as error:
             self._observe(StorageFailed(error))
 

@@ -329,6 +329,26 @@ def test_who_gives_up_while_the_disk_syncs_for_him_holds_up_nobody() -> None:
     run(scenario())
 
 
+def test_no_sync_begins_for_an_upload_that_has_given_up(tmp_path: Path) -> None:
+    disk = Disk()
+
+    async def scenario() -> None:
+        committers = Committers()
+        committers[DEVICE] = Committer(disk.sync)
+        bulkhead = Bulkhead(adopted(tmp_path / "a"), committers=committers)
+        with opened() as filesystem:
+            first = bulkhead.commit(filesystem)
+            await disk.until_began(1)
+            bulkhead.commit(filesystem).abandon()
+            disk.go_on.release(2)
+            await first.result()
+            await asyncio.sleep(0.05)
+        assert len(disk.began) == 1
+        bulkhead.stop()
+
+    run(scenario())
+
+
 def test_the_thread_ends_when_nobody_is_to_come_any_more() -> None:
     def theirs() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "stor commit"}

@@ -17,6 +17,7 @@ from pystor import jobs, small_uploads
 from pystor.blob import QueueName, Staged, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.entries import DirectoryTurn
 from pystor.errors import StorageError, Unavailable
 from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
@@ -333,17 +334,19 @@ def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> N
     assert worker.did == [DIGEST]
 
 
+def is_free(storage: Directory) -> bool:
+    """Whether nobody has the turn."""
+    turn = storage.take_turn("mirror")
+    if turn is not None:
+        turn.close()
+    return turn is not None
+
+
 def test_a_turn_that_ends_while_all_threads_are_busy_is_given_back_as_soon_as_one_is_not(
     storages: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
     storages[0].enqueue("mirror", DIGEST)
-
-    def is_free() -> bool:
-        turn = storages[0].take_turn("mirror")
-        if turn is not None:
-            turn.close()
-        return turn is not None
 
     async def scenario() -> None:
         async with running(storages[:1]) as pool:
@@ -356,9 +359,33 @@ def test_a_turn_that_ends_while_all_threads_are_busy_is_given_back_as_soon_as_on
                 raise Unavailable("not now")
 
             await Queue("mirror", pool, keep_busy, observe=pool.observe).work_off()
-            assert not is_free()
+            assert not is_free(storages[0])
             over.set()
-            await eventually(is_free)
+            await eventually(lambda: is_free(storages[0]))
+
+    run(scenario())
+
+
+def test_a_turn_ends_however_often_its_owner_is_cancelled(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over, real = threading.Event(), threading.Event(), DirectoryTurn.close
+    storages[0].enqueue("mirror", DIGEST)
+
+    def close_slowly(turn: DirectoryTurn) -> None:
+        begun.set()
+        over.wait(10)
+        real(turn)
+
+    async def scenario() -> None:
+        async with running(storages[:1]) as pool:
+            monkeypatch.setattr(DirectoryTurn, "close", close_slowly)
+            working = asyncio.create_task(Worker().queue(pool).work_off())
+            await eventually(begun.is_set)
+            working.cancel()
+            await asyncio.wait((working,))
+            over.set()
+            await eventually(lambda: is_free(storages[0]))
 
     run(scenario())
 
@@ -530,5 +557,8 @@ def test_of_many_storages_some_are_looked_at_in_turn_and_those_where_this_proces
                     await queue._work_off_set(replica_set, lambda *_: None)
                 assert sorted(looked) == turn
                 looked.clear()
+            worker.fails = False
+            await queue.work_off()
+            assert [Path(each.name).name for each in queue._next_sets()] == ["5", "6"]
 
     run(scenario())

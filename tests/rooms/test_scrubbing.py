@@ -86,7 +86,7 @@ def test_a_good_replica_is_hashed_once_however_often_it_is_asked_for(storage: Di
 
 
 def test_what_is_bad_or_cannot_be_read_is_told_and_the_others_are_looked_at(
-    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoilt, broken, gone = Digest.of(b"spoilt"), Digest.of(b"broken"), Digest.of(b"gone")
     place(storage, LARGE)
@@ -104,6 +104,7 @@ def test_what_is_bad_or_cannot_be_read_is_told_and_the_others_are_looked_at(
 
     run(scenario())
     assert (findings.bad, findings.failed) == ([spoilt], [broken])
+    assert not caplog.records
     assert not descriptors(tmp_path)
 
 

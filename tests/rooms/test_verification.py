@@ -17,7 +17,7 @@ from pystor.directory import Directory
 from pystor.errors import StorageError
 from pystor.files import FileReplica
 from pystor.verification import Verifier
-from tests.rooms.tools import adopted, place, run, where
+from tests.rooms.tools import adopted, bad_sector, place, run, where
 
 SMALL, LARGE = b"a blob", bytes(range(256)) * 1024
 
@@ -252,6 +252,25 @@ def test_a_good_replica_of_a_storage_that_was_away_is_as_good_as_before(storage:
             assert verifier.knows(replica, digest)
             assert not verifier.suspects(replica)
         assert verifier.doubts == 0
+
+    run(scenario())
+
+
+def test_a_large_replica_that_a_disk_does_not_come_to_read_says_nothing_of_its_storage(
+    storage: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, digest = place(storage, LARGE), Digest.of(LARGE)
+    monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
+    monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.3, rate=1e9))
+
+    async def scenario() -> None:
+        bulkhead = Bulkhead(storage)
+        replica = await bulkhead.open(digest)
+        assert replica is not None
+        with replica, bad_sector(path), pytest.raises(StorageError) as failure:
+            await Verifier().verify(bulkhead, replica, digest)
+        assert (failure.value.unreadable, bulkhead.out) == (True, False)
+        bulkhead.stop()
 
     run(scenario())
 
