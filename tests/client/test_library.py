@@ -1119,6 +1119,21 @@ def test_a_path_with_a_nul_is_none(server: Server, client: Client, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("drafts")
+@pytest.mark.parametrize("size", [10, SYNCED])
+def test_what_is_no_regular_file_is_not_replaced(server: Server, client: Client, tmp_path: Path, size: int) -> None:
+    """Else who has /dev/null for a target, and may, has a file there afterwards."""
+    (name,) = lay(server, noise(size))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for target in ("pipe", "link"):
+        with pytest.raises(FileExistsError, match=f"no regular file.*{target}"):
+            client.get(name, tmp_path / target)
+    assert left_in(tmp_path) == ["link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.usefixtures("drafts")
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"), Draft(str(tmp_path / "missing" / "file")):
         pass

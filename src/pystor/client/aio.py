@@ -127,10 +127,10 @@ class AsyncClient:
     ) -> Blob | bytes:
         """Download a blob: to a path, where it appears whole or not at all; into an open file; or as bytes.
 
-        An open file is written from where it stands, and waited for; a `write` that tells nothing has taken all.
-        Raises `NotFound`, `Unavailable`, `BadContent` or another `ClientError`, and `OSError` of the target; then
-        nothing of it is left: a file that was written to ends where it stood. `observe` is told the bytes that have
-        come, and the size, as it goes.
+        A device or a pipe at the path is not replaced (`FileExistsError`). An open file is written from where it
+        stands, and waited for; a `write` that tells nothing has taken all. Raises `NotFound`, `Unavailable`,
+        `BadContent` or another `ClientError`, and `OSError` of the target; then nothing of it is left: a file that was
+        written to ends where it stood. `observe` is told the bytes that have come, and the size, as it goes.
         """
         digest = _digest(name)
         if to is None:

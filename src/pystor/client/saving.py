@@ -7,14 +7,16 @@ import errno
 import io
 import itertools
 import os
+import stat
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final, Self
+from typing import IO, Any, Final, Self
 
 from pystor import unnamed
 
 SYNCED: Final = 1 << 20
 """Bytes from which a file is on stable storage before it has its name. For smaller ones that would take too long."""
 
+_NEVER_REPLACED: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK})
 _OURS: Final = os.urandom(8).hex()  # drafts of other processes, on other machines even, have other names
 _numbers: Final = itertools.count()
 
@@ -75,6 +77,7 @@ class Draft:
         if modified is not None:
             os.utime(self._file, (modified, modified))
         if self._name is not None or not unnamed.link(self._file, self._path):
+            _check_replaced(self._path)
             os.rename(self._name or self._name_it(), self._path)
         self._name = None
 
@@ -83,6 +86,16 @@ class Draft:
         self._name = self._random_name()  # before it has it: an interruption may come then
         unnamed.link(self._file, self._name)
         return self._name
+
+
+def _check_replaced(path: str) -> None:
+    """Raise `FileExistsError` for a device, a pipe or a socket: /dev/null would be a file from then on."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:  # nothing has that name, or the rename tells why
+        return
+    if kind in _NEVER_REPLACED:
+        raise FileExistsError(errno.EEXIST, "is no regular file, and stays; open it, and give the open file", path)
 
 
 def _remove(name: str) -> None:
@@ -100,7 +113,7 @@ def save(path: str, content: bytes, modified: float | None) -> None:
 class Given:
     """An open file of the caller's, written from where it stands."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._start = file.tell() if file.seekable() else None
         self._touched = False
@@ -136,7 +149,7 @@ class Given:
 
 
 @contextlib.contextmanager
-def given(file: BinaryIO) -> Iterator[Given]:
+def given(file: IO[bytes]) -> Iterator[Given]:
     """Write to the caller's file; what fails within the block leaves nothing there, if the file can be rewound."""
     sink = Given(file)
     try:
