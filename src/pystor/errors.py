@@ -80,8 +80,11 @@ class MalformedDigest(StorError):
     """The name asked for is no SHA-256."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"Given hash '{text}' isn't SHA256")
+        super().__init__(text)  # of which it is made again in another process
         self.text = text
+
+    def __str__(self) -> str:
+        return f"Given hash '{self.text}' isn't SHA256"
 
 
 class NotFound(StorError):

@@ -7,6 +7,7 @@ import errno
 import gc
 import io
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 
 import pytest
 
+import pystor.client
 from pystor import posix, unnamed
 from pystor.client import (
     AsyncClient,
@@ -1137,6 +1139,41 @@ def test_what_is_no_regular_file_is_not_replaced(server: Server, client: Client,
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing"), Draft(str(tmp_path / "missing" / "file")):
         pass
+
+
+def test_a_blob_comes_to_the_input_of_a_process(server: Server, client: Client) -> None:
+    (name,) = lay(server, content := noise(LARGE))
+    with subprocess.Popen(["sha256sum"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        client.get(name, process.stdin)
+        said, _ = process.communicate()
+    assert said.split()[0].decode() == sha(content)
+
+
+def test_what_the_library_does_not_have_is_missed() -> None:
+    """By who checks types as well: each `ignore` here is told of when there is nothing to ignore."""
+    with pytest.raises(AttributeError, match="has no attribute 'Clientele'"):
+        pystor.client.Clientele  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadContent("it is another"),
+        ClientError("no"),
+        MalformedDigest("x"),
+        NoSpace("full"),
+        NotFound("not found"),
+        Refused("no", 403),
+        TooLarge("too large"),
+        Unauthorized("who?"),
+        Unavailable("nobody knows", 3.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_another_process_says_what_it_said_there(error: StorError) -> None:
+    here = pickle.loads(pickle.dumps(error))  # noqa: S301  it is ours
+    assert (type(here), str(here), vars(here)) == (type(error), str(error), vars(error))
 
 
 def umask() -> int:

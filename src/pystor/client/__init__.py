@@ -68,8 +68,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load what is asked for by its name here."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pystor.client' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # whoever checks types would take every name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Load what is asked for by its name here."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'pystor.client' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOMES[name]), name)

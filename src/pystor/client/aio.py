@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from hashlib import sha256
-from typing import BinaryIO, NamedTuple, Self, TypeAlias, overload
+from typing import IO, NamedTuple, Self, TypeAlias, overload
 
 from pystor.client import limits, threads
 from pystor.client.download import Download, Sink, Source
@@ -27,7 +27,7 @@ from pystor.digest import Digest
 Name: TypeAlias = str | Digest
 """A SHA-256: 64 hexadecimal digits in either case, or a `Digest`."""
 
-Target: TypeAlias = str | os.PathLike[str] | BinaryIO
+Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 
 def ignore(_count: int, _of: int | None = None) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, TypeAlias, TypeGuard
+from typing import IO, Any, Final, TypeAlias, TypeGuard
 
 from pystor.client import pipes, threads
 from pystor.client.errors import BadContent, ClientError, Refused
@@ -26,7 +26,7 @@ from pystor.client.values import Stored
 from pystor.digest import Digest
 
 Content: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]
 )
 """What can be uploaded: a path, bytes, an open file, or pieces. What cannot be rewound is spooled to a temporary."""
 
@@ -167,7 +167,7 @@ def _is_file(content: object) -> TypeGuard[IO[Any]]:
     return hasattr(content, "read") and hasattr(content, "seekable") and not isinstance(content, AsyncIterable)
 
 
-async def _pieces(content: BinaryIO | Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(content: IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     if isinstance(content, AsyncIterable):
         async for piece in content:
             yield piece
