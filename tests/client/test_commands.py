@@ -654,6 +654,29 @@ def test_verify_tells_which_directory_it_cannot_read(
     assert said.err == "0 good, 1 bad\n"
 
 
+@pytest.mark.parametrize("words", [("verify", "out"), ("put", "out"), ("get", "--devnull", sha(b"0" * (8 << 20)))])
+def test_a_system_that_has_no_thread_to_give_is_told_in_a_line(
+    server: Server, shell: Shell, words: Sequence[str]
+) -> None:
+    lay(server, b"0" * (8 << 20))
+    (shell.out / sha(b"")).touch()
+    program = """if True:
+        import sys, threading
+        def refused(*_):
+            raise RuntimeError("can't start new thread")
+        threading._start_new_thread = refused
+        from pystor.cli import main
+        sys.exit(main())
+    """
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(
+        command, env=shell.environment, cwd=shell.directory, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 1
+    assert "stor: can't start new thread: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_verify_tells_of_the_first_files_long_before_it_has_found_the_last(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

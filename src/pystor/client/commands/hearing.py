@@ -19,6 +19,9 @@ UNHEARD: Final = 1
 _OF_THE_MACHINE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What is wanting whatever was to be done."""
 
+_NO_THREAD: Final = "can't start new thread"
+"""All that Python tells of a system that has none to give."""
+
 _SPELT: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) != "\t"}
 """What ends a line or steers a terminal, by number, as Python writes it."""
 
@@ -56,6 +59,10 @@ def _heard(work: Callable[[], int]) -> int:
         return unheard(str(deaf))
     except BrokenPipeError:
         return unheard()
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        return unheard(f"{_NO_THREAD}: as many processes and threads run as this user, or the container, may have")
     except OSError as error:
         output = "standard output" if error.errno in _OF_WRITING else None
         where = None if error.errno in _OF_THE_MACHINE else error.filename or output

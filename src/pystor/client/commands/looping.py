@@ -18,11 +18,11 @@ T = TypeVar("T")
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Do it; Ctrl-C and SIGTERM let it clean up, and are raised then, for `ending.ended`.
 
-    Raises `OSError` and `NobodyListens`, the first one if many at work have met them.
+    Raises `OSError`, `NobodyListens` and `RuntimeError`, the first one if many at work have met them.
     """
     try:
         return uvloop.run(_until_terminated(work))
-    except* (NobodyListens, OSError) as failures:
+    except* (NobodyListens, OSError, RuntimeError) as failures:
         failure = _first(failures)
     raise failure  # raised above, it would be a group again
 
