@@ -321,6 +321,8 @@ def test_disks_that_changed_places_between_two_starts_are_not_used(
         check_down(second, point)
     assert {second.get(content).status for content in contents} == {200}
     assert {second.store(fresh()).status for _ in range(5)} == {503}
+    disk.missing(disk.replica(points[0], sha(contents[0])))
+    assert second.get(contents[0]).body == contents[0], "it is right, whatever disk it is from"
     assert disk.blobs((b, c)) == before
     for point, disk_there in ((points[1], b), (points[2], c)):
         mounts.unmount(point)

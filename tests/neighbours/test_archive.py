@@ -258,6 +258,15 @@ def test_what_is_stored_is_mirrored(make_stor: Make, seaweed: Seaweed, size: int
     assert settles(lambda: archived(seaweed, content) == content, within=20)
 
 
+def test_what_no_set_has_is_brought_back_from_the_archive_when_it_is_noted(make_stor: Make, seaweed: Seaweed) -> None:
+    stor, contents = make_stor(), [fresh(0), fresh(5_000), fresh(3_000_000)]
+    for content in contents:
+        seaweed.store().put(key_of(content), content)
+        (stor.storages[0] / f".stor/repair/{sha(content)}").touch()
+    assert settles(lambda: [len(stor.replicas(content)) for content in contents] == [2, 2, 2], within=20)
+    assert settles(lambda: not list(stor.storages[0].glob(".stor/repair/*")))
+
+
 def test_what_could_not_be_mirrored_is_when_the_archive_is_back_though_a_disk_is_lost_meanwhile(
     make_stor: Make, seaweed: Seaweed
 ) -> None:
