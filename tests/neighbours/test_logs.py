@@ -30,8 +30,11 @@ from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_port
+from tests.support import needs
 from tests.support.mounts import Mounts
 from tests.support.processes import eventually
+
+_TCP_REPAIR = 19
 
 DIGEST = Digest.of(b"a blob")
 ERROR = StorageError("/mnt/data1", f"open {DIGEST.path}", "Input/output error")
@@ -459,6 +462,13 @@ class TcpGraylog:
                 connection.shutdown(socket.SHUT_RDWR)
         self.connections.clear()
 
+    def vanish(self) -> None:
+        """Forget all connections without a word, as a machine does that is started anew."""
+        for connection in self.connections:
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)  # the close that follows sends nothing
+            connection.shutdown(socket.SHUT_RD)
+        self.connections.clear()
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -664,6 +674,25 @@ def test_a_graylog_by_tcp_that_stops_for_a_while_gets_each_message_once(monkeypa
         eventually(lambda: len(graylog.messages) >= len(texts), within=5)
         output.close(time.monotonic() + 5)
     assert sorted(message["short_message"] for message in graylog.messages) == sorted(texts)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_graylog_by_tcp_that_vanished_while_nothing_was_logged_gets_what_is_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needs.root("close a connection without a word")
+    monkeypatch.setattr(network, "_IDLE_SECONDS", 1)
+    with TcpGraylog() as graylog:
+        output = logs.Output(GelfTcp(("127.0.0.1", graylog.port), {}), 10, 70)
+        output.start(lambda _: None)
+        before, after = numbered(range(2))
+        output.put(before)
+        eventually(lambda: len(graylog.messages) == 1)
+        graylog.vanish()
+        time.sleep(1.2)
+        output.put(after)
+        eventually(lambda: [message["short_message"] for message in graylog.messages] == [before.text, after.text])
+        output.close(time.monotonic() + 5)
 
 
 def test_nobody_waits_at_the_end_for_an_output_that_does_not_work(tmp_path: Path) -> None:

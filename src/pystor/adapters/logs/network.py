@@ -25,6 +25,10 @@ from pystor.hosts import join_address
 
 _CONNECT_SECONDS: Final = 3.0
 _RESOLVE_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 60
+"""Seconds after which an idle connection is tried: one that a firewall has forgotten takes what comes, and loses it."""
+_TRIAL_SECONDS: Final = 10
+_TRIALS: Final = 3
 _LONGEST_LINE: Final = 8192
 
 
@@ -160,7 +164,12 @@ class GelfTcp(_Socket):
         self._host = socket.gethostname()
 
     def _connect(self) -> socket.socket:
-        return socket.create_connection(self._address, timeout=_CONNECT_SECONDS)
+        made = socket.create_connection(self._address, timeout=_CONNECT_SECONDS)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _TRIAL_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _TRIALS)
+        return made
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Send messages, as slowly as they are taken; one that hung up would take them and lose them, so look first."""
