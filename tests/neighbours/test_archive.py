@@ -242,6 +242,7 @@ def test_a_client_is_redirected_to_the_archive_and_gets_the_blob_there(make_stor
     answer = stor.get(content)
     assert answer.status == 307
     assert answer.headers["location"].startswith(seaweed.endpoint)
+    assert answer.headers["cache-control"] == "no-store"  # the signature is good for an hour
     with urllib.request.urlopen(answer.headers["location"], timeout=10) as fetched:  # noqa: S310  the test's own server
         assert fetched.read() == content
     # What is signed is a GET, so what needs no bytes is answered at once.

@@ -31,6 +31,11 @@ from pystor.tiers import Tiers
 
 Redirect: TypeAlias = Callable[[Digest], str]
 
+_SIGNED: Final[tuple[Field, ...]] = (
+    (b"content-length", b"0"),
+    (b"cache-control", b"no-store"),  # a cache may keep it for longer than the signature is good
+)
+
 
 class Blobs:
     """Serves blobs from a pool, and stores them for the writer."""
@@ -91,8 +96,7 @@ class Blobs:
         wants_bytes = request.method == "GET" and selection.stop > selection.start
         if self._redirect is not None and origin.tier == "archive" and wants_bytes:
             replica.close()
-            fields = ((b"location", self._redirect(digest).encode("ascii")), (b"content-length", b"0"))
-            return Response(307, fields, origin=origin)
+            return Response(307, ((b"location", self._redirect(digest).encode("ascii")), *_SIGNED), origin=origin)
         headers = headers_of(replica, digest, selection)
         if request.method == "HEAD" or selection.start == selection.stop:
             replica.close()
