@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 from pystor import commit, mounts, posix, temporary, tree
@@ -171,14 +171,29 @@ class Directory:
             except OSError as error:
                 if error.errno not in _NO_SUCH_FILE:
                     raise
-                # An empty mount point has no such file either: the answer counts only if the storage is there.
-                self._guard()
-                return None
+                if self._lacks(digest):
+                    return None
+                fd, how = open_to_read(path, self._how)  # it has come in this moment
             return FileReplica(self.root, path, fd, how if self.local else None, self._close)
         except OSError as error:
             failure = StorageError.from_os(self.root, f"open {path}", error)
             failure.unreadable |= error.errno == errno.EACCES and os.path.lexists(path)  # it, and not what is above it
             raise failure from error
+
+    def _lacks(self, digest: Digest) -> bool:
+        """Tell whether this very storage has no such file: an empty mount point, which it was under, has none either.
+
+        What is in its place before and after may be away in between, so it is held while it is asked.
+        """
+        root_fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._guard(root_fd)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.stat(digest.path, dir_fd=root_fd, follow_symlinks=False)
+                return False
+            return True
+        finally:
+            os.close(root_fd)
 
     def open_own(self, digest: Digest) -> FileReplica | None:
         """Open the replica as `open` does, and see that it lies on this very storage.

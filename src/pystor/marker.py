@@ -37,8 +37,8 @@ They stay the same as long as it is the same storage, in the same place.
 """
 
 
-def sign(path: str, dir_fd: int | None = None) -> Sign:
-    """Look at the file or directory by which a storage is recognised. Raises `OSError`."""
+def sign(path: str | int, dir_fd: int | None = None) -> Sign:
+    """Look at the file or directory, which may be open, by which a storage is recognised. Raises `OSError`."""
     info = os.stat(path, dir_fd=dir_fd)
     return info.st_dev, info.st_ino, info.st_ctime_ns
 

@@ -132,7 +132,9 @@ class Presence:
         if self._watch is not None and self._watch.changes() != self._tried and not self.watched:
             self._follow(self._path)
         try:
-            return marker.sign(self._path if root_fd is None else NAME, root_fd) == self._known
+            if root_fd is None:
+                return marker.sign(self._path) == self._known
+            return (marker.sign(root_fd) if self._path == self._root else marker.sign(NAME, root_fd)) == self._known
         except FileNotFoundError:
             return False
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor import marker, wiring
+from pystor import files, marker, wiring
 from pystor.config import Settings
 from pystor.digest import Digest
 from pystor.directory import Directory
@@ -441,6 +441,34 @@ def test_a_disk_that_takes_no_marker_is_of_the_set_in_which_it_is_configured(mou
     storage = Directory(str(point), writable=False, replica_set="a set of others with markers")
     storage.attach()
     storage.check()
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_blob_is_not_missing_since_its_disk_was_away_while_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
+    storage = adopted(tmp_path / "disk")
+    if placed:
+        place(storage, b"a blob")
+    real, looked = files.open_to_read, 0
+
+    def while_away(path: str, how: object) -> object:
+        nonlocal looked
+        looked += 1
+        if looked > 1:
+            return real(path, how)
+        (tmp_path / "disk").rename(tmp_path / "elsewhere")
+        try:
+            return real(path, how)
+        finally:
+            (tmp_path / "elsewhere").rename(tmp_path / "disk")
+
+    monkeypatch.setattr("pystor.directory.open_to_read", while_away)
+    replica = storage.open(BLOB)
+    assert (replica is not None) is placed
+    if replica is not None:
+        replica.close()
+    assert descriptors(tmp_path) == []
 
 
 def test_another_disk_in_the_place_of_one_without_a_marker_is_refused(mounts: Mounts) -> None:
