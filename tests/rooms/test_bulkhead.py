@@ -909,6 +909,7 @@ def test_a_probe_that_hangs_in_what_was_there_says_nothing_of_a_storage_that_cam
         for _ in range(50):
             assert not is_out(members[0])
             await asyncio.sleep(0.01)
+        await eventually(lambda: not any(member._inquiry._under_way for member in members))  # others may be sent
         hang.over.set()
         await eventually(lambda: hang.ended == 2)
         for member in members:
