@@ -547,11 +547,15 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
     async def scenario() -> None:
         bulkhead = Bulkhead(storage)
         monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
-        few = await outcomes([bulkhead.begin(hang, timeout=0.2, of=digest) for digest in blobs[:3] * 2])
+        begun = []
+        for count, digest in enumerate(blobs[:3] * 2, start=1):
+            begun.append(bulkhead.begin(hang, timeout=0.3, of=digest))
+            await hang.until(count)
+        few = await outcomes(begun)
         assert [isinstance(error, StorageError) and error.unreadable for error in few] == [True] * 6
         assert not is_out(bulkhead)
         with pytest.raises(StorageError):
-            await bulkhead.run(hang, timeout=0.2, of=blobs[3])
+            await bulkhead.run(hang, timeout=0.3, of=blobs[3])
         assert is_out(bulkhead)
         hang.over.set()
         await eventually(lambda: hang.ended == 7)
@@ -560,7 +564,7 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
         for digest in blobs:
             again = Hang()
             with pytest.raises(StorageError):
-                await bulkhead.run(again, timeout=0.1, of=digest)
+                await bulkhead.run(again, timeout=0.2, of=digest)
             assert not is_out(bulkhead)
             again.over.set()
             await eventually(lambda again=again: again.ended == 1)  # type: ignore[misc]
