@@ -61,6 +61,20 @@ def test_new_storages_are_well_and_stay_as_they_are(tmp_path: Path) -> None:
         assert files(pair) == set()
 
 
+def test_a_new_storage_that_is_not_mounted_as_another_is_told_before_the_first_start(
+    tmp_path: Path, mounts: Mounts
+) -> None:
+    disk, plain = mounts.tmpfs(4 << 20), tmp_path / "plain"
+    plain.mkdir()
+    status, told = doctor(tmp_path, {"storage_pairs": [[str(disk), str(plain)]]})
+    line = "written, read and removed; the first start makes it a storage"
+    assert (status, told[str(disk)][1], told[str(plain)][1]) == (
+        0,
+        line,
+        f"{line}, though it is not mounted, as {disk} is",
+    )
+
+
 def test_storages_and_neighbours_that_are_well_are_a_line_each(tmp_path: Path) -> None:
     pair = [adopted(tmp_path / name) for name in "ab"]
     with Memcached() as memcached:

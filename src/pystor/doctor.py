@@ -63,7 +63,8 @@ def _ask(storage: Storage, verdict: Verdict | None) -> str:
         if verdict.new and isinstance(storage, Directory):
             storage.try_out()
             _refuse_foreign(storage)
-            return "written, read and removed; the first start makes it a storage"
+            done = "written, read and removed; the first start makes it a storage"
+            return done if verdict.doubt is None else f"{done}, though {verdict.doubt}"
     storage.attach()
     storage.probe()
     if isinstance(storage, Directory) and storage.writable:

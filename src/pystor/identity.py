@@ -39,6 +39,8 @@ class Verdict:
     """The set that it belongs to, as the markers say; None when no storage of the set has one."""
     refusal: str | None
     """Why it is not used as it is, and what to do."""
+    doubt: str | None = None
+    """What speaks against it if it is new, though it may be meant."""
 
     @property
     def new(self) -> bool:
@@ -53,8 +55,9 @@ def judge(sets: Sequence[Sequence[Seen]]) -> list[Verdict]:
     that its disk is missing: who is not sure does not write. One with the marker of another set is not used.
     """
     disk = next((seen.root for group in sets for seen in group if seen.marker and seen.marker.own_device), None)
+    mount = next((seen.root for group in sets for seen in group if seen.mounted and not seen.stands_in), None)
     return [
-        Verdict(seen, replica_set, _refuse(seen, replica_set, group, disk))
+        Verdict(seen, replica_set, _refuse(seen, replica_set, group, disk), _doubt(seen, mount))
         for group, replica_set in zip(sets, _by_markers(sets), strict=True)
         for seen in group
     ]
@@ -113,6 +116,13 @@ def _bare(seen: Seen, disk: str | None) -> str | None:
     if disk is not None:
         return f"is not mounted, as {disk} is: mount the disk (or set require_mount to false)"
     return None
+
+
+def _doubt(seen: Seen, mount: str | None) -> str | None:
+    """Tell what nobody can know before there are markers: whether a directory among mounts has a disk, too."""
+    if seen.mounted or seen.may_be_plain or mount is None:
+        return None
+    return f"it is not mounted, as {mount} is"
 
 
 def refuse_adoption(seen: Seen, peers: Sequence[Seen], strangers: Sequence[Seen]) -> str | None:

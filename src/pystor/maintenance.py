@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pystor import census, doctor, wiring
 from pystor.adapters import logs
@@ -21,10 +22,12 @@ from pystor.events import Event, StorageFailed
 from pystor.fan_out import ask_all
 from pystor.identity import Verdict, refuse_adoption
 from pystor.jobs import DONE
-from pystor.marker import new_id
+from pystor.marker import HOME, new_id
 from pystor.missing import missing_in
 from pystor.observers import Observers
 from pystor.replicas import ReplicaSet
+
+_IF_MISSING: Final = f"if its disk is missing, stop the server, remove {HOME} there, and mount the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Prepared:
     """The roots of those that are new."""
     unusable: list[str]
     """A line for each that is not used now; a server takes it in when it is as it should be."""
+    doubtful: list[str]
+    """A line for each of the new ones that may be a mount point whose disk is missing."""
     of_others: list[str]
     """A line for one of those that root, who runs the server, should leave to their user."""
 
@@ -48,9 +53,11 @@ def prepare(settings: Settings) -> Prepared:
         new |= dict.fromkeys((storage for storage in group if verdicts[storage].new), new_id())
     failures = dict.fromkeys(new, "no answer") | ask_all(lambda one: _adopt(one, new[one]), new, WRITE_TIMEOUT)
     refusals = {storage: failures.get(storage, verdict.refusal) for storage, verdict in verdicts.items()}
+    adopted = [storage for storage in new if refusals[storage] is None]
     return Prepared(
-        [storage.root for storage in new if refusals[storage] is None],
+        [storage.root for storage in adopted],
         [f"{storage.root}: {advised(refusal)}" for storage, refusal in refusals.items() if refusal is not None],
+        [f"{storage.root}: {doubt}: {_IF_MISSING}" for storage in adopted if (doubt := verdicts[storage].doubt)],
         [f"{line}: let {name} run the server" for name, line in _owners(_written_to(verdicts))][:1],
     )
 

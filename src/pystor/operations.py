@@ -136,7 +136,7 @@ def _listen(settings: config.Settings, introduction: Callable[[str], list[str]],
 
     with _listener(settings) as listener:
         prepared = prepare(settings)
-        _tell_warnings([*prepared.unusable, *prepared.of_others])
+        _tell_warnings([*prepared.unusable, *prepared.doubtful, *prepared.of_others])
 
         def announce(url: str) -> None:
             if not expects_new:

@@ -274,6 +274,23 @@ def test_a_storage_that_was_unmounted_before_the_start_is_told_from_a_new_one(
     assert everything_below(pairs[0][1]) == []
 
 
+def test_who_starts_for_the_first_time_is_told_of_a_directory_that_is_not_mounted_as_others_are(
+    make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
+) -> None:
+    pairs, told = [(mounts.tmpfs(64 * MIB), tmp_path / "plain")], "it is not mounted, as"
+    pairs[0][1].mkdir()
+    stor = make_stor(pairs=pairs)
+    what_to_do = "if its disk is missing, stop the server, remove .stor there, and mount the disk"
+    line = f"stor: warning: {pairs[0][1]}: {told} {pairs[0][0]} is: {what_to_do}"
+    assert stor.server.stderr.splitlines().count(line) == 1
+    assert stor.ask("GET", "/status").status == 200
+    stor.server.stop()
+    stor.server.start()
+    assert told not in stor.server.stderr
+    plain = make_stor(pairs=[(mounts.tmpfs(64 * MIB), tmp_path)], config={"require_mount": False})
+    assert told not in plain.server.stderr
+
+
 def test_a_pair_whose_disks_are_all_missing_at_the_start_is_told_from_a_new_one(
     make_stor: HouseFactory, mounts: Mounts, tmp_path: Path
 ) -> None:
