@@ -152,7 +152,7 @@ class StorageError(StorError):
         self.unwritable = False
         """Whether the storage is taken to be out for writes, whatever it does for reads."""
         self.refused = False
-        """Whether it is this one name that the storage does not take, while it takes others."""
+        """Whether it is this one blob that the storage does not take, as far as can be told, and goes on otherwise."""
         self.dead = dead
         """Whether the storage as a whole is taken to have failed."""
         self.unreadable = unreadable

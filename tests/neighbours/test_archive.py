@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -306,6 +307,23 @@ def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
         assert [stor.get(content).body for _ in range(20)] == [content] * 20  # by chance, some begin at the directory
         assert settles(lambda path=path, content=content: is_whole(path, content))  # type: ignore[misc]
         assert stor.store(content).status == 200
+
+
+@pytest.mark.parametrize("refusal", ["507 Insufficient Storage", "500 Internal Server Error", "403 Forbidden"])
+def test_what_a_bucket_refuses_is_stored_in_the_other_pair(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy, tmp_path: Path, refusal: str
+) -> None:
+    (tmp_path / "disk").mkdir()
+    bucket = f"s3://{seaweed.bucket}/refusing?endpoint={proxy.endpoint}"  # it has the most room
+    config = {"s3_enabled": False, "s3_retries": 0, "storage_pairs": [[str(tmp_path / "disk")], [bucket]]}
+    stor, content = make_stor(config=config, workers=1), fresh()
+    assert json.loads(stor.store(content).body)[0].startswith("s3://")
+    proxy.garbage, proxy.trigger = f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode(), b"PUT /"
+    for content in (fresh(), fresh(900_000)):
+        assert stor.store(content).status == 201
+        assert is_whole(replica(tmp_path / "disk", sha(content)), content)
+    if refusal.startswith("507"):
+        assert settles(lambda: stor.store(fresh(3_000_000)).status == 201)
 
 
 def test_where_a_blob_lies_among_buckets_is_known_to_another_server_by_memcached(

@@ -114,8 +114,8 @@ class Bucket:
             raise StorageError(self.root, "probe", "gives back something else than was written")
 
     def left(self, space: Space) -> int:
-        """Bytes that may be written."""
-        return space.free
+        """Bytes that may be written: none for a while after a write was refused for want of room."""
+        return 0 if self._client.full else space.free
 
     def locate(self, digest: Digest) -> str:
         """Tell where the replica of a blob lies, or would."""

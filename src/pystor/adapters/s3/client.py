@@ -17,7 +17,7 @@ from obstore.store import S3Store
 from pystor.adapters.s3.failures import is_missing, status_of, translate
 from pystor.address import BucketAddress
 from pystor.blob import Timeouts
-from pystor.errors import StorageError
+from pystor.errors import StorageError, StorageFull
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -34,6 +34,7 @@ _MOST_PARTS: Final = 9_000  # S3 takes 10,000
 _MEBIBYTE: Final = 1 << 20
 _LONGEST_SIGNATURE: Final = 7 * 86400
 _FOREVER: Final = timedelta(days=365)
+_FULL_FOR: Final = 10.0  # seconds
 _FAILURES: Final = (BaseError, OSError, ValueError)  # all that obstore raises on purpose
 _PANIC: Final = "PanicException"  # what it raises else, which is no `Exception`, and in no module
 
@@ -85,6 +86,7 @@ class Client:
         self._creates = True
         self._answered = -math.inf
         """When that was asked which was asked last of all that has an answer, on the monotonic clock."""
+        self._full_until = -math.inf
 
     @classmethod
     def connect(cls, name: str, address: BucketAddress, keys: Keys | None, policy: RequestPolicy) -> Client:
@@ -183,6 +185,8 @@ class Client:
         except _FAILURES as error:
             failure = translate(self.name, operation, error, self._secrets)
             failure.dead = failure.dead and not self.answers_since(began)
+            if isinstance(failure, StorageFull):
+                self._full_until = time.monotonic() + _FULL_FOR
             # Not `from error`: what it says may hold what must not be shown, and fills a page.
             raise failure from None
         except BaseException as error:
@@ -191,6 +195,11 @@ class Client:
             reason = "the S3 library broke down over this request: correct the keys and the endpoint"
             raise StorageError(self.name, operation, reason, dead=True) from None
         self._answered = max(self._answered, began)
+
+    @property
+    def full(self) -> bool:
+        """Whether the answer was a moment ago that there is no room."""
+        return time.monotonic() < self._full_until
 
     def answers_since(self, began: float) -> bool:
         """Tell whether there was an answer to what was asked after `began`, on the monotonic clock."""

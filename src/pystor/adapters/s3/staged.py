@@ -86,18 +86,24 @@ class StagedObject:
         """Send it under its final name.
 
         A blob never changes: an object of that name and size is left as it is, unless it was set aside. One of another
-        size is no such blob; it goes to quarantine.
+        size is no such blob; it goes to quarantine. What a bucket that answers does not take is `refused`.
         """
         with self._step, self._translated("publish"):
             if self._given_up:
                 raise StorageError(self._client.name, "publish", "the upload was given up")
-            key = self._prefix + digest.key
-            if self._size <= ONE_REQUEST:
-                self._send_whole(digest, key, os.pread(self._file.fileno(), self._size, 0))
-            else:
-                self._send_in_parts(digest, key)
+            try:
+                self._send(digest, self._prefix + digest.key)
+            except StorageError as error:
+                error.refused = not error.dead
+                raise
 
     name = publish
+
+    def _send(self, digest: Digest, key: str) -> None:
+        if self._size <= ONE_REQUEST:
+            self._send_whole(digest, key, os.pread(self._file.fileno(), self._size, 0))
+        else:
+            self._send_in_parts(digest, key)
 
     def _send_whole(self, digest: Digest, key: str, data: bytes) -> None:
         there = not self._replaces and (self._client.create(key, data) or self._is_there(digest, key))
