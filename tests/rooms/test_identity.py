@@ -360,7 +360,7 @@ def test_another_disk_in_its_place_is_refused(mounts: Mounts) -> None:
         storage.open(BLOB)
     adopted(point, "another set")
 
-    with refused("is another storage than before", "mount the right disk"):
+    with refused("is another storage than before", "mount the right disk, or send SIGHUP if this is it"):
         storage.open(BLOB)
     with refused("is another storage than before"):
         storage.stage(5)
