@@ -80,7 +80,9 @@ class Presence:
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
             if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
                 than = "before" if self._known else "its replica set has"
-                raise self._refusal(f"is another storage than {than}: mount the right disk, or send SIGHUP if this is it")
+                raise self._refusal(
+                    f"is another storage than {than}: mount the right disk, or send SIGHUP if this is it"
+                )
             self._follow(path)
             sign = marker.sign(path)
             other = self._homes.claim(path, sign)
