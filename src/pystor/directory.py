@@ -220,8 +220,11 @@ class Directory:
 
     def open_cached(self, digest: Digest) -> FileReplica | Literal[False] | None:
         """Open the replica as `open` does, but without waiting; False when that is not possible, or when it failed."""
+        before = self._presence.changes
         found = self.open_cached_path(digest.path.encode(), self._close)
-        return found if found is not None or self.is_in_place() else False
+        if found is not None:
+            return found
+        return None if self.is_in_place() and self._presence.changes == before else False
 
     def open_cached_path(
         self, path: bytes, close: Callable[[int], None] = close_now

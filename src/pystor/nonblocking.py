@@ -44,12 +44,13 @@ class NonBlockingLookup:
 
         The order in which the other sets are asked matters only where a disk is.
         """
+        before = self._changes() if self._settled is None else self._settled
         path = digest.path.encode()
         missing: list[Bulkhead] = []
         for members in (likeliest.in_turn(), self._others[likeliest]):
             if missing and members and self._is_nowhere_else(path, likeliest):
-                # That counts if they are in their places afterwards, and still of the kind that is asked so.
-                return self._nowhere if self.is_all_in_place() else None
+                # That counts if they are in their places, were so before, and are still of the kind that is asked so.
+                return self._nowhere if self._in_place_at() == before else None
             for member in members:
                 found = member.storage.open_cached_path(path)
                 if found is False:
@@ -57,7 +58,7 @@ class NonBlockingLookup:
                 if found is not None:
                     return Seen(found, len(missing) + 1, [each for each in missing if each.storage.is_in_place()])
                 missing.append(member)
-        return self._nowhere if self.is_all_in_place() else None
+        return self._nowhere if self._in_place_at() == before else None
 
     def _is_nowhere_else(self, path: bytes, likeliest: ReplicaSet) -> bool:
         """Ask all other sets at once, if they are known to be local; False if that does not tell."""
@@ -75,16 +76,23 @@ class NonBlockingLookup:
 
         False also if one is not local: to look there might wait.
         """
-        changes = None if self._watch is None else self._watch.changes()
-        if changes is not None and changes == self._settled:
-            return True
+        return self._in_place_at() is not None
+
+    def _in_place_at(self) -> int | None:
+        """Tell what the watch has counted by now, if every storage is where it was."""
+        changes = self._changes()
+        if changes == self._settled:
+            return changes
         if not all(storage.local for storage in self._storages):
-            return False
+            return None
         are_watched = all(storage.watched for storage in self._storages)  # before they are looked at
         if not all(storage.is_in_place() for storage in self._storages):
-            return False
+            return None
         self._settled = changes if are_watched else None
-        return True
+        return changes
+
+    def _changes(self) -> int:
+        return 0 if self._watch is None else self._watch.changes()
 
 
 def _at_once(

@@ -62,6 +62,11 @@ class Presence:
         """Whether `watch` would notice if another storage, or none, were put in its place."""
         return self._watch is not None and self._followed == self._watch.displaced
 
+    @property
+    def changes(self) -> int:
+        """How often paths may have come to lead elsewhere until now, as far as that is watched."""
+        return 0 if self._watch is None else self._watch.changes()
+
     def look(self) -> Marker | None:
         """Read the marker of what is there, and touch nothing; None: it has none."""
         with self._translated("attach"):
@@ -142,7 +147,7 @@ class Presence:
 
     def is_in_place(self) -> bool:
         """Tell the same without waiting: at once if nothing has changed since the last look; False if nobody knows."""
-        changes = self._watch.changes() if self._watch is not None else 0
+        changes = self.changes
         watched = self.watched  # before it is looked at
         if watched and changes == self._seen:
             return True
