@@ -19,7 +19,6 @@ from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.executor import Executor
 from pystor.lookups import MANY, WaitingLookups
-from pystor.watch import Watch
 
 _LATE: Final = 0.05
 """Seconds after which a storage is late."""
@@ -58,16 +57,16 @@ class Absences:
     """Asks the storages of a pool. To be used from one event loop."""
 
     def __init__(
-        self, members: Sequence[Bulkhead], all_in_place: Callable[[], bool], watch: Watch | None = None
+        self, members: Sequence[Bulkhead], all_in_place: Callable[[], bool], changes: Callable[[], int]
     ) -> None:
         """`all_in_place` tells, without waiting, whether each of them is where it was, for less than asking each.
 
-        `watch` is theirs; without one, nobody notices who was away just while he was asked.
+        `changes` counts the moments in which one of them may have gone or come.
         """
         self._members: Final = tuple(members)
         self._all: Final = frozenset(members)
         self._all_in_place: Final = all_in_place
-        self._watch: Final = watch
+        self._changes: Final = changes
         self._executor: Final = Executor("stor looks", _THREADS, roams=False)
         self._batches: Final = Batches(self._ask)
         self._lookups: Final[list[WaitingLookups]] = []
@@ -127,13 +126,10 @@ class Absences:
             question.settle(missing)
         return len(answers)
 
-    def _changes(self) -> int:
-        return 0 if self._watch is None else self._watch.changes()
-
     def _believed(self, answers: Sequence[frozenset[int]], changes: int) -> Sequence[frozenset[Bulkhead]]:
         """Tell whose answers count: "no such file" means nothing where a storage was not in its place.
 
-        `changes` is what the watch had counted before they were asked.
+        `changes` is how many there were before they were asked.
         """
         there = self._in_place(frozenset[int]().union(*answers))
         if self._changes() != changes:  # who is in his place was perhaps away when he was asked

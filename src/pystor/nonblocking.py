@@ -44,7 +44,7 @@ class NonBlockingLookup:
 
         The order in which the other sets are asked matters only where a disk is.
         """
-        before = self._changes() if self._settled is None else self._settled
+        before = self.changes() if self._settled is None else self._settled
         path = digest.path.encode()
         missing: list[Bulkhead] = []
         for members in (likeliest.in_turn(), self._others[likeliest]):
@@ -80,7 +80,7 @@ class NonBlockingLookup:
 
     def _in_place_at(self) -> int | None:
         """Tell what the watch has counted by now, if every storage is where it was."""
-        changes = self._changes()
+        changes = self.changes()
         if changes == self._settled:
             return changes
         if not all(storage.local for storage in self._storages):
@@ -91,7 +91,8 @@ class NonBlockingLookup:
         self._settled = changes if are_watched else None
         return changes
 
-    def _changes(self) -> int:
+    def changes(self) -> int:
+        """Tell what the watch has counted; without one, always the same."""
         return 0 if self._watch is None else self._watch.changes()
 
 

@@ -80,7 +80,7 @@ class Pool:
         self._small_uploads: Final = {
             each: SmallUploads(each.members, Executor(f"stor {each.name}", _THREADS, roams=False)) for each in self.sets
         }
-        self._absences: Final = Absences([*self.members()], self._lookup.is_all_in_place, watch)
+        self._absences: Final = Absences([*self.members()], self._lookup.is_all_in_place, self._lookup.changes)
         self._upkeep: Final = Upkeep([*self.members()], self._places, sweep_period=sweep_period, observe=observe)
         self.repairs: Final = Repairs(observe)
         self._scrub: Final = Scrub(

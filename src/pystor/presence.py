@@ -139,11 +139,14 @@ class Presence:
         if self._watch is not None and self._watch.changes() != self._tried and not self.watched:
             self._follow(self._path)
         try:
-            if root_fd is None:
-                return marker.sign(self._path) == self._known
-            return (marker.sign(root_fd) if self._path == self._root else marker.sign(NAME, root_fd)) == self._known
+            return self._sign(root_fd) == self._known
         except FileNotFoundError:
             return False
+
+    def _sign(self, root_fd: int | None) -> Sign:
+        if root_fd is None:
+            return marker.sign(self._path)
+        return marker.sign(root_fd) if self._path == self._root else marker.sign(NAME, root_fd)
 
     def is_in_place(self) -> bool:
         """Tell the same without waiting: at once if nothing has changed since the last look; False if nobody knows."""

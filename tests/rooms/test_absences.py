@@ -43,7 +43,7 @@ def _members(directory: Path, count: int = 5) -> list[Bulkhead]:
 
 
 def _absences(members: list[Bulkhead]) -> Absences:
-    return Absences(members, lambda: all(member.storage.is_in_place() for member in members))
+    return Absences(members, lambda: all(member.storage.is_in_place() for member in members), lambda: 0)
 
 
 def _names(members: frozenset[Bulkhead]) -> list[str]:
@@ -176,7 +176,7 @@ def test_who_was_away_while_he_was_asked_has_not_said_anything_though_he_is_back
             (tmp_path / "elsewhere").rename(tmp_path / "s2")
 
     async def scenario() -> None:
-        asked = Absences(members, lambda: all(member.storage.is_in_place() for member in members), watch)
+        asked = Absences(members, lambda: all(member.storage.is_in_place() for member in members), watch.changes)
         assert await _of(asked, BLOB) == ["s0", "s1", "s3", "s4"]
         with monkeypatch.context() as patch:
             patch.setattr(WaitingLookups, "missing", while_away)
@@ -340,7 +340,7 @@ def test_one_that_hangs_holds_up_nobody_and_is_asked_again_when_it_has_answered(
     others = [f"s{number}" for number in range(5)]
 
     async def scenario() -> None:
-        asked = Absences(members, lambda: True)
+        asked = Absences(members, lambda: True, lambda: 0)
         assert await _of(asked, OTHERS[0]) == ["point", *others]
         hanging.fail(Fault(operations=("getattr",), path=r"\.dat|^/.[^s]", hang=True))
         assert await asyncio.gather(*(_of(asked, digest) for digest in (BLOB, *OTHERS[1:6]))) == [others] * 6
@@ -371,7 +371,7 @@ def test_what_was_found_too_late_is_closed_though_nobody_asks_any_more(
     path.touch()
 
     async def scenario() -> None:
-        asked = Absences(members, lambda: True)
+        asked = Absences(members, lambda: True, lambda: 0)
         hanging.fail(Fault(operations=("getattr",), path=r"\.dat", hang=True))
         assert await _of(asked, BLOB) == ["s0", "s1"]
         assert await _of(asked, OTHERS[0]) == []  # two are asked as quickly each by himself
@@ -391,7 +391,7 @@ def test_there_are_never_more_rings_than_a_few(
     members = [Bulkhead(adopted(hanging.point, local=True)), *_members(tmp_path)]
 
     async def scenario() -> None:
-        asked = Absences(members, lambda: True)
+        asked = Absences(members, lambda: True, lambda: 0)
         monkeypatch.setattr(asked, "_to_be_asked", lambda: range(6))
         hanging.fail(Fault(operations=("getattr",), path=r"\.dat|^/.[^s]", hang=True))
         for digest in OTHERS[:2]:
