@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -214,6 +216,17 @@ def test_content_that_was_read_already_is_vouched_for(storage: Directory, reads:
     assert not reads
 
 
+@contextmanager
+def _doubted(storage: Directory, digest: Digest, verifier: Verifier, error: StorageError) -> Iterator[FileReplica]:
+    """The open replica of a blob that was found good, and could not be read then."""
+    replica = storage.open(digest)
+    assert replica is not None
+    with replica:
+        verifier.remember(replica, digest)
+        verifier.doubt(replica, digest, error)
+        yield replica
+
+
 def test_a_replica_that_is_late_is_waited_for_once_and_one_that_fails_at_once_is_read_again(
     storage: Directory,
 ) -> None:
@@ -224,11 +237,7 @@ def test_a_replica_that_is_late_is_waited_for_once_and_one_that_fails_at_once_is
         verifier, error = Verifier(), StorageError(storage.root, "read", "failed", unreadable=True)
         if late:
             error.sequel = asyncio.get_running_loop().create_future()
-        replica = storage.open(digest)
-        assert replica is not None
-        with replica:
-            verifier.remember(replica, digest)
-            verifier.doubt(replica, digest, error)
+        with _doubted(storage, digest, verifier, error) as replica:
             assert not verifier.knows(replica, digest)
             return verifier.suspects(replica)
 
@@ -242,11 +251,7 @@ def test_a_good_replica_of_a_storage_that_was_away_is_as_good_as_before(storage:
     async def scenario() -> None:
         error = StorageError(storage.root, "read", "no answer", dead=True)
         error.sequel = asyncio.get_running_loop().create_future()
-        replica = storage.open(digest)
-        assert replica is not None
-        with replica:
-            verifier.remember(replica, digest)
-            verifier.doubt(replica, digest, error)
+        with _doubted(storage, digest, verifier, error) as replica:
             error.sequel.set_result(StorageError(storage.root, "read", "not connected", dead=True))
             await asyncio.sleep(0)
             assert verifier.knows(replica, digest)
