@@ -33,6 +33,13 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for these tests alone: they fill it, and others look through all that is on theirs."""
+    with Server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
     with Proxy(("127.0.0.1", server.port)) as proxy:
