@@ -17,6 +17,8 @@ import time
 import zlib
 from typing import Final
 
+from pystor import posix
+
 _LATELY: Final = 0.25
 """Seconds for which somebody counts as waiting for the disk who said so."""
 
@@ -50,13 +52,9 @@ class SharedSwitches:
 def shared_memory(path: str | None, size: int) -> mmap.mmap:
     """Map so many bytes of a file, which is made unless it is there; one's own without a path, or without room."""
     if path is not None:
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, size)  # a page that cannot be had later would end the process
-                return mmap.mmap(fd, size)
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError), posix.opened(path, os.O_RDWR | os.O_CREAT) as fd:
+            os.posix_fallocate(fd, 0, size)  # a page that cannot be had later would end the process
+            return mmap.mmap(fd, size)
     return mmap.mmap(-1, size)
 
 

@@ -185,15 +185,12 @@ class Directory:
 
         What is in its place before and after may be away in between, so it is held while it is asked.
         """
-        root_fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with posix.opened(self.root, os.O_PATH | os.O_DIRECTORY) as root_fd:
             self._guard(root_fd)
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.stat(digest.path, dir_fd=root_fd, follow_symlinks=False)
                 return False
             return True
-        finally:
-            os.close(root_fd)
 
     def open_own(self, digest: Digest) -> FileReplica | None:
         """Open the replica as `open` does, and see that it lies on this very storage.
@@ -305,7 +302,7 @@ class Directory:
 
     def _open_root(self) -> Root:
         try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self.root, posix.DIRECTORY)
             try:
                 opened = time.monotonic()
                 self._guard(fd)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Final
 
-from pystor import tree
+from pystor import posix, tree
 from pystor.digest import Digest, digests_in
 
 
@@ -53,7 +53,7 @@ class Entries:
 
     def take_turn(self) -> DirectoryTurn | None:
         """Lock the directory; None if somebody else has."""
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self._directory, posix.DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,13 +76,10 @@ def _names(digest: Digest) -> tuple[str, str]:
 @contextmanager
 def _opened(path: str, flags: int) -> Iterator[int]:
     """Open an entry and keep others from it."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    try:
+    with posix.opened(path, flags) as fd:
         with suppress(OSError):  # where there are no locks, it is a race that is rarely lost
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _leads_to(path: str, fd: int) -> bool:

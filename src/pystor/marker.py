@@ -9,6 +9,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Final, TypeAlias
 
+from pystor import posix
 from pystor.mounts import is_mount
 
 HOME: Final = ".stor"
@@ -96,8 +97,7 @@ def stand_in(root: str) -> Marker | None:
 def write(root: str, marker: Marker) -> None:
     """Mark a storage: the file appears whole and is on stable storage when this returns. Raises `OSError`."""
     os.makedirs(os.path.join(root, HOME), mode=0o700, exist_ok=True)
-    home_fd = os.open(os.path.join(root, HOME), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with posix.opened(os.path.join(root, HOME)) as home_fd:
         temporary = f"storage.json.{new_id()}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=home_fd)
         with open(fd, "w", encoding="utf-8") as file:
@@ -106,10 +106,5 @@ def write(root: str, marker: Marker) -> None:
             os.fsync(fd)
         os.rename(temporary, "storage.json", src_dir_fd=home_fd, dst_dir_fd=home_fd)
         os.fsync(home_fd)
-    finally:
-        os.close(home_fd)
-    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with posix.opened(root) as root_fd:
         os.fsync(root_fd)
-    finally:
-        os.close(root_fd)

@@ -1,4 +1,4 @@
-"""System calls that Python does not offer, by ctypes. Linux only.
+"""System calls that Python does not offer, by ctypes, and descriptors for `with` blocks. Linux only.
 
 Constants have the names that the kernel gives them.
 
@@ -7,12 +7,14 @@ Sources: openat2(2), mincore(2), fstat(2), fallocate(2), syncfs(2), sync_file_ra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 _SYS_OPENAT2: Final = 437  # the same number on every architecture
@@ -81,6 +83,9 @@ DISPLACED: Final = 0x800 | 0x400 | 0x2000 | 0x4000 | 0x8000
 """IN_MOVE_SELF, IN_DELETE_SELF, IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED: what was watched has another name, is gone or is
 not watched any more; or events were lost, and nobody knows."""
 
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a directory is opened, for open(2)."""
+
 READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hang whoever opens it
 """How a file is opened for reading, for open(2)."""
 
@@ -104,6 +109,16 @@ _FOLLOWING: Final = {  # the same two, for a symbolic link
     QUIETLY: ctypes.byref(_OpenHow(READ | os.O_NOATIME, 0, _RESOLVE_CACHED)),
     PLAINLY: ctypes.byref(_OpenHow(READ, 0, _RESOLVE_CACHED)),
 }
+
+
+@contextlib.contextmanager
+def opened(path: str, flags: int = DIRECTORY, dir_fd: int | None = None) -> Iterator[int]:
+    """Hold a file or directory open within the block; a file that is made is its owner's alone. Raises `OSError`."""
+    fd = os.open(path, flags, 0o600, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def open_cached(path: bytes, how: How) -> int:
@@ -221,12 +236,9 @@ def _lets_us_link() -> bool:
 
     If it does, the attempt to name the root directory, which cannot succeed, fails with EEXIST.
     """
-    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    try:
+    with opened("/", os.O_PATH) as fd:
         _linkat(fd, b"", AT_FDCWD, b"/", _AT_EMPTY_PATH)
         return ctypes.get_errno() == errno.EEXIST
-    finally:
-        os.close(fd)
 
 
 def notifier() -> int:

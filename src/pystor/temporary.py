@@ -10,7 +10,7 @@ import secrets
 import time
 from typing import Final
 
-from pystor import marker, unnamed
+from pystor import marker, posix, unnamed
 
 TEMPORARIES: Final = f"{marker.HOME}/tmp"
 
@@ -113,19 +113,12 @@ def sweep(root: str) -> int:
 
 
 def _sweep_one(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False  # just published or discarded, or nothing that Stor has made
-    try:
-        if not _is_abandoned(fd):
-            return False
-        os.unlink(path)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+    # What cannot be opened is just published or discarded, or nothing that Stor has made.
+    with contextlib.suppress(OSError), posix.opened(path, posix.READ | os.O_NOFOLLOW) as fd:
+        if _is_abandoned(fd):
+            os.unlink(path)
+            return True
+    return False
 
 
 def _is_abandoned(fd: int) -> bool:

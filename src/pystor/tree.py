@@ -97,12 +97,9 @@ def sync_way(leaf: str, made: AbstractSet[str], root_fd: int) -> None:
     """
     changed = True
     for directory in (*_upwards(leaf), "."):
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
-        try:
+        with posix.opened(directory, dir_fd=root_fd) as fd:
             if changed or _is_fresh(fd):
                 os.fsync(fd)
-        finally:
-            os.close(fd)
         changed = directory in made
 
 
@@ -111,13 +108,10 @@ def confirm(root: str, digest: Digest) -> None:
 
     Raises `OSError`. Whoever made it may have been killed between giving it its name and syncing that.
     """
-    fd = os.open(f"{root}/{digest.path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
+    with posix.opened(f"{root}/{digest.path}", posix.READ) as fd:
         if time.time() - os.fstat(fd).st_ctime > _FRESH:
             return
         os.fsync(fd)
-    finally:
-        os.close(fd)
     for directory in _upwards(os.path.dirname(digest.path)):
         sync(f"{root}/{directory}")
     sync(root)
@@ -137,11 +131,8 @@ def _is_fresh(fd: int) -> bool:
 
 def sync(name: str, root_fd: int | None = None) -> None:
     """Sync a directory, below a root if that is given. Raises `OSError`."""
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
-    try:
+    with posix.opened(name, dir_fd=root_fd) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def leaves(directory: str, failed: Callable[[OSError], None], depth: int = 3) -> Iterator[list[str]]:
@@ -234,13 +225,7 @@ def alone(root_fd: int) -> Iterator[None]:
 
     The lock is that of a directory of Stor's own: the root may be locked by whoever copies or checks the disk.
     """
-    fd = -1
-    try:
+    with contextlib.ExitStack() as locked:
         with contextlib.suppress(OSError):  # where there are no locks, whoever comes too late gets ENOSPC
-            fd = os.open(marker.HOME, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(locked.enter_context(posix.opened(marker.HOME, dir_fd=root_fd)), fcntl.LOCK_EX)
         yield
-    finally:
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
