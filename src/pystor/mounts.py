@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Final, NamedTuple
 
 FSTAB: Final = "/etc/fstab"
@@ -29,8 +30,8 @@ def unmounted(root: str) -> str | None:
     None when there is none. Raises `OSError`.
     """
     path = os.path.realpath(root)
-    points = set(_points())
-    return next((each for each in (path, *_above(path)) if each in points and not _is_mounted(each)), None)
+    points, way = set(_points()), (path, *map(str, PurePath(path).parents))
+    return next((each for each in way if each in points and not _is_mounted(each)), None)
 
 
 def _is_mounted(point: str) -> bool:
@@ -45,12 +46,6 @@ def _points() -> Iterator[str]:
             fields = line.split()
             if len(fields) > 1 and not line.lstrip().startswith("#"):
                 yield os.path.normpath(_unescaped(fields[1]))
-
-
-def _above(path: str) -> Iterator[str]:
-    while path != "/":
-        path = os.path.dirname(path)
-        yield path
 
 
 def is_local(kind: str) -> bool:

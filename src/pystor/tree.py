@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from pathlib import PurePath
 from typing import Final
 
 from pystor import marker, posix
@@ -96,7 +97,7 @@ def sync_way(leaf: str, made: AbstractSet[str], root_fd: int) -> None:
     well, whoever changed it.
     """
     changed = True
-    for directory in (*_upwards(leaf), "."):
+    for directory in (leaf, *map(str, PurePath(leaf).parents)):
         with posix.opened(directory, dir_fd=root_fd) as fd:
             if changed or _is_fresh(fd):
                 os.fsync(fd)
@@ -112,16 +113,8 @@ def confirm(root: str, digest: Digest) -> None:
         if time.time() - os.fstat(fd).st_ctime > _FRESH:
             return
         os.fsync(fd)
-    for directory in _upwards(os.path.dirname(digest.path)):
+    for directory in PurePath(digest.path).parents:
         sync(f"{root}/{directory}")
-    sync(root)
-
-
-def _upwards(directory: str) -> Iterator[str]:
-    """`AA/BB/CC`, `AA/BB`, `AA`."""
-    while directory:
-        yield directory
-        directory = os.path.dirname(directory)
 
 
 def _is_fresh(fd: int) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Final
 
 from pystor import posix
@@ -44,8 +44,9 @@ class Watch:
         if os.path.realpath(path) != path:
             return False  # there are links on the way, and what they lead through is not to be seen
         with suppress(OSError):
-            for name in _downwards(path):
-                posix.watch(self._notifier, name)
+            # From above: a name that is watched cannot be moved away unseen while those below it are added.
+            for name in (*reversed(PurePath(path).parents), path):
+                posix.watch(self._notifier, str(name))
             return True
         return False
 
@@ -73,10 +74,3 @@ def _displace(events: bytes) -> bool:
             return True
         at += posix.EVENT.size + length
     return False
-
-
-def _downwards(path: str) -> Iterator[str]:
-    """`/mnt`, `/mnt/data1`, …: a name that is watched cannot be moved away unseen while those below it are added."""
-    if path != "/":
-        yield from _downwards(os.path.dirname(path))
-        yield path
