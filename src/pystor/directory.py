@@ -13,7 +13,7 @@ from pystor import commit, mounts, posix, temporary, tree
 from pystor.blob import Filesystem, QueueName, Space, Timeouts, Turn
 from pystor.digest import Digest, digests_in
 from pystor.entries import Entries
-from pystor.errors import StorageError, StorageFull
+from pystor.errors import StorageError, StorageFull, translated
 from pystor.files import Closer, FileReplica, close_now, how_to_read, open_to_read
 from pystor.marker import Homes, Marker
 from pystor.open_directory import OpenDirectory, measure, try_out
@@ -96,15 +96,13 @@ class Directory:
     def attach(self) -> Marker:
         """Find the storage in its place and remember it; raises `StorageError` that says what to do."""
         found = self._presence.find()
-        try:
+        with translated(self.root, "attach"):
             if self.writable:
                 tree.prepare(self.root)
             kind = mounts.filesystem_of(self.root)
             self.local = mounts.is_local(kind) if self._is_local is None else self._is_local
             self._how = how_to_read(self.root)
             self._commits = self._durable and self.local and commit.is_told(kind)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "attach", error) from error
         if self._presence.settle(found):
             self._closer = Closer()  # the old one may hang in what was there before
         return found.marker
@@ -116,33 +114,25 @@ class Directory:
 
     def check(self) -> Space:
         """See that the storage is in its place, and measure its room in bytes."""
-        try:
+        with translated(self.root, "stat"):
             self._guard()
             return measure(self.root)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "stat", error) from error
 
     def probe(self) -> None:
         """Write, read and remove something, to see whether the storage does what it should."""
-        try:
+        with translated(self.root, "probe"), suppress(StorageFull):  # a full disk reads as well as ever
             if not self.writable:
                 self._guard()
                 os.listdir(self.root)
                 return
             with self.open_for_writing() as opened:
                 opened.probe()
-        except StorageFull:
-            pass  # a full disk reads as well as ever
-        except OSError as error:
-            raise StorageError.from_os(self.root, "probe", error) from error
 
     def try_out(self) -> None:
         """Write, read and remove something in a directory that is no storage yet; nothing is left there."""
-        try:
+        with translated(self.root, "probe"):
             self._presence.refuse_bare_mount_point()
             try_out(self.root)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "probe", error) from error
 
     def _guard(self, root_fd: int | None = None) -> None:
         """See that the storage is the one that was attached; one that came back is attached again.
@@ -321,11 +311,9 @@ class Directory:
 
     def sweep(self) -> int:
         """Remove the temporaries of dead processes; returns how many there were."""
-        try:
+        with translated(self.root, "sweep"):
             self._guard()
             return temporary.sweep(self.root)
-        except OSError as error:
-            raise StorageError.from_os(self.root, "sweep", error) from error
 
     # Queues
 
@@ -351,10 +339,8 @@ class Directory:
 
     @contextmanager
     def _queue(self, queue: QueueName) -> Iterator[Entries]:
-        try:
+        with translated(self.root, f"queue {queue}"):
             self._guard()
             if self.writable:
                 tree.prepare(self.root, (tree.QUEUES[queue],))  # somebody may have tidied up
             yield Entries(f"{self.root}/{tree.QUEUES[queue]}")
-        except OSError as error:
-            raise StorageError.from_os(self.root, f"queue {queue}", error) from error

@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:  # commands that need no event loop load none
@@ -191,6 +192,15 @@ class StorageError(StorError):
     def advise(self) -> str:
         """Tell the same, and what to do."""
         return f"{self.storage}: {self.operation}: {advised(self.reason)}"
+
+
+@contextmanager
+def translated(storage: str, operation: str) -> Iterator[None]:
+    """Raise what the operating system says within the block as `StorageError.from_os` does."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError.from_os(storage, operation, error) from error
 
 
 class StorageFull(StorageError):

@@ -68,7 +68,7 @@ def new_id() -> str:
 
 
 def read(root: str) -> Marker | None:
-    """Read a storage's marker; None when there is none. Raises `OSError`, and `ValueError` for a damaged one."""
+    """Read a storage's marker; None when there is none. Raises `OSError`, also for a damaged one."""
     try:
         with open(os.path.join(root, NAME), encoding="utf-8") as file:
             content = json.load(file)
@@ -79,7 +79,7 @@ def read(root: str) -> Marker | None:
         refusal = f"Stor's user may not read {NAME}: give it the directory and its {HOME}"
         raise PermissionError(error.errno, refusal) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
+        raise OSError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
 
 
 def stand_in(root: str) -> Marker | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from pystor import marker, mounts
-from pystor.errors import StorageError
+from pystor.errors import StorageError, translated
 from pystor.marker import HOME, NAME, Homes, Marker, Sign
 from pystor.watch import Watch
 
@@ -69,7 +67,7 @@ class Presence:
 
     def look(self) -> Marker | None:
         """Read the marker of what is there, and touch nothing; None: it has none."""
-        with self._translated("attach"):
+        with translated(self._root, "attach"):
             os.stat(self._root)
             found = marker.read(self._root)
             if found is not None:
@@ -80,7 +78,7 @@ class Presence:
         """Find what is in the place of the storage, and raise if that is not it; `settle` accepts it."""
         marked = self.look()
         path = f"{self._root}/{NAME}" if marked else self._root
-        with self._translated("attach"):
+        with translated(self._root, "attach"):
             found = marked or self._stand_in()
             # A new disk of the same set was adopted deliberately; any other is in the wrong place.
             if (marked or self._known) and found.replica_set != (self._replica_set or found.replica_set):
@@ -114,14 +112,14 @@ class Presence:
 
     def mark(self, replica_set: str) -> None:
         """Make what is there a storage of a replica set; one that has a marker keeps it."""
-        with self._translated("adopt"):
+        with translated(self._root, "adopt"):
             if marker.read(self._root) is None:
                 self.refuse_bare_mount_point()
                 marker.write(self._root, Marker(marker.new_id(), replica_set, mounts.is_mount(self._root)))
 
     def refuse_bare_mount_point(self) -> None:
         """See that a disk is mounted there, if one has to be, though it has no marker."""
-        with self._translated("attach"):
+        with translated(self._root, "attach"):
             self._refuse_bare_mount_point(None)
 
     def _refuse_bare_mount_point(self, found: Marker | None) -> None:
@@ -179,12 +177,3 @@ class Presence:
 
     def _refusal(self, reason: str) -> StorageError:
         return StorageError(self._root, "attach", reason)
-
-    @contextmanager
-    def _translated(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError.from_os(self._root, operation, error) from error
-        except ValueError as error:
-            raise StorageError(self._root, operation, str(error)) from error
