@@ -10,7 +10,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -54,6 +54,14 @@ def storage(tmp_path: Path) -> Directory:
     return storage
 
 
+@pytest.fixture
+def bulkhead(storage: Directory) -> Iterator[Bulkhead]:
+    """The threads of the storage, which end with the test."""
+    bulkhead = Bulkhead(storage)
+    yield bulkhead
+    bulkhead.stop()
+
+
 class Hang:
     """Operations that take until they are let go."""
 
@@ -82,37 +90,32 @@ def clock(monkeypatch: pytest.MonkeyPatch, room: ModuleType) -> list[float]:
     return now
 
 
-def test_what_an_operation_returns_or_raises_passes(storage: Directory) -> None:
+def test_what_an_operation_returns_or_raises_passes(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         assert await bulkhead.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             await bulkhead.run(divmod, 7, 0)
         assert bulkhead.last_error is None
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_a_failure_of_the_storage_is_remembered_for_operators(storage: Directory) -> None:
+def test_a_failure_of_the_storage_is_remembered_for_operators(bulkhead: Bulkhead) -> None:
     def fail() -> None:
         raise StorageError("/a", "fsync", "broken")
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         with pytest.raises(StorageError, match="A storage failed"):
             await bulkhead.run(fail)
         assert bulkhead.last_error == "/a: fsync: broken"
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_an_operation_that_hangs_is_a_failure_after_the_timeout(storage: Directory) -> None:
+def test_an_operation_that_hangs_is_a_failure_after_the_timeout(bulkhead: Bulkhead) -> None:
     hang = Hang()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         began = time.monotonic()
         with pytest.raises(StorageError) as failure:
             await bulkhead.run(hang, timeout=0.05)
@@ -120,7 +123,6 @@ def test_an_operation_that_hangs_is_a_failure_after_the_timeout(storage: Directo
         assert failure.value.reason == "no answer within 0.05 s"
         assert bulkhead.last_error == failure.value.describe()
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
 
@@ -165,15 +167,13 @@ def test_no_more_threads_than_allowed_and_the_rest_waits_in_turn(storage: Direct
     assert sorted(done) == list(range(20))
 
 
-def test_one_after_another_needs_one_thread(storage: Directory) -> None:
+def test_one_after_another_needs_one_thread(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         before = threading.active_count()
         for _ in range(20):
             await bulkhead.run(int, probing=True)
             await asyncio.sleep(0.001)
         assert threading.active_count() - before <= 2
-        bulkhead.stop()
 
     run(scenario())
 
@@ -226,11 +226,10 @@ def test_a_storage_of_which_no_thread_comes_back_is_out_as_soon_as_somebody_has_
     run(scenario())
 
 
-def test_what_waits_for_the_disk_leaves_threads_for_what_does_not_however_much_it_is(storage: Directory) -> None:
+def test_what_waits_for_the_disk_leaves_threads_for_what_does_not_however_much_it_is(bulkhead: Bulkhead) -> None:
     hang, done = Hang(), list[int]()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         writing = [
             bulkhead.begin(hang, partial(done.append, number), timeout=20, writing=True, waits=True)
             for number in range(20)
@@ -241,7 +240,6 @@ def test_what_waits_for_the_disk_leaves_threads_for_what_does_not_however_much_i
         assert (hang.begun, is_out(bulkhead)) == (6, False)
         hang.over.set()
         await asyncio.gather(*(step.result() for step in writing))
-        bulkhead.stop()
 
     run(scenario())
     assert sorted(done) == list(range(20))
@@ -281,28 +279,24 @@ def test_a_process_that_gets_no_thread_says_nothing_of_the_storage(storage: Dire
     run(scenario())
 
 
-def test_what_was_done_while_the_event_loop_was_held_up_is_no_fault_of_the_storage(storage: Directory) -> None:
+def test_what_was_done_while_the_event_loop_was_held_up_is_no_fault_of_the_storage(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         step = bulkhead.begin(int, "5", timeout=0.1)
         time.sleep(0.5)  # noqa: ASYNC251  as if the machine had been paused
         assert await step.result() == 5
         assert bulkhead.last_error is None
-        bulkhead.stop()
 
     uvloop.run(scenario())  # as in a worker: what has come is told after the timers
 
 
-def test_what_was_done_in_time_counts_however_late_a_busy_event_loop_comes_to_it(storage: Directory) -> None:
+def test_what_was_done_in_time_counts_however_late_a_busy_event_loop_comes_to_it(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         step = bulkhead.begin(time.sleep, 0.8, timeout=0.1)
         for _ in range(2):
             time.sleep(0.6)  # noqa: ASYNC251
             await asyncio.sleep(0)
         await step.result()
         assert bulkhead.last_error is None
-        bulkhead.stop()
 
     uvloop.run(scenario())
 
@@ -431,19 +425,17 @@ def test_whether_a_storage_is_well_is_found_out_before_all_that_waits_for_a_thre
 
 
 def test_what_is_late_is_no_fault_of_a_storage_that_answers_what_was_asked_later(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     monkeypatch.setattr(storage, "answers_since", lambda _: True)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         with pytest.raises(StorageError) as failure:
             await bulkhead.run(hang, timeout=0.05)
         assert failure.value.reason == "no answer within 0.05 s"
         assert not bulkhead.out
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
 
@@ -456,13 +448,12 @@ def unreadable() -> None:
 
 
 def test_a_replica_that_is_late_while_its_storage_answers_a_probe_is_unreadable_and_says_nothing_of_the_storage(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     monkeypatch.setattr(storage, "probe", lambda: None)  # however busy the machine is
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         began = time.monotonic()
         with pytest.raises(StorageError) as failure:
             await bulkhead.run(hang, unreadable, timeout=0.3, of=BLOB)
@@ -472,19 +463,17 @@ def test_a_replica_that_is_late_while_its_storage_answers_a_probe_is_unreadable_
         assert not failure.value.sequel.done()
         hang.over.set()
         assert (await failure.value.sequel).reason == "Input/output error"
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_a_replica_that_is_never_read_holds_one_thread_however_often_it_is_tried_and_one_in_its_place_is_read(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     path = place(storage, CONTENT)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
         bad = storage.open(BLOB)
         assert bad is not None
@@ -505,14 +494,13 @@ def test_a_replica_that_is_never_read_holds_one_thread_however_often_it_is_tried
         await eventually(lambda: hang.ended == 1)
         await asyncio.sleep(0.01)  # the loop learns of it
         assert await bulkhead.run(lambda: "read", of=bad) == "read"
-        bulkhead.stop()
 
     run(scenario())
 
 
 @pytest.mark.parametrize("silent", ["probe", "read only", "without syncs"])
 def test_a_replica_that_is_late_takes_its_storage_out_in_time_unless_that_answers_a_probe_that_proves_something(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch, silent: str
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     hang = Hang()
     match silent:
@@ -524,7 +512,6 @@ def test_a_replica_that_is_late_takes_its_storage_out_in_time_unless_that_answer
             monkeypatch.setattr(Directory, "syncs", False)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         began = time.monotonic()
         with pytest.raises(StorageError) as failure:
             await bulkhead.run(hang, unreadable, timeout=0.2, of=BLOB)
@@ -534,18 +521,16 @@ def test_a_replica_that_is_late_takes_its_storage_out_in_time_unless_that_answer
         if failure.value.sequel is not None:
             assert (await failure.value.sequel).unreadable
         await eventually(lambda: hang.ended == hang.begun)
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it_answers_probes(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, blobs = Hang(), [Digest.of(bytes([number])) for number in range(4)]
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
         begun = []
         for count, digest in enumerate(blobs[:3] * 2, start=1):
@@ -569,7 +554,6 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
             again.over.set()
             await eventually(lambda again=again: again.ended == 1)  # type: ignore[misc]
             await asyncio.sleep(0.01)  # the loop learns of it
-        bulkhead.stop()
 
     run(scenario())
 
@@ -577,26 +561,23 @@ def test_several_replicas_that_are_late_at_once_take_their_storage_out_though_it
 # What comes too late
 
 
-def test_what_comes_after_the_timeout_is_closed(storage: Directory, tmp_path: Path) -> None:
+def test_what_comes_after_the_timeout_is_closed(storage: Directory, bulkhead: Bulkhead, tmp_path: Path) -> None:
     hang = Hang()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         with pytest.raises(StorageError):
             await bulkhead.run(hang, lambda: storage.open(BLOB), timeout=0.02)
         hang.over.set()
         await bulkhead.run(int, probing=True)
         await eventually(lambda: not open_below(tmp_path))
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_what_comes_after_a_cancellation_is_closed(storage: Directory, tmp_path: Path) -> None:
+def test_what_comes_after_a_cancellation_is_closed(storage: Directory, bulkhead: Bulkhead, tmp_path: Path) -> None:
     hang = Hang()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         task = asyncio.create_task(bulkhead.run(hang, lambda: storage.stage(5)))
         await hang.until(1)
         task.cancel()
@@ -605,17 +586,17 @@ def test_what_comes_after_a_cancellation_is_closed(storage: Directory, tmp_path:
         hang.over.set()
         await eventually(lambda: hang.ended == 1)
         await eventually(lambda: not open_below(tmp_path) and not temporaries(storage))
-        bulkhead.stop()
 
     run(scenario())
     assert not temporaries(storage)
 
 
-def test_of_several_steps_that_nobody_waits_for_any_more_each_is_closed(storage: Directory, tmp_path: Path) -> None:
+def test_of_several_steps_that_nobody_waits_for_any_more_each_is_closed(
+    storage: Directory, bulkhead: Bulkhead, tmp_path: Path
+) -> None:
     hang = Hang()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         steps = [bulkhead.begin(hang), bulkhead.begin(storage.open, BLOB), bulkhead.begin(storage.open, BLOB)]
         waiting = asyncio.create_task(outcomes(steps))
         await eventually(lambda: len(open_below(tmp_path)) == 2)
@@ -623,15 +604,15 @@ def test_of_several_steps_that_nobody_waits_for_any_more_each_is_closed(storage:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
     assert not descriptors(tmp_path)
 
 
-def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(storage: Directory, tmp_path: Path) -> None:
+def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(
+    storage: Directory, bulkhead: Bulkhead, tmp_path: Path
+) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         task = asyncio.create_task(bulkhead.run(storage.stage, 5))
         await asyncio.sleep(0)  # the operation is on its way
         time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
@@ -640,7 +621,6 @@ def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(storage: Dire
         with pytest.raises(asyncio.CancelledError):
             await task
         await bulkhead.run(int, probing=True)
-        bulkhead.stop()
 
     run(scenario())
     assert not descriptors(tmp_path)
@@ -665,7 +645,7 @@ def test_what_comes_when_the_loop_is_gone_is_closed(storage: Directory, tmp_path
 
 
 def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_moment_of_a_cancellation(
-    storage: Directory,
+    bulkhead: Bulkhead,
 ) -> None:
     closing = Hang()
 
@@ -674,7 +654,6 @@ def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_mome
             closing()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         task = asyncio.create_task(bulkhead.run(Late))
         await asyncio.sleep(0)  # the operation is on its way
         time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
@@ -686,20 +665,18 @@ def test_what_hangs_when_it_is_closed_holds_up_nobody_though_it_came_in_the_mome
         await bulkhead.run(int, probing=True)
         closing.over.set()
         await eventually(lambda: closing.ended == 1)
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_either(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
     monkeypatch.setattr(storage, "probe", hang)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         writing = asyncio.create_task(bulkhead.run(hang, timeout=20, writing=True))
         with pytest.raises(StorageError, match="A storage failed"):
             await bulkhead.run(hang)
@@ -712,13 +689,12 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
         assert first is not None
         assert bulkhead.last_error == first
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_reads_are_waited_for_though_a_storage_that_takes_no_writes_answers_no_probe(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, probing = Hang(), Hang()
     monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
@@ -727,7 +703,6 @@ def test_reads_are_waited_for_though_a_storage_that_takes_no_writes_answers_no_p
     failure.unwritable = True
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         bulkhead.note(failure)
         reading = bulkhead.begin(hang, lambda: CONTENT, timeout=10, of=BLOB)
         writing = bulkhead.begin(hang, timeout=10, waits=True)
@@ -739,20 +714,18 @@ def test_reads_are_waited_for_though_a_storage_that_takes_no_writes_answers_no_p
         assert await reading.result() == CONTENT
         probing.over.set()
         await eventually(lambda: not bulkhead.unwritable)
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_a_storage_whose_probe_takes_as_long_as_a_write_is_used_again_when_it_answers(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, probing = Hang(), Hang()
     monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.05))
     monkeypatch.setattr(storage, "probe", probing)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         writing = asyncio.create_task(bulkhead.run(hang, timeout=20, writing=True))
         bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
         await bulkhead.recover()
@@ -764,16 +737,14 @@ def test_a_storage_whose_probe_takes_as_long_as_a_write_is_used_again_when_it_an
         await bulkhead.recover()
         assert await bulkhead.run(int, "5") == 5
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(storage: Directory) -> None:
+def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(bulkhead: Bulkhead) -> None:
     hang = Hang()
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         writing = asyncio.create_task(bulkhead.run(hang, lambda: "written", timeout=20, writing=True))
         with pytest.raises(StorageError):
             await bulkhead.run(hang, timeout=0.02)
@@ -781,7 +752,6 @@ def test_what_is_under_way_is_waited_for_while_a_storage_answers_its_probes(stor
         assert not writing.done()
         hang.over.set()
         assert await writing == "written"
-        bulkhead.stop()
 
     run(scenario())
 
@@ -843,16 +813,16 @@ def test_a_storage_that_only_failed_to_write_gets_no_more_threads_than_it_has(st
     run(scenario())
 
 
-def test_the_room_of_a_storage_that_does_not_answer_any_more_is_not_known(storage: Directory) -> None:
+def test_the_room_of_a_storage_that_does_not_answer_any_more_is_not_known(
+    storage: Directory, bulkhead: Bulkhead
+) -> None:
     marker = Path(storage.root, NAME)
 
     async def scenario() -> list[Space | None]:
-        bulkhead = Bulkhead(storage)
         seen: list[Space | None] = [await bulkhead.check(), bulkhead.space]
         os.unlink(marker)
         with pytest.raises(StorageError):
             await bulkhead.check()
-        bulkhead.stop()
         return [*seen, bulkhead.space]
 
     measured, before, after = run(scenario())
@@ -860,7 +830,7 @@ def test_the_room_of_a_storage_that_does_not_answer_any_more_is_not_known(storag
 
 
 def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mounted_or_after_a_while(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     now, mounts = clock(monkeypatch, probing), ["one"]
@@ -869,7 +839,6 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
     monkeypatch.setattr(probing, "_mounts_at", lambda _: mounts[:])
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         bulkhead.note(StorageError("/a", "open", "hangs", dead=True))
         begun = []
         expected = [1, 1, 2, 2, 3, 4]
@@ -886,7 +855,6 @@ def test_one_probe_hangs_at_a_time_and_another_is_sent_when_something_else_is_mo
         await eventually(lambda: hang.ended == 4)
         name = f"stor probes {storage.root}"
         await eventually(lambda: [thread.name for thread in threading.enumerate()].count(name) == 1)
-        bulkhead.stop()
 
     run(scenario())
 
@@ -961,13 +929,12 @@ def test_what_was_cancelled_in_the_queue_is_not_begun(storage: Directory) -> Non
 
 
 def test_what_hangs_in_what_a_storage_was_keeps_nobody_from_reading_when_it_is_back(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     place(storage, CONTENT)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         monkeypatch.setattr(bulkhead._inquiry, "_answered", math.inf)  # however busy the machine is
         replica = storage.open(BLOB)
         assert replica is not None
@@ -979,19 +946,17 @@ def test_what_hangs_in_what_a_storage_was_keeps_nobody_from_reading_when_it_is_b
             assert not is_out(bulkhead)
             assert await bulkhead.run(lambda: "read", of=replica) == "read"
         hang.over.set()
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_a_write_that_fails_while_a_storage_is_probed_is_not_forgotten(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang = Hang()
     monkeypatch.setattr(storage, "probe", hang)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         bulkhead._inquiry.ask(time.monotonic())
         await hang.until(1)
         failed = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -999,19 +964,16 @@ def test_a_write_that_fails_while_a_storage_is_probed_is_not_forgotten(
         hang.over.set()
         assert await bulkhead._inquiry.is_heard_within(20)
         assert (bulkhead.unwritable, bulkhead.out) == (True, False)
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_what_came_in_time_is_looked_after_no_more(storage: Directory) -> None:
+def test_what_came_in_time_is_looked_after_no_more(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         step = bulkhead.begin(int, "5", of=BLOB)
         assert await step.result() == 5
         assert isinstance(step, OnReplica)
         assert step._patience._timer.cancelled()  # it would ask the storage for something else for each read
-        bulkhead.stop()
 
     run(scenario())
 
@@ -1037,11 +999,12 @@ def test_a_failure_that_comes_too_late_bothers_nobody(storage: Directory) -> Non
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_a_blob_is_opened_and_read_from_any_storage(storage: Directory, tmp_path: Path, *, local: bool) -> None:
+def test_a_blob_is_opened_and_read_from_any_storage(
+    storage: Directory, bulkhead: Bulkhead, tmp_path: Path, *, local: bool
+) -> None:
     storage.local = local
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         replica = await bulkhead.open(BLOB)
         assert isinstance(replica, FileReplica)
         with replica:
@@ -1049,7 +1012,6 @@ def test_a_blob_is_opened_and_read_from_any_storage(storage: Directory, tmp_path
         assert await bulkhead.open(Digest.of(b"another")) is None
         assert await bulkhead.open(Digest.of(b"another")) is None
         assert (await bulkhead.check()).total > 0
-        bulkhead.stop()
 
     run(scenario())
     assert not descriptors(tmp_path)
@@ -1174,10 +1136,9 @@ def test_all_who_share_a_switch_know_for_a_moment_that_somebody_waits_for_the_di
 
 
 def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_succeeds(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         break_disk(monkeypatch, "fsync", storage.root)
         with pytest.raises(StorageError):
             await bulkhead.run(storage.probe)
@@ -1191,32 +1152,29 @@ def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_suc
         monkeypatch.undo()
         await bulkhead.recover()
         assert not is_unwritable(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_a_storage_that_is_out_is_not_read_since_a_write_that_was_under_way_fails_as_well(storage: Directory) -> None:
+def test_a_storage_that_is_out_is_not_read_since_a_write_that_was_under_way_fails_as_well(
+    storage: Directory, bulkhead: Bulkhead
+) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
         bulkhead.note(StorageError.from_os(storage.root, "write", OSError(errno.EIO, "broken"), writing=True))
         assert is_out(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
 
 def test_a_storage_that_was_out_and_fails_to_write_is_read_again(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         bulkhead.note(StorageError(storage.root, "open", "hangs", dead=True))
         break_disk(monkeypatch, "fsync", storage.root)
         await bulkhead.recover()
         assert (is_out(bulkhead), is_unwritable(bulkhead)) == (False, True)
-        bulkhead.stop()
 
     run(scenario())
 
@@ -1253,43 +1211,37 @@ def test_a_storage_whose_root_takes_no_directories_is_not_written_until_it_does(
     run(scenario())
 
 
-def test_a_full_disk_is_not_out(storage: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_out(storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         break_disk(monkeypatch, "write", storage.root, errno.ENOSPC)
         await bulkhead.run(storage.probe)
         assert not is_out(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_a_storage_that_is_slow_is_asked_last_and_forgiven_when_it_is_quick_again(storage: Directory) -> None:
+def test_a_storage_that_is_slow_is_asked_last_and_forgiven_when_it_is_quick_again(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         await bulkhead.run(time.sleep, 0.5)
         assert is_slow(bulkhead)
         for _ in range(30):
             await bulkhead.recover()
         assert not is_slow(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
 
-def test_how_long_a_sync_takes_makes_no_storage_slow(storage: Directory) -> None:
+def test_how_long_a_sync_takes_makes_no_storage_slow(bulkhead: Bulkhead) -> None:
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         await bulkhead.begin(time.sleep, 0.5, waits=True).result()
         assert not is_slow(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
 
 @pytest.mark.parametrize("name", ["prove", "recover", "enqueue"])
 def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_write(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch, name: str
+    storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def take_long(*_: object) -> None:
         time.sleep(0.4)
@@ -1298,7 +1250,6 @@ def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_wr
     monkeypatch.setattr(storage, "enqueue", take_long)
 
     async def scenario() -> None:
-        bulkhead = Bulkhead(storage)
         match name:
             case "prove":
                 await bulkhead.prove(0.0)  # it counts from here
@@ -1310,7 +1261,6 @@ def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_wr
                 monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
                 await bulkhead.enqueue("repair", BLOB)
         assert not is_slow(bulkhead)
-        bulkhead.stop()
 
     run(scenario())
 
