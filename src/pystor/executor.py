@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
@@ -31,71 +32,42 @@ def one(_: object) -> int:
     return 1
 
 
+@dataclass(slots=True, eq=False)
 class Job(Generic[_T]):
     """One call, and the future that learns its result. What comes when nobody waits any more is closed."""
 
-    __slots__ = (
-        "_arguments",
-        "_call",
-        "_certain",
-        "_count",
-        "_loop",
-        "began",
-        "done",
-        "executor",
-        "failed",
-        "future",
-        "late",
-        "seconds",
-        "things",
-        "waits",
-    )
-
-    def __init__(
-        self,
-        executor: Executor,
-        call: Callable[..., _T],
-        arguments: tuple[object, ...],
-        *,
-        certain: bool,
-        waits: bool = False,
-        count: Callable[[_T], int] = one,
-    ) -> None:
-        """`certain`: it is done even if nobody waits any more when it begins.
-
-        `count` tells of a result how many things were done for it, one after the other.
-        """
-        self.executor: Final = executor
-        """Whose threads do it, and close what comes too late."""
-        self._count: Final = count
-        self.things = 1
-        """How many it did."""
-        self.waits: Final = waits
-        """Whether it waits for the disk, and is not in the way of others while it does."""
-        self.seconds: float = -time.monotonic()  # to which the end is added
-        """How long it took from being given until its result was there."""
-        self.began: float | None = None
-        """When a thread began it, on the monotonic clock; None while it waits for one."""
-        self.done = False
-        """Whether a thread is through with it: then it is about to be told, as soon as the event loop comes to that."""
-        self.failed: float = math.inf
-        """When it raised, on the monotonic clock; its thread may have begun another job since, before that is known."""
-        self.late: Callable[[BaseException | None], None] | None = None
-        """Called with what it raised, or None, if it ends when the future is done already; to be set before that."""
-        self._loop: Final = asyncio.get_running_loop()
-        self.future: Final[asyncio.Future[_T]] = self._loop.create_future()
-        self._call: Final = call
-        self._arguments: Final = arguments
-        self._certain: Final = certain
+    executor: Executor
+    """Whose threads do it, and close what comes too late."""
+    _call: Callable[..., _T]
+    _arguments: tuple[object, ...]
+    certain: bool
+    """Whether it is done even if nobody waits any more when it begins."""
+    waits: bool = False
+    """Whether it waits for the disk, and is not in the way of others while it does."""
+    count: Callable[[_T], int] = one
+    """Tells of a result how many things were done for it, one after the other."""
+    things: int = 1
+    """How many it did."""
+    seconds: float = field(default_factory=lambda: -time.monotonic())  # to which the end is added
+    """How long it took from being given until its result was there."""
+    began: float | None = None
+    """When a thread began it, on the monotonic clock; None while it waits for one."""
+    done: bool = False
+    """Whether a thread is through with it: then it is about to be told, as soon as the event loop comes to that."""
+    failed: float = math.inf
+    """When it raised, on the monotonic clock; its thread may have begun another job since, before that is known."""
+    late: Callable[[BaseException | None], None] | None = None
+    """Called with what it raised, or None, if it ends when the future is done already; to be set before that."""
+    future: asyncio.Future[_T] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def run(self) -> None:
         """Do it, in whichever thread."""
-        if self.future.done() and not self._certain:
+        if self.future.done() and not self.certain:
             return
         result, error = None, None
         try:
             result = self._call(*self._arguments)
-            self.things = max(1, self._count(result))
+            self.things = max(1, self.count(result))
         except BaseException as raised:  # noqa: BLE001  whatever it is belongs to whoever waits for it
             error = raised
             self.failed = time.monotonic()
@@ -106,7 +78,7 @@ class Job(Generic[_T]):
                 return
             result = None
         try:
-            self._loop.call_soon_threadsafe(self._settle, result, error)
+            self.future.get_loop().call_soon_threadsafe(self._settle, result, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
             close(result)
 
