@@ -24,14 +24,14 @@ _ROOM: Final = 64 << 10
 """Bytes that are read into memory which is there: to make it anew for each piece takes as long as to read it."""
 
 WRITE_TIMEOUT: Final = 20.0
-"""Seconds for a step of a write: an fsync may have much to do."""
+"""Seconds for what waits for a disk: an fsync may have much to do."""
 
 
 class How(TypedDict, total=False):
     """How an operation of a storage is run; what is not given is false or None."""
 
     timeout: float | None
-    """Seconds within which it has to answer once a thread has begun it; None: `Timeouts.answer` of the storage."""
+    """Seconds for an answer, from when a thread begins; None: `Timeouts.answer`, `WRITE_TIMEOUT` if it `waits`."""
     certain: bool
     """It is done even if nobody waits any more when its turn comes, or the storage is out."""
     probing: bool
@@ -117,7 +117,8 @@ class Bulkhead:
             return Refusal(StorageError(self.storage.root, _name(operation), reason, unreadable=True))
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
-        name, seconds = _name(operation), self.storage.timeouts.answer if timeout is None else timeout
+        usual = WRITE_TIMEOUT if waits else self.storage.timeouts.answer
+        name, seconds = _name(operation), usual if timeout is None else timeout
         step: Running[_T]
         if probing:
             step = Probing(self, job, name, seconds, is_in=lambda: not self.unwritable)
@@ -131,7 +132,7 @@ class Bulkhead:
 
     async def enqueue(self, queue: QueueName, digest: Digest) -> None:
         """Put a blob on a queue of the storage, durably. Raises `StorageError`."""
-        await self.run(self.storage.enqueue, queue, digest, timeout=WRITE_TIMEOUT, waits=True)
+        await self.run(self.storage.enqueue, queue, digest, waits=True)
         self.noted.add(queue)
 
     def commit(self, filesystem: Filesystem, uploads: int = 1) -> Step[None]:
@@ -251,7 +252,7 @@ class Bulkhead:
         """Probe the storage, and take it in again if it does all it should; False if it does not."""
         was_unwritable = self.unwritable
         try:
-            await self.run(self.storage.probe, timeout=WRITE_TIMEOUT, probing=True, waits=True)
+            await self.run(self.storage.probe, probing=True, waits=True)
         except StorageError as error:
             if error.dead:
                 self._release()
@@ -269,7 +270,7 @@ class Bulkhead:
         """
         storage = self.storage
         if storage.local and storage.writable and not self.unwritable and self._switch.is_turn(period):
-            await self.run(storage.probe, timeout=WRITE_TIMEOUT, waits=True)
+            await self.run(storage.probe, waits=True)
 
     def _begin_anew(self) -> None:
         """Once the storage is back, whoever found that out, leave the threads behind that still hang in what it was."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from pystor.background import Tasks, end, tolerated
 from pystor.blob import QueueName, Turn
-from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorError, Unavailable
 from pystor.events import JobDone, Observer, StorageFailed
@@ -249,7 +249,7 @@ class Queue:
         try:
             size = await self._job(digest)
             for member in members:
-                await member.run(member.storage.dequeue, self.name, digest, began, timeout=WRITE_TIMEOUT, waits=True)
+                await member.run(member.storage.dequeue, self.name, digest, began, waits=True)
         except StorError as error:
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))

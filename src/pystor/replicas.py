@@ -15,7 +15,7 @@ from typing import Final
 
 from pystor import placement
 from pystor.blob import Fingerprint, Replica, Space
-from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.events import Observer, ReplicaBad, StorageFailed
@@ -149,7 +149,7 @@ async def _is_good(member: Bulkhead, opened: Replica | Exception, digest: Digest
     with opened as replica:
         good = await verifier.verify(member, replica, digest)
     if good and time.time() - replica.fingerprint[4] / 1e9 < _FRESH:
-        await member.run(member.storage.confirm, digest, timeout=WRITE_TIMEOUT, writing=True, waits=True)
+        await member.run(member.storage.confirm, digest, writing=True, waits=True)
     return good
 
 

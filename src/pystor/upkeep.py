@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pystor.background import Tasks, end, tolerated
-from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.errors import StorageError
 from pystor.events import LeftoversSwept, Observer, StorageFailed
 from pystor.places import Places
@@ -106,7 +106,7 @@ class Upkeep:
 
     async def _sweep_one(self, member: Bulkhead) -> None:
         with suppress(StorageError):  # reported by whatever needs the storage
-            count = await member.run(member.storage.sweep, timeout=WRITE_TIMEOUT, waits=True)
+            count = await member.run(member.storage.sweep, waits=True)
             self._observe(LeftoversSwept(member.storage.root, count))
 
 

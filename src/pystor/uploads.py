@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pystor import moments
 from pystor.blob import Fingerprint, QueueName, Staged
-from pystor.bulkhead import WRITE_TIMEOUT, Bulkhead
+from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.small_uploads import NOW, SmallUpload, SmallUploads, discard
@@ -64,9 +64,7 @@ class Upload:
         staged: dict[Bulkhead, Staged] = {}
         try:
             for member in members:
-                staged[member] = await member.run(
-                    member.storage.stage, size, timeout=WRITE_TIMEOUT, writing=True, waits=True
-                )
+                staged[member] = await member.run(member.storage.stage, size, writing=True, waits=True)
         except BaseException:
             await asyncio.shield(discard(staged))
             raise
