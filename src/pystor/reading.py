@@ -9,6 +9,7 @@ from typing import Final
 from pystor.blob import Replica
 from pystor.digest import Digest
 from pystor.errors import StorageError, Unavailable
+from pystor.pool import Pool
 from pystor.tiers import Tiers
 
 PIECE: Final = 64 << 10
@@ -37,10 +38,15 @@ class Reading:
         self._offset = start
         self._stop: Final = stop
         self._failed: frozenset[str] = frozenset()
-        whole, known = start == 0 and stop == replica.size, tiers.knows(replica, digest)
+        whole, known = start == 0 and stop == replica.size, self._pool.verifier.knows(replica, digest)
         self._hasher: Final = hashlib.sha256() if whole and not known else None
         if not whole and not known:
-            tiers.verify_later(replica, digest)
+            self._pool.verify_later(replica, digest)
+
+    @property
+    def _pool(self) -> Pool:
+        """That in which the replica was found."""
+        return self._tiers.tier_of(self._replica).pool
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Produce the bytes, piece by piece."""
@@ -72,13 +78,14 @@ class Reading:
     async def _read(self, offset: int, size: int) -> bytes:
         while True:
             try:
-                return await self._tiers.read(self._replica, offset, size)
+                return await self._pool.read(self._replica, offset, size)
             except StorageError as error:
                 self._give_up(error)
             await self._change_over()
 
     def _give_up(self, error: StorageError) -> None:
-        self._tiers.failed(self._replica, self._digest, error)
+        self._pool.verifier.doubt(self._replica, self._digest, error)
+        self._pool.failed(self._replica.storage, self._digest, error)
         self._failed |= {self._replica.storage}
         self._replica.close()
 
@@ -88,12 +95,12 @@ class Reading:
         while True:
             self._replica = replica = await self._tiers.find(self._digest, without=self._failed)
             try:
-                good = await self._tiers.verify(replica, self._digest)
+                good = await self._pool.verify(replica, self._digest)
             except StorageError as error:
                 self._give_up(error)
                 continue
             if not good:
-                self._give_up(self._tiers.distrust(replica, self._digest))
+                self._give_up(self._pool.distrust(replica, self._digest))
             elif replica.size != size:
                 raise Unavailable(_WRONG_SO_FAR)
             else:
@@ -102,9 +109,9 @@ class Reading:
     def _conclude(self, found: str) -> None:
         if found == self._digest.hex:
             if not self._failed:
-                self._tiers.remember(self._replica, self._digest)
+                self._pool.verifier.remember(self._replica, self._digest)
         elif self._failed:
             # The one that went on was verified: it is the one before that was bad, and is to be repaired already.
             raise Unavailable(_WRONG_SO_FAR)
         else:
-            raise self._tiers.distrust(self._replica, self._digest)
+            raise self._pool.distrust(self._replica, self._digest)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from pystor.blob import Replica
 from pystor.digest import Digest
-from pystor.errors import NotFound, StorageError, Unavailable
+from pystor.errors import NotFound, Unavailable
 from pystor.events import ArchiveMissed, BlobMissing, Observer, nobody
 from pystor.pool import FindResult, Pool
-from pystor.shortcuts import Shortcut
-
-_T = TypeVar("_T")
 
 TierName = Literal["pool", "archive"]
 
@@ -27,14 +24,13 @@ class Tier:
 
 
 class Tiers:
-    """Several pools, asked one after the other; what holds for a replica of one of them is asked there."""
+    """Several pools, asked one after the other; what is to be known of a replica is asked in the pool of its tier."""
 
     def __init__(self, tiers: Sequence[Tier], observe: Observer) -> None:
         """`tiers` come in the order in which they are asked; `observe` is told how blobs are found and missed."""
         self.tiers: Final = tuple(tiers)
         self._observe: Final = observe
         self._tier_of: Final = {member.storage.root: tier for tier in tiers for member in tier.pool.members()}
-        self._pool_of: Final = {root: tier.pool for root, tier in self._tier_of.items()}
 
     def quietly(self) -> Tiers:
         """Make the same tiers for work in the background: what is asked for there is not counted as asked for."""
@@ -74,42 +70,3 @@ class Tiers:
             if result is None or result.replica is not None:
                 break
         return result
-
-    def shortcut(self, replica: Replica) -> Shortcut[_T]:
-        """Begin a way back to a blob, through a replica of it."""
-        pool = self._pool_of[replica.storage]
-        return Shortcut(pool.set_of(replica), pool.verifier)
-
-    def knows(self, replica: Replica, digest: Digest) -> bool:
-        """Tell whether a replica was found good before, or need not be."""
-        return self._pool_of[replica.storage].verifier.knows(replica, digest)
-
-    def vouch(self, replica: Replica, content: bytes | memoryview, digest: Digest) -> bool:
-        """Tell whether the whole content that was just read from a replica is the blob."""
-        return self._pool_of[replica.storage].verifier.vouch(replica, content, digest)
-
-    def remember(self, replica: Replica, digest: Digest) -> None:
-        """Take note that a replica is good."""
-        self._pool_of[replica.storage].verifier.remember(replica, digest)
-
-    def distrust(self, replica: Replica, digest: Digest) -> StorageError:
-        """Report a replica that is not its blob; returns the error for whoever wanted to read it."""
-        return self._pool_of[replica.storage].distrust(replica, digest)
-
-    def failed(self, replica: Replica, digest: Digest, error: StorageError) -> None:
-        """Report a replica that could not be read."""
-        pool = self._pool_of[replica.storage]
-        pool.verifier.doubt(replica, digest, error)
-        pool.failed(replica.storage, digest, error)
-
-    def verify_later(self, replica: Replica, digest: Digest) -> None:
-        """Have a replica verified in the background."""
-        self._pool_of[replica.storage].verify_later(replica, digest)
-
-    async def read(self, replica: Replica, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes of a replica; raises `StorageError`."""
-        return await self._pool_of[replica.storage].read(replica, offset, size)
-
-    async def verify(self, replica: Replica, digest: Digest) -> bool:
-        """Tell whether a replica is the blob; raises `StorageError`."""
-        return await self._pool_of[replica.storage].verify(replica, digest)

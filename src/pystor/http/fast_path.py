@@ -20,6 +20,7 @@ from pystor.events import AnsweredAtOnce, Observer
 from pystor.http import statuses
 from pystor.http.messages import Conditions, Response, bytes_of, encode_fields
 from pystor.http.representation import Dated, head_of, head_of_part, past_the_end, select_of
+from pystor.pool import Pool
 from pystor.shortcuts import Shortcut
 from pystor.tiers import Tiers
 
@@ -137,8 +138,9 @@ class FastPath:
         self, replica: Replica, digest: Digest, method: str, target: bytes, conditions: Conditions
     ) -> Response | None:
         """Answer from a replica that is known to be good, or can be hashed now; remember one that was known."""
-        known = self._tiers.knows(replica, digest)
-        source = replica if known else self._hashed(replica, digest)
+        pool = self._tiers.tier_of(replica).pool
+        known = pool.verifier.knows(replica, digest)
+        source = replica if known else self._hashed(replica, digest, pool)
         if source is None:
             return None
         whole: _Whole = head_of(replica, digest), {}
@@ -147,7 +149,7 @@ class FastPath:
             self._learn(target, digest, replica, whole)
         return response
 
-    def _hashed(self, replica: Replica, digest: Digest) -> _Hashed | None:
+    def _hashed(self, replica: Replica, digest: Digest, pool: Pool) -> _Hashed | None:
         """Read a small replica, if it is good; None also if that cannot be told now.
 
         A bad one is reported: the long way may begin with another replica, and not come upon it.
@@ -155,8 +157,8 @@ class FastPath:
         content = self._read(replica, 0, replica.size)
         if content is None:
             return None
-        if not self._tiers.vouch(replica, content, digest):
-            self._tiers.distrust(replica, digest)
+        if not pool.verifier.vouch(replica, content, digest):
+            pool.distrust(replica, digest)
             return None
         return _Hashed(replica.size, replica.modified, content)
 
@@ -203,8 +205,9 @@ class FastPath:
                 if self._dice() > _ADMITTED:
                     return
                 self._known.popitem(last=False)
-            path, tier = target.decode("ascii"), self._tiers.tier_of(replica).name
-            known = self._known[target] = _Known(path, digest, tier, self._tiers.shortcut(replica))
+            path, tier = target.decode("ascii"), self._tiers.tier_of(replica)
+            shortcut = Shortcut[_Whole](tier.pool.set_of(replica), tier.pool.verifier)
+            known = self._known[target] = _Known(path, digest, tier.name, shortcut)
         known.shortcut.learn(replica, whole)
 
 
