@@ -171,16 +171,12 @@ def is_cached(fd: int, offset: int, size: int) -> bool:
 
 def call(number: int, *arguments: object) -> int:
     """Make a system call that does not wait, by its number; raises `OSError`."""
-    result: int = _syscall(number, *arguments)
-    _check(min(result, 0))
-    return result
+    return _check(_syscall(number, *arguments))
 
 
 def call_and_wait(number: int, *arguments: object) -> int:
     """Make a system call during which other threads go on, by its number; raises `OSError`."""
-    result: int = _waiting_syscall(number, *arguments)
-    _check(min(result, 0))
-    return result
+    return _check(_waiting_syscall(number, *arguments))
 
 
 def reserve(fd: int, size: int, offset: int = 0) -> None:
@@ -190,11 +186,11 @@ def reserve(fd: int, size: int, offset: int = 0) -> None:
 
     A filesystem that cannot do so reserves nothing, and the write finds out.
     """
-    if _fallocate(fd, _FALLOC_FL_KEEP_SIZE, offset, size) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in _NOT_OFFERED:
-        raise OSError(code, os.strerror(code))
+    try:
+        _check(_fallocate(fd, _FALLOC_FL_KEEP_SIZE, offset, size))
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
 
 
 def syncfs(fd: int) -> None:
@@ -246,14 +242,12 @@ def notifier() -> int:
 
     Reading never waits. Raises `OSError`.
     """
-    fd: int = _inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    _check(min(fd, 0))
-    return fd
+    return _check(_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def watch(fd: int, path: str) -> None:
     """Have a notifier tell when this very file, directory or link is moved or removed. Raises `OSError`."""
-    _check(min(_inotify_add_watch(fd, _encoded(path), _ATTRIB_MOVED_OR_DELETED | _IN_DONT_FOLLOW), 0))
+    _check(_inotify_add_watch(fd, _encoded(path), _ATTRIB_MOVED_OR_DELETED | _IN_DONT_FOLLOW))
 
 
 def _encoded(path: str) -> bytes:
@@ -262,7 +256,8 @@ def _encoded(path: str) -> bytes:
     return os.fsencode(path)
 
 
-def _check(result: int) -> None:
-    if result:
+def _check(result: int) -> int:
+    if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+    return result
