@@ -135,9 +135,9 @@ class Pool:
         Raises `NotFound` when every storage answered that it has none, and `Unavailable` when one did not answer, had
         a bad replica, or is in `without` (the roots of storages that failed the caller already).
         """
-        search = Search(digest, without, self._absences, open_good=self._open_good, failed=self.failed)
         tell = tell or self.observe
         hint = await self._hints.get(digest, tell)
+        search = Search(digest, without, self._absences, open_good=self._open_good, failed=self.failed)
         await search.look_through(self._in_order(digest, hint))
         tell(LookedUp(search.attempts, time.perf_counter() - search.began))
         self._note(digest, search.found, search.missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_a_blob_that_is_gone_is_no_hit_of_the_location_cache_any_more(sets: list
         return [event.hit for event in events if isinstance(event, HintAsked)]
 
     assert run(scenario()) == [True, False]
+
+
+def test_how_long_the_location_cache_took_is_no_time_of_looking_the_storages_through(
+    sets: list[list[Directory]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def know_nothing_late(_: NoSharedCache, __: Digest) -> None:
+        await asyncio.sleep(0.5)
+
+    async def scenario() -> None:
+        events: list[Event] = []
+        async with running(*sets, events=events) as pool:
+            place(sets[0][0], CONTENT)
+            (await pool.find(DIGEST)).close()
+        (asked,) = [event for event in events if isinstance(event, HintAsked)]
+        (looked,) = [event for event in events if isinstance(event, LookedUp)]
+        assert looked.seconds < asked.seconds
+
+    monkeypatch.setattr(NoSharedCache, "get", know_nothing_late)
+    run(scenario())
 
 
 def test_of_more_hints_than_there_is_room_for_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
