@@ -137,13 +137,14 @@ class Pool:
         """
         tell = tell or self.observe
         hint = await self._hints.get(digest, tell)
+        began = time.perf_counter()
         search = Search(digest, without, self._absences, open_good=self._open_good, failed=self.failed)
         await search.look_through(self._in_order(digest, hint))
-        tell(LookedUp(search.attempts, time.perf_counter() - search.began))
+        tell(LookedUp(search.attempts, time.perf_counter() - began))
         self._note(digest, search.found, search.missing)
         if search.found is not None:
             return search.found
-        if search.doubtful:
+        if search.silent or without:
             raise Unavailable("A storage did not answer and no other has the file; try again later")
         raise NotFound(digest.hex)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -22,36 +22,25 @@ _AT_ONCE: Final = 16
 """Replica sets of the others that are asked at once."""
 
 
+@dataclass(slots=True, eq=False)
 class Search:
     """The search for one blob."""
 
-    def __init__(
-        self,
-        digest: Digest,
-        without: frozenset[str],
-        absences: Absences,
-        *,
-        open_good: Callable[[Bulkhead, Digest], Awaitable[Replica | None]],
-        failed: Callable[[str, Digest, StorageError], None],
-    ) -> None:
-        """Ask no storage whose root is in `without`.
-
-        `open_good` opens the replica of a storage, which is good; None if it has none. `failed` is told of each, by its
-        root, of which it has raised `StorageError`.
-        """
-        self.found: Replica | None = None
-        self.attempts = 0
-        """How many storages were asked."""
-        self.missing: Final[list[Bulkhead]] = []
-        """The storages that have no replica."""
-        self.doubtful = bool(without)
-        """Whether some storage did not answer, or was not asked, so that nobody knows that there is no such blob."""
-        self.began: Final = time.perf_counter()
-        self._digest: Final = digest
-        self._without: Final = without
-        self._absences: Final = absences
-        self._open_good: Final = open_good
-        self._failed: Final = failed
+    digest: Digest
+    without: frozenset[str]
+    """The roots of storages that are not asked."""
+    absences: Absences
+    open_good: Callable[[Bulkhead, Digest], Awaitable[Replica | None]]
+    """Opens the replica of a storage, which is good; None if it has none."""
+    failed: Callable[[str, Digest, StorageError], None]
+    """Is told of each storage, by its root, of which that has raised `StorageError`."""
+    found: Replica | None = None
+    attempts: int = 0
+    """How many storages were asked."""
+    missing: list[Bulkhead] = field(default_factory=list)
+    """The storages that have no replica."""
+    silent: bool = False
+    """Whether some storage that was asked did not answer."""
 
     async def look_through(self, sets: Iterator[ReplicaSet]) -> None:
         """Look in the likeliest sets one after the other, then in several at once: of many most have to be asked."""
@@ -64,7 +53,7 @@ class Search:
             raise
 
     async def _look_through_others(self, others: Sequence[ReplicaSet]) -> None:
-        absent = await self._absences.of(self._digest)
+        absent = await self.absences.of(self.digest)
         left = [each for each in others if not absent.issuperset(each.members)]
         self.attempts += sum(len(each.members) for each in set(others).difference(left))
         sets = iter(left)
@@ -77,14 +66,14 @@ class Search:
 
     async def _look_in(self, replica_set: ReplicaSet) -> None:
         for member in replica_set.in_turn():
-            if member.storage.root in self._without:
+            if member.storage.root in self.without:
                 continue
             self.attempts += 1
             try:
-                replica = await self._open_good(member, self._digest)
+                replica = await self.open_good(member, self.digest)
             except StorageError as error:
-                self._failed(member.storage.root, self._digest, error)
-                self.doubtful = True
+                self.failed(member.storage.root, self.digest, error)
+                self.silent = True
                 continue
             if replica is None:
                 self.missing.append(member)
