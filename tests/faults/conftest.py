@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.contract.disk import blobs, settles
 from tests.contract.house import House
 from tests.support.fuse import FaultyStorage
 from tests.support.mounts import Mounts
-from tests.support.server import Server
+from tests.support.server import Server, ServerFactory
 
 HouseFactory: TypeAlias = Callable[..., House]
 FaultyFactory: TypeAlias = Callable[[], FaultyStorage]
@@ -101,24 +101,7 @@ def make_faulty(tmp_path: Path) -> Iterator[FaultyFactory]:
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Iterator[Mounts]:
-    """Filesystems of your own, taken away after the servers have ended."""
-    with contextlib.closing(Mounts(tmp_path)) as mine:
-        yield mine
-
-
-@pytest.fixture
-def make_stor(tmp_path: Path, make_faulty: FaultyFactory, mounts: Mounts) -> Iterator[HouseFactory]:
+def make_stor(make_faulty: FaultyFactory, mounts: Mounts, make_server: ServerFactory) -> HouseFactory:
     """Start servers: `make_stor(pairs=..., config={...})`. They are stopped, and checked, before the disks go."""
     del make_faulty, mounts  # they are here to be taken away later
-    with contextlib.ExitStack() as stack:
-        count = 0
-
-        def make(**options: Any) -> House:
-            nonlocal count
-            count += 1
-            server = Server(options.pop("directory", tmp_path / f"server{count}"), **options).start()
-            stack.callback(server.stop)
-            return House(server)
-
-        yield make
+    return lambda **options: House(make_server(**options))
