@@ -7,12 +7,11 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import aio_pika
 import pytest
-import uvloop
 from aio_pika.abc import AbstractIncomingMessage
 
 from pystor.adapters import amqp
@@ -20,6 +19,7 @@ from pystor.adapters.amqp import Amqp
 from pystor.digest import Digest
 from pystor.errors import NeighbourError
 from pystor.events import BlobMissing, BlobStored, Event, HealthChecked, NeighbourFailed, RequestBegan
+from tests.neighbours.scenarios import run, until
 from tests.neighbours.servers.listener import connect
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.nobody import hung
@@ -43,18 +43,6 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
 def exchange() -> str:
     """The name of an exchange that no other test uses."""
     return f"exchange{next(_numbers)}"
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run on the event loop that the workers have."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scenario)
-
-
-async def until(holds: Callable[[], bool], within: float = 40.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110  it is for what tells nobody
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

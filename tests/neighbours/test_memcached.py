@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
-import uvloop
 
 from pystor.adapters import memcached
 from pystor.digest import Digest
@@ -18,6 +17,7 @@ from pystor.errors import NeighbourError
 from pystor.events import Event, NeighbourFailed
 from tests.contract.disk import fresh
 from tests.contract.house import House
+from tests.neighbours.scenarios import run, until
 from tests.neighbours.servers.memcached import Memcached as Real
 from tests.neighbours.servers.memcached import impostor
 from tests.neighbours.servers.names import named
@@ -60,12 +60,6 @@ async def cache(
         assert time.monotonic() - began < 2
 
 
-async def until(holds: Any, within: float = 10.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110  what is waited for tells nobody
-            await asyncio.sleep(0.01)
-
-
 def connections(adapter: memcached.Memcached) -> int:
     (server,) = adapter._servers
     assert server._client is not None
@@ -77,14 +71,10 @@ async def put_and_wait(adapter: memcached.Memcached, digest: Digest, path: str) 
     await until(lambda: not any(server._puts for server in adapter._servers))
 
 
-async def seconds_of_get(adapter: memcached.Memcached, digest: Digest = DIGEST) -> float:
+async def seconds_of_get(adapter: memcached.Memcached) -> float:
     began = time.perf_counter()
-    assert await adapter.get(digest) is None
+    assert await adapter.get(DIGEST) is None
     return time.perf_counter() - began
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(scenario)
 
 
 @pytest.mark.parametrize("path", [PATH, f"s3://bucket/prefix/{DIGEST.key}"])
@@ -257,7 +247,7 @@ def test_a_server_that_is_too_slow_is_left_alone_until_it_is_quick(real: Real) -
                     assert adapter._servers[0]._client is None, "no request finds out that it is slow"
                     await asyncio.sleep(0.01)
                 proxy.delay = 0.0
-                await until(lambda: adapter._servers[0]._client)
+                await until(lambda: adapter._servers[0]._client, within=10)
         assert events[0] == NeighbourFailed("memcached", f"127.0.0.1:{proxy.port}: no good answer within 20 ms")
 
     run(scenario())
@@ -314,7 +304,7 @@ def test_a_server_that_is_away_at_the_start_is_used_when_it_comes() -> None:
             assert events == [NeighbourFailed("memcached", f"127.0.0.1:{server.port}: Connection refused")]
             assert await seconds_of_get(adapter) < 0.25
             with server:
-                await until(lambda: adapter._servers[0]._client)
+                await until(lambda: adapter._servers[0]._client, within=10)
 
     run(scenario())
 
@@ -335,7 +325,7 @@ def test_of_a_host_with_several_addresses_one_that_answers_is_used(real: Real, m
 def test_one_server_that_is_away_leaves_the_digests_of_the_others_alone(real: Real) -> None:
     async def scenario() -> None:
         async with cache([real.address, ("127.0.0.1", free_port())], up=False) as adapter:
-            await until(lambda: adapter._servers[0]._client)
+            await until(lambda: adapter._servers[0]._client, within=10)
             digests = [Digest.of(bytes([number])) for number in range(50)]
             for digest in digests:
                 await put_and_wait(adapter, digest, "/" + digest.path)

@@ -6,23 +6,18 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from pystor.adapters.names import Host
+from tests.neighbours.scenarios import run
 from tests.neighbours.servers.names import SilentNames, named
 from tests.neighbours.servers.nobody import hung
 from tests.rooms.tools import no_thread_to_give
 from tests.support.processes import eventually
 from tests.support.server import Server
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(scenario)
 
 
 async def connected(address: str, port: int) -> str:

@@ -9,12 +9,10 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvloop
 
 from pystor.adapters import statsite
 from pystor.adapters.statsite import Statsite
@@ -40,6 +38,7 @@ from pystor.events import (
     StorageFailed,
     UploadRefused,
 )
+from tests.neighbours.scenarios import run, until
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_ports
 from tests.neighbours.servers.statsd import Statsd
@@ -109,12 +108,6 @@ def sink() -> Iterator[socket.socket]:
         yield made
 
 
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run on the event loop that the workers have."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scenario)
-
-
 @contextlib.asynccontextmanager
 async def started(adapter: Statsite, *, resolved: bool = True) -> AsyncIterator[Statsite]:
     await adapter.start()
@@ -126,12 +119,6 @@ async def started(adapter: Statsite, *, resolved: bool = True) -> AsyncIterator[
         began = time.monotonic()
         await adapter.stop()
         assert time.monotonic() - began < 2
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110  it is for what tells nobody
-            await asyncio.sleep(0.01)
 
 
 def to(port: int, prefix: str = "stor.dev", rate: float = 1.0, seen: list[Event] | None = None) -> Statsite:
