@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tests.contract.disk import fresh, sha
+from tests.contract.disk import fresh, settles, sha
 from tests.contract.house import House
 from tests.neighbours.servers.listener import Listener
 from tests.neighbours.servers.memcached import Memcached
@@ -115,23 +114,14 @@ class Town:
             names = [sha(fresh()) for _ in range(_PROBES)]
             for name in names:
                 assert self.stor.ask("GET", f"/{name}").status == 404
-            return _soon(lambda: all(listener.heard[name] == 1 for name in names))
+            return settles(lambda: all(listener.heard[name] == 1 for name in names), within=_ROUND)
 
     def _requests_are_counted(self) -> bool:
         """Whether statsd hears of requests; nobody else sends malformed ones."""
         before = self._malformed()
         for _ in range(_PROBES):
             assert self.stor.ask("GET", "/malformed").status == 404
-        return _soon(lambda: self._malformed() - before == _PROBES)
+        return settles(lambda: self._malformed() - before == _PROBES, within=_ROUND)
 
     def _malformed(self) -> float:
         return self.statsd.counters.get("stor.error.get.malformed_sha.count", 0)
-
-
-def _soon(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _ROUND
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

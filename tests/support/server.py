@@ -195,9 +195,9 @@ class Server:
 
     # Requests
 
-    def authorization(self, user: str | None = None, password: str | None = None) -> dict[str, str]:
-        """Return the header with a writer's credentials; the right ones unless others are given."""
-        pair = f"{self.user if user is None else user}:{self.password if password is None else password}"
+    def authorization(self) -> dict[str, str]:
+        """Return the header with the writer's credentials."""
+        pair = f"{self.user}:{self.password}"
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode("ascii")}
 
     def request(
@@ -256,12 +256,6 @@ class Server:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(request)
             return _drain(connection)
-
-    def upload_head(self, digest: str, *fields: str, method: str = "POST") -> bytes:
-        """Write the head of an upload by hand, with credentials; `fields` are lines such as `Content-Length: 5`."""
-        login = [f"{name}: {value}" for name, value in self.authorization().items()]
-        lines = [f"{method} {_path(digest)} HTTP/1.1", f"Host: {self.host}:{self.port}", *login, *fields]
-        return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _path(target: str) -> str:

@@ -27,8 +27,8 @@ class Listener:
     It does not outlive the broker.
     """
 
-    def __init__(self, port: int, *, exchange: str = "stor", routing_key: str = "sha") -> None:
-        self._port, self._exchange, self._routing_key = port, exchange, routing_key
+    def __init__(self, port: int) -> None:
+        self._port = port
         self.heard: Final[Counter[str]] = Counter()
         self._over, self._ready = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
@@ -47,9 +47,9 @@ class Listener:
     async def _listen(self) -> None:
         async with await connect(self._port) as connection:
             channel = await connection.channel()
-            exchange = await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+            exchange = await channel.declare_exchange("stor", aio_pika.ExchangeType.TOPIC, durable=True)
             queue = await channel.declare_queue(exclusive=True)
-            await queue.bind(exchange, self._routing_key)
+            await queue.bind(exchange, "sha")
             await queue.consume(self._hear, no_ack=True)
             self._ready.set()
             while not self._over.is_set():  # noqa: ASYNC110  it is set in another thread
