@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,34 +11,26 @@ from tests.contract.disk import fresh
 from tests.contract.house import House
 from tests.faults.conftest import HouseFactory
 from tests.support import needs
+from tests.support.mounts import Mounts
 
 _LIMIT = 12 << 20
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[list[Path]]:
+def pair(mounts: Mounts) -> list[Path]:
     """Two subvolumes of a btrfs, the second of which has a quota."""
-    needs.root("mount filesystems")
-    needs.tool("mkfs.btrfs", "btrfs")
-    image, point = tmp_path / "image", tmp_path / "btrfs"
-    point.mkdir()
-    with image.open("wb") as file:
-        file.truncate(256 << 20)
-    run("mkfs.btrfs", "-q", str(image))
-    run("mount", "-o", "loop", str(image), str(point))
-    try:
-        run("btrfs", "quota", "enable", str(point))
-        subvolumes = [point / side for side in "ab"]
-        for subvolume in subvolumes:
-            run("btrfs", "subvolume", "create", str(subvolume))
-        run("btrfs", "qgroup", "limit", str(_LIMIT), str(subvolumes[1]))
-        yield subvolumes
-    finally:
-        run("umount", "-l", str(point))
+    point = mounts.btrfs()
+    btrfs("quota", "enable", str(point))
+    subvolumes = [point / side for side in "ab"]
+    for subvolume in subvolumes:
+        btrfs("subvolume", "create", str(subvolume))
+    btrfs("qgroup", "limit", str(_LIMIT), str(subvolumes[1]))
+    return subvolumes
 
 
-def run(program: str, *arguments: str) -> None:
-    subprocess.run([needs.find(program) or program, *arguments], check=True, capture_output=True)
+def btrfs(*arguments: str) -> None:
+    needs.tool("btrfs")
+    subprocess.run([needs.find("btrfs") or "", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -6,16 +6,22 @@ import contextlib
 import os
 import subprocess
 from pathlib import Path
-from typing import ClassVar
 
 from tests.support import needs
 from tests.support.fuse import FaultyStorage
 
 
+def make_image(image: Path, kind: str, size: int) -> None:
+    """Make a filesystem in a sparse file of `size` bytes; of ext4 nothing is kept back for root."""
+    needs.tool(f"mkfs.{kind}")
+    with image.open("wb") as file:
+        file.truncate(size)
+    options = ["-q", "-m0"] if kind == "ext4" else ["-q"]
+    subprocess.run([needs.find(f"mkfs.{kind}") or "", *options, str(image)], check=True, capture_output=True)
+
+
 class Mounts:
     """Mounts filesystems below a directory, and takes all of them away at the end."""
-
-    _MIN_BYTES: ClassVar = {"ext4": 2 << 20, "xfs": 320 << 20}
 
     def __init__(self, directory: Path) -> None:
         needs.root("mount filesystems")
@@ -29,19 +35,20 @@ class Mounts:
 
     def ext4(self, size: int = 32 << 20, *, at: Path | None = None, options: str = "defaults") -> Path:
         """Mount an ext4 image of `size` bytes, sparse, on a loop device."""
-        return self._image("ext4", size, at, options, "-q", "-m0")
+        return self._image("ext4", size, at, options)
 
     def xfs(self, size: int = 320 << 20, *, at: Path | None = None, options: str = "defaults") -> Path:
         """Mount an xfs image of `size` bytes, sparse, on a loop device; 320 MiB is the least xfs takes."""
-        return self._image("xfs", size, at, options, "-q")
+        return self._image("xfs", size, at, options)
 
-    def ext4_on(self, faulty: FaultyStorage, size: int = 256 << 20, options: str = "defaults") -> Path:
+    def btrfs(self, size: int = 256 << 20) -> Path:
+        """Mount a btrfs image of `size` bytes, sparse, on a loop device."""
+        return self._image("btrfs", size, None, "defaults")
+
+    def ext4_on(self, faulty: FaultyStorage, options: str) -> Path:
         """Mount an ext4 image that lies on a storage with faults: a disk of this machine that has them."""
-        needs.tool("mkfs.ext4")
         image = faulty.source / f"{self._next()}.ext4"
-        with image.open("wb") as file:
-            file.truncate(size)
-        subprocess.run([needs.find("mkfs.ext4") or "", "-q", "-m0", str(image)], check=True, capture_output=True)
+        make_image(image, "ext4", 256 << 20)
         return self.loop(faulty.point / image.name, options)
 
     def loop(self, image: Path, options: str = "defaults") -> Path:
@@ -72,14 +79,10 @@ class Mounts:
         """Take everything away."""
         self._cleanup.close()
 
-    def _image(self, kind: str, size: int, at: Path | None, options: str, *mkfs: str) -> Path:
-        needs.tool(f"mkfs.{kind}")
-        assert size >= self._MIN_BYTES[kind]
+    def _image(self, kind: str, size: int, at: Path | None, options: str) -> Path:
         image = self._directory / f"{self._next()}.{kind}"
-        with image.open("wb") as file:
-            file.truncate(size)
+        make_image(image, kind, size)
         self._cleanup.callback(image.unlink)
-        subprocess.run([needs.find(f"mkfs.{kind}") or "", *mkfs, str(image)], check=True, capture_output=True)
         return self._mount(at, "-t", kind, "-o", f"loop,{options}", str(image))
 
     def _mount(self, at: Path | None, *arguments: str) -> Path:

@@ -16,11 +16,11 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from tests.support import needs, processes
 from tests.support.fuse import FaultyStorage
+from tests.support.mounts import make_image
 
 Kind: TypeAlias = Literal["ext4", "xfs", "strict"]
 
 _BYTES: Final = 2 << 30  # sparse; ten rounds of uploads have to fit, however fast the machine is
-_MKFS: Final = {"ext4": ("-q", "-m0"), "xfs": ("-q",)}
 
 
 class Disk(Protocol):
@@ -52,14 +52,12 @@ class LoopDisk:
 
     def __init__(self, kind: Literal["ext4", "xfs"], directory: Path) -> None:
         needs.root("mount filesystems")
-        needs.tool(f"mkfs.{kind}", "xfs_io", "losetup")
+        needs.tool("xfs_io", "losetup")
         self.point = directory / "point"
         self.point.mkdir()
         self._kind = kind
         image = directory / "image"
-        with image.open("wb") as file:
-            file.truncate(_BYTES)
-        _run(f"mkfs.{kind}", *_MKFS[kind], str(image))
+        make_image(image, kind, _BYTES)
         # A device that outlives the mount: what comes back is what the device had.
         self._device = _run("losetup", "--find", "--show", str(image)).strip()
         self.mount()
