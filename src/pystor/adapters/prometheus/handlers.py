@@ -54,11 +54,12 @@ def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
 
         return count
 
-    def by(name: str, label: Callable[[Any], str]) -> Callable[[Any], None]:
-        slots = Slots(sheet, name)
+    def by(label: Callable[[Any], str], **sums: Callable[[Any], float]) -> Callable[[Any], None]:
+        parts = [(Slots(sheet, name), amount) for name, amount in sums.items()]
 
         def count(event: object) -> None:
-            values[slots[label(event)]] += 1
+            for slots, amount in parts:
+                values[slots[label(event)]] += amount(event)
 
         return count
 
@@ -71,21 +72,29 @@ def handlers(sheet: Sheet) -> dict[type, Callable[[Any], None]]:
         LookedUp: _looked_up(sheet),
         BlobServed: _blob_served(sheet),
         BlobStored: _blob_stored(sheet),
-        JobDone: _job_done(sheet),
-        ReplicaRepaired: _replica_repaired(sheet),
-        LeftoversSwept: _leftovers_swept(sheet),
         HealthChecked: plain("stor_health_checks"),
         BlobMissing: plain("stor_blobs_missing"),
         ArchiveMissed: plain("stor_archive_misses"),
         PromotionFailed: plain("stor_promotions_failed"),
         BlobDuplicate: plain("stor_blobs_duplicate"),
-        MalformedName: by("stor_malformed_names", lambda event: event.method),
-        RequestFailed: by("stor_request_failures", lambda event: event.method),
-        UploadRefused: by("stor_uploads_refused", lambda event: event.reason),
-        StorageFailed: by("stor_storage_failures", lambda event: event.error.storage),
-        ReplicaBad: by("stor_bad_replicas", lambda event: event.storage),
-        NeighbourFailed: by("stor_neighbour_errors", lambda event: event.neighbour),
+        MalformedName: by(lambda event: event.method, stor_malformed_names=_once),
+        RequestFailed: by(lambda event: event.method, stor_request_failures=_once),
+        UploadRefused: by(lambda event: event.reason, stor_uploads_refused=_once),
+        StorageFailed: by(lambda event: event.error.storage, stor_storage_failures=_once),
+        ReplicaBad: by(lambda event: event.storage, stor_bad_replicas=_once),
+        NeighbourFailed: by(lambda event: event.neighbour, stor_neighbour_errors=_once),
+        LeftoversSwept: by(lambda event: event.storage, stor_leftovers_swept=lambda event: event.count),
+        JobDone: by(lambda event: event.queue, stor_queue_done=_once, stor_queue_bytes=lambda event: event.size),
+        ReplicaRepaired: by(
+            lambda event: event.storage,
+            stor_replicas_repaired=_once,
+            stor_replicas_quarantined=lambda event: event.quarantined,
+        ),
     }
+
+
+def _once(_: object) -> float:
+    return 1
 
 
 def _request_began(sheet: Sheet) -> Callable[[RequestBegan], None]:
@@ -199,35 +208,5 @@ def _blob_stored(sheet: Sheet) -> Callable[[BlobStored], None]:
     def count(event: BlobStored) -> None:
         values[blobs] += 1
         values[sizes] += event.size
-
-    return count
-
-
-def _job_done(sheet: Sheet) -> Callable[[JobDone], None]:
-    values, done, sizes = sheet.values, Slots(sheet, "stor_queue_done"), Slots(sheet, "stor_queue_bytes")
-
-    def count(event: JobDone) -> None:
-        values[done[event.queue]] += 1
-        values[sizes[event.queue]] += event.size
-
-    return count
-
-
-def _replica_repaired(sheet: Sheet) -> Callable[[ReplicaRepaired], None]:
-    values = sheet.values
-    repaired, quarantined = Slots(sheet, "stor_replicas_repaired"), Slots(sheet, "stor_replicas_quarantined")
-
-    def count(event: ReplicaRepaired) -> None:
-        values[repaired[event.storage]] += 1
-        values[quarantined[event.storage]] += event.quarantined
-
-    return count
-
-
-def _leftovers_swept(sheet: Sheet) -> Callable[[LeftoversSwept], None]:
-    values, leftovers = sheet.values, Slots(sheet, "stor_leftovers_swept")
-
-    def count(event: LeftoversSwept) -> None:
-        values[leftovers[event.storage]] += event.count
 
     return count
