@@ -25,7 +25,7 @@ import pytest
 from pystor.client import Digest, progress, servers, trees
 from pystor.client.bulk import Totals
 from pystor.client.commands import verify
-from pystor.client.config import Flags, settle
+from pystor.client.config import settle
 from pystor.client.manifest import Manifest
 from pystor.errors import ConfigError
 from tests.client.conftest import lay, sha
@@ -970,17 +970,18 @@ def test_settings_that_cannot_be_read_are_a_line_and_none_need_not_be_there(
 def test_a_home_that_is_none_of_ours_has_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0)
+    nothing = argparse.Namespace(servers=[], user=None, password_file=None)
     ours = {"STOR_URL": "http://h", "STOR_USER": "u"}
     with as_nobody():
-        assert settle(Flags(), ours | {"HOME": str(home)}).servers == [servers.Server("http://h", "u")]
+        assert settle(nothing, ours | {"HOME": str(home)}).servers == [servers.Server("http://h", "u")]
         for named in ({"XDG_CONFIG_HOME": str(home)}, {"HOME": "/", "NETRC": str(home / "netrc")}):
             with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-                settle(Flags(), ours | named)
+                settle(nothing, ours | named)
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user may be known to nobody
-    assert settle(Flags(), ours).servers == [servers.Server("http://h", "u")]
+    assert settle(nothing, ours).servers == [servers.Server("http://h", "u")]
     with pytest.raises(ConfigError, match="no server is named"):
-        settle(Flags(), {})
+        settle(nothing, {})
 
 
 @contextmanager

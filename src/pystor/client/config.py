@@ -30,19 +30,6 @@ _ENTRY: Final = 'an entry is "machine HOST login USER password PASSWORD", what h
 _KEYS: Final = ("servers", "user", "password", "password_file", "s3host", "s3template")
 
 
-class Flags(NamedTuple):
-    """What the command line said; empty where it said nothing."""
-
-    servers: Sequence[str] = ()
-    user: str | None = None
-    password_file: str | None = None
-
-
-def flags(given: argparse.Namespace) -> Flags:
-    """Tell what a command line said of the servers."""
-    return Flags(given.servers, given.user, given.password_file)
-
-
 def timeout(given: argparse.Namespace) -> float:
     """Tell the seconds that a command line waits for a byte; 0 means as long as it takes."""
     return float(given.timeout or FOREVER)
@@ -90,22 +77,24 @@ def _expanded(name: str) -> Path:
         raise ConfigError([f"{name}: {error}"]) from None
 
 
-def settle(flags: Flags, environment: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Settings:
-    """Decide what is in force; raises `ConfigError`, with no password in it.
+def settle(
+    given: argparse.Namespace, environment: Mapping[str, str], ask: Callable[[str], str] | None = None
+) -> Settings:
+    """Decide what is in force when a command line was given; raises `ConfigError`, with no password in it.
 
     `ask` is called with a question when a user has no password anywhere.
     """
-    if any(server.password is not None for server in _servers(flags.servers)):
+    if any(server.password is not None for server in _servers(given.servers)):
         raise ConfigError(
             ["--storage: no password on the command line, where everyone reads it; use STOR_PASSWORD or netrc"]
         )
     place = path(environment)
     file = _read(place, named=bool(environment.get("XDG_CONFIG_HOME"))) if place else {}
-    urls = list(flags.servers) or environment.get("STOR_URL", "").split() or file.get("servers", [])
+    urls = given.servers or environment.get("STOR_URL", "").split() or file.get("servers", [])
     if not urls:
         raise ConfigError([f"no server is named; use --storage URL, STOR_URL, or servers in {place or _FILE}"])
-    user = flags.user or environment.get("STOR_USER") or file.get("user")
-    password = _password(flags, environment, file)
+    user = given.user or environment.get("STOR_USER") or file.get("user")
+    password = _password(given.password_file, environment, file)
     servers = [_from_netrc(server, environment) for server in _servers(urls, user, password)]
     return Settings([_asked(server, ask) for server in servers], file.get("s3host"), file.get("s3template"))
 
@@ -156,9 +145,9 @@ def _fits(key: str, value: Any) -> bool:
     return key != "servers" and isinstance(value, str)
 
 
-def _password(flags: Flags, environment: Mapping[str, str], file: Mapping[str, Any]) -> str | None:
-    if flags.password_file is not None:
-        return _first_line(flags.password_file)
+def _password(named: str | None, environment: Mapping[str, str], file: Mapping[str, Any]) -> str | None:
+    if named is not None:
+        return _first_line(named)
     if (given := environment.get("STOR_PASSWORD")) is not None:
         return given
     if "password" in file:

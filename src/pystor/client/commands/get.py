@@ -45,7 +45,7 @@ def sort_out(words: Sequence[str]) -> tuple[list[Digest], str]:
 
 
 def _download(given: argparse.Namespace, digests: Sequence[Digest], directory: str) -> int:
-    settings = config.settle(config.flags(given), os.environ)
+    settings = config.settle(given, os.environ)
     bucket = config.bucket(given, settings)
     lines = not sys.stdout.isatty() or given.verbose
     screen = Screen("downloaded", lines=lines, verbose=given.verbose, as_json=given.json)

@@ -22,7 +22,7 @@ from pystor.client.s3 import Bucket
 
 def client(given: argparse.Namespace, *, writes: bool = False) -> AsyncClient:
     """Make the client that the flags, the environment and the file ask for; raises `ConfigError`."""
-    settings = config.settle(config.flags(given), os.environ, _asker() if writes else None)
+    settings = config.settle(given, os.environ, _asker() if writes else None)
     return client_of(given, settings, config.bucket(given, settings))
 
 
