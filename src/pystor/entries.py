@@ -15,7 +15,7 @@ from pystor.digest import Digest, digests_in
 
 
 class Entries:
-    """The entries below one directory. Every method raises `OSError`."""
+    """The entries below one directory: none if it is not there. Every method raises `OSError`."""
 
     def __init__(self, directory: str) -> None:
         self._directory: Final = directory
@@ -47,13 +47,17 @@ class Entries:
 
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
         """Tell the digests that are noted, at most `most`, leaving out the first `beyond`, in the directory's order."""
-        with os.scandir(self._directory) as files:
+        with suppress(FileNotFoundError), os.scandir(self._directory) as files:
             names = (file.name for file in files if file.name in (file.name.upper(), file.name.lower()))
             return list(islice(digests_in(names), beyond, beyond + most))
+        return []
 
     def take_turn(self) -> DirectoryTurn | None:
         """Lock the directory; None if somebody else has."""
-        fd = os.open(self._directory, posix.DIRECTORY)
+        try:
+            fd = os.open(self._directory, posix.DIRECTORY)
+        except FileNotFoundError:
+            return DirectoryTurn(-1)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -200,7 +200,7 @@ class Queue:
         """See what is noted; None if somebody else has the turn of one of the storages."""
         found = _Found()
         news = [member for member in replica_set.members if self.name in member.noted]
-        for member in filter(_is_writable, replica_set.members):
+        for member in filter(self._is_worked_on, replica_set.members):
             member.noted.discard(self.name)
             try:
                 turn = await member.run(member.storage.take_turn, self.name)
@@ -219,6 +219,10 @@ class Queue:
             for digest in digests:
                 found.noted.setdefault(digest, []).append(member)
         return found
+
+    def _is_worked_on(self, member: Bulkhead) -> bool:
+        """Tell whether it is: what takes no writes is not mended, but may be on its way out, and is mirrored before."""
+        return member.storage.writable or self.name == "mirror"
 
     async def _end_turn(self, member: Bulkhead, turn: Turn) -> None:
         """End it in a thread, as all that may take as long as the storage does; also when this is cancelled."""
@@ -256,7 +260,3 @@ class Queue:
             return error.copied if isinstance(error, Unavailable) else 0, str(error)
         self._observe(JobDone(self.name, digest, size))
         return size, DONE
-
-
-def _is_writable(member: Bulkhead) -> bool:
-    return member.storage.writable

@@ -287,6 +287,22 @@ def test_what_could_not_be_mirrored_is_when_the_archive_is_back_though_a_disk_is
     assert settles(lambda: archived(seaweed, content) == content, within=30)
 
 
+def test_what_waits_for_the_mirror_is_mirrored_from_a_set_that_takes_no_writes_any_more(
+    make_stor: Make, seaweed: Seaweed
+) -> None:
+    config = {"s3_mirror": True, "s3_retries": 0}
+    stor, content = make_stor(config=config), fresh(5_000)
+    seaweed.pause()
+    try:
+        assert stor.store(content).status == 201
+        stor.server.stop()
+        make_stor(config={**config, "writable_pairs_regex": "^none$"}, pairs=stor.server.pairs)
+    finally:
+        seaweed.resume()
+    assert settles(lambda: archived(seaweed, content) == content, within=10)
+    assert settles(lambda: not [path for storage in stor.storages for path in storage.glob(".stor/mirror/*")])
+
+
 def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
     make_stor: Make, seaweed: Seaweed, tmp_path: Any
 ) -> None:

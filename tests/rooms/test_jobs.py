@@ -26,6 +26,7 @@ from pystor.lengths import Lengths
 from pystor.pool import Pool
 from pystor.small_uploads import SmallUpload
 from pystor.staging import StagedFile
+from pystor.tree import QUEUES
 from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, run, running, temporaries
 
 CONTENT = b"a blob"
@@ -184,6 +185,24 @@ def test_what_one_storage_has_noted_outlives_the_other(storages: list[Directory]
     run(scenario())
     assert worker.did == [DIGEST]
     assert noted(storages[1:]) == [[]]
+
+
+def test_a_set_that_takes_no_writes_is_mirrored_and_not_mended(storages: list[Directory]) -> None:
+    worker, events = Worker(), list[Event]()
+    storages[0].enqueue("mirror", DIGEST)
+    storages[0].enqueue("repair", DIGEST)
+    shutil.rmtree(Path(storages[1].root, ".stor/mirror"))  # somebody has tidied up, and the disk may be read-only
+
+    async def scenario() -> None:
+        read_only = [Directory(storage.root, writable=False) for storage in storages]
+        async with running(read_only, events=events) as pool:
+            for name in QUEUES:
+                assert await Queue(name, pool, worker, observe=pool.observe).work_off() == 0
+
+    run(scenario())
+    assert worker.did == [DIGEST]
+    assert [len(beside(storages[0], name)) for name in ("mirror", "repair")] == [0, 1]
+    assert [event for event in events if not isinstance(event, JobDone)] == []
 
 
 def test_what_cannot_be_done_stays_and_is_counted_until_it_is_done(storages: list[Directory]) -> None:
