@@ -33,12 +33,14 @@ from tests.client.scripted import Asked, Scripted, answer
 from tests.client.test_library import left_in, noise
 from tests.client.trouble import trouble
 from tests.neighbours.servers.proxy import Proxy
+from tests.support.fuse import Fault, FaultyStorage
 from tests.support.processes import eventually, links_of
 from tests.support.server import Server, ServerFactory
 
 SCRIPTS = {
     "stor": [sys.executable, "-m", "pystor"],
     "stor-client": [str(Path(sys.executable).with_name("stor-client"))],
+    "nohup": ["nohup", sys.executable, "-m", "pystor"],
 }
 QUICK = ("--attempts", "4", "--delay", "10ms")
 
@@ -244,6 +246,38 @@ def test_an_interruption_leaves_no_partial_file(
         _, err = process.communicate(timeout=10)
     assert (process.returncode, left_in(shell.out)) == (status, [])
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("size", [4_000, 8 << 20], ids=["small", "large"])
+def test_an_interruption_leaves_no_partial_file_where_each_has_a_name(
+    shell: Shell, server: Server, size: int, number: signal.Signals, status: int
+) -> None:
+    (name,) = lay(server, noise(size))
+    disk = FaultyStorage(shell.directory)
+    try:
+        with (
+            disk.failing(Fault(("write",), delay=0.3)),
+            shell.started("stor", "get", name, str(disk.point)) as process,
+        ):
+            eventually(lambda: left_in(disk.source) != [])
+            process.send_signal(number)
+            process.communicate(timeout=10)
+        assert (process.returncode, left_in(disk.source)) == (status, [])
+    finally:
+        disk.close()
+
+
+def test_who_has_said_that_no_hangup_counts_is_not_interrupted_by_one(
+    shell: Shell, server: Server, proxy: Proxy
+) -> None:
+    names = lay(server, noise(8), noise(300_000))
+    proxy.rate = 300_000
+    with shell.started("nohup", "get", *names, "out", STOR_URL=proxy.endpoint) as process:
+        eventually(lambda: proxy.received > 100_000)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=10)
+    assert (process.returncode, left_in(shell.out)) == (0, sorted(names))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

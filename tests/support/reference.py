@@ -43,7 +43,7 @@ it not.
 | 0 | everything was done, or did not have to be |
 | 1 | something failed: a line on standard error for each |
 | 2 | the command line or the configuration cannot be used |
-| 130, 143 | Ctrl-C, SIGTERM; no partial file is left |
+| 130, 143, 129 | Ctrl-C, SIGTERM, a terminal that is closed (SIGHUP, but for `nohup`); no partial file is left |
 
 Standard output has the results, standard error the progress, the errors and the summary. With `--json`, every event
 is a line on standard output: `event` is `done`, `skipped`, `failed` or `totals`.

@@ -11,24 +11,37 @@ T = TypeVar("T")
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as shells have it."""
 
-TERMINATED: Final = 128 + signal.SIGTERM
+_BASE: Final = 128
+"""What shells add to the number of the signal that ended a command."""
 
 
 class Terminated(SystemExit):
-    """SIGTERM came. Event loops let this kind pass, as they do what Ctrl-C raises."""
+    """SIGTERM or SIGHUP came. Event loops let this kind pass, as they do what Ctrl-C raises."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status: Final = _BASE + number
+
+
+def signals() -> list[signal.Signals]:
+    """Tell which signals end a command besides Ctrl-C: a terminal that is closed does not after `nohup`."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
 
 
 def ended(work: Callable[[], int]) -> int:
-    """Run a program; Ctrl-C and SIGTERM let it clean up, whenever they come, and end with status 130 or 143."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run a program; Ctrl-C, SIGTERM and SIGHUP let it clean up, whenever they come: status 130, 143 or 129."""
+    for number in signals():
+        signal.signal(number, _terminate)
     try:
         return work()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Terminated:
-        return TERMINATED
+    except Terminated as terminated:
+        return terminated.status
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in signals():
+            signal.signal(number, signal.SIG_DFL)
 
 
 def until_stopped(run: Callable[[T], int]) -> Callable[[T], int]:
@@ -47,5 +60,5 @@ def until_stopped(run: Callable[[T], int]) -> Callable[[T], int]:
     return stopped
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+def _terminate(number: int, _: object) -> NoReturn:
+    raise Terminated(number)

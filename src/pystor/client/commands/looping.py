@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import uvloop
 
-from pystor.client.commands.ending import Terminated
+from pystor.client.commands.ending import Terminated, signals
 from pystor.client.commands.hearing import NobodyListens
 
 T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do it; Ctrl-C and SIGTERM let it clean up, and are raised then, for `ending.ended`.
+    """Do it; Ctrl-C, SIGTERM and SIGHUP let it clean up, and are raised then, for `ending.ended`.
 
     Raises `OSError`, `NobodyListens` and `RuntimeError`, the first one if many at work have met them.
     """
@@ -35,17 +34,18 @@ def _first(group: BaseException) -> BaseException:
 
 async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
-    terminated = False
+    terminated: Terminated | None = None
 
-    def terminate() -> None:
+    def terminate(number: int) -> None:
         nonlocal terminated
-        terminated = True
+        terminated = Terminated(number)
         task.cancel()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    for number in signals():
+        asyncio.get_running_loop().add_signal_handler(number, terminate, number)
     try:
         return await task
     except asyncio.CancelledError:
-        if terminated:
-            raise Terminated from None
+        if terminated is not None:
+            raise terminated from None
         raise
