@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import pytest
 
 from pystor import uring
-from tests.protocol.site import MIB, Site, get, line, named, post, status
+from pystor.http.protocol import StorProtocol
+from tests.protocol.site import MIB, Client, Site, get, line, named, post, status
+from tests.support.processes import eventually
 
 
 def without_date(answer: bytes) -> bytes:
@@ -317,6 +319,41 @@ def test_pipelined_answers_that_nobody_reads_do_not_grow(site: Site) -> None:
         assert connection.transport.get_write_buffer_size() < MIB
         assert len(connection.pipeline) < 200
         assert len(connection._unparsed) <= 300_000
+
+
+def hold_up(site: Site, client: Client) -> StorProtocol:
+    """Keep the server's event loop busy while more is sent to it; returns its end of the client's connection."""
+    eventually(lambda: site.connection_of(client) is not None)
+    connection = site.connection_of(client)
+    assert connection is not None
+    connection.loop.call_soon_threadsafe(time.sleep, 0.3)
+    return connection
+
+
+def test_a_client_that_sends_thousands_of_requests_in_one_go_makes_nobody_else_wait_for_all_of_them(site: Site) -> None:
+    many = 2000
+    with site.connect() as greedy, site.connect() as other:
+        hold_up(site, other)
+        greedy.send(get("/fast/204") * many + get("/fast/last", b"connection: close"))
+        other.send(get("/fast/other"))
+        assert other.answer().endswith(b"/fast/other")
+        answers = greedy.rest()
+    assert answers.count(b"HTTP/1.1 204 ") == many
+    assert answers.endswith(b"/fast/last")
+    asked = site.app.targets[-many - 2 :]
+    assert asked.index(b"/fast/other") < many / 2
+
+
+def test_a_client_that_is_gone_before_all_that_it_has_sent_is_parsed_harms_nobody(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with site.connect() as greedy:
+        connection = hold_up(site, greedy)
+        greedy.send(get("/fast/204") * 2000)
+        greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+    assert status(site.ask(get("/fast/1", b"connection: close"))) == 200
+    eventually(lambda: connection not in site.connections)
+    assert not caplog.records
 
 
 def test_pipelined_requests_behind_a_slow_one_wait_outside(site: Site) -> None:

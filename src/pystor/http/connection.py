@@ -153,7 +153,7 @@ class Connection(HttpToolsProtocol):
         if self._running is not None:
             self.cycle.keep_alive = False
             return
-        self._end(expecting=self._phase == BODY or self._surplus)
+        self._end(expecting=self._phase == BODY or self._surplus or bool(self._unparsed))
         if self._lingering:
             self._timer.start(1.0)
 

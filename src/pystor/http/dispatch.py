@@ -158,12 +158,18 @@ class Dispatch(Connection):
         if self.pipeline:
             self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]  # only Cycles are put there
         if not self.pipeline:
-            waiting, self._unparsed = self._unparsed, b""
-            if waiting:
-                self._consume(waiting)
-        if not (self.pipeline or self._deaf):
-            self._flow.release()
+            self._go_on()
         self._rest()
+
+    def _go_on(self) -> None:
+        """Parse what waits, and read again if nothing does any more."""
+        if self._is_ending():
+            return
+        waiting, self._unparsed = self._unparsed, b""
+        if waiting:
+            self._consume(waiting)
+        if not (self.pipeline or self._unparsed or self._deaf):
+            self._flow.release()
 
 
 def _is_odd(head: bytes, *, keep_alive: bool, silent: bool) -> bool:

@@ -124,19 +124,30 @@ class StorProtocol(Dispatch):
             self._await_head()
 
     def _consume(self, data: bytes) -> None:
-        """Parse in pieces, and no further than the first request that has to wait for another's answer."""
+        """Parse in pieces, and no further than the first request that has to wait for another's answer.
+
+        Heads are parsed one piece in a turn of the event loop: thousands of requests may come in one read, and be
+        answered at once, while everybody else waits.
+        """
         view = memoryview(data)
         while view:
             if self._deaf:
                 self._drop(len(view))
                 return
-            if self.pipeline or self._phase == WHOLE:
-                self._unparsed += view
-                self._flow.hold()
+            if self.pipeline or self._phase == WHOLE or self._unparsed:
+                self._put_off(view)
                 return
             piece = view[: max(self._piece, self._left)]
             view = view[len(piece) :]
             self._feed_and_measure(piece)
+            if view and self._phase != BODY and not self._deaf:
+                self._put_off(view)
+                self.loop.call_soon(self._go_on)
+                return
+
+    def _put_off(self, view: memoryview) -> None:
+        self._unparsed += view
+        self._flow.hold()
 
     def _feed_and_measure(self, piece: memoryview) -> None:
         """Bound what the parser collects, or skips, without telling."""
