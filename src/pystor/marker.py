@@ -18,6 +18,9 @@ HOME: Final = ".stor"
 NAME: Final = f"{HOME}/storage.json"
 """The marker file, below the storage's root."""
 
+_LONGEST: Final = 64 << 10
+"""Bytes that are read of it. It has two hundred; what is longer is no marker, and may be as long as the disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Marker:
@@ -70,16 +73,20 @@ def new_id() -> str:
 def read(root: str) -> Marker | None:
     """Read a storage's marker; None when there is none. Raises `OSError`, also for a damaged one."""
     try:
-        with open(os.path.join(root, NAME), encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(_beginning(os.path.join(root, NAME)).decode("utf-8"))
         return Marker(str(content["id"]), str(content["replica_set"]), bool(content["own_device"]))
     except FileNotFoundError:
         return None
     except PermissionError as error:
         refusal = f"Stor's user may not read {NAME}: give it the directory and its {HOME}"
         raise PermissionError(error.errno, refusal) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise OSError(f"the marker {NAME} is damaged: restore it from a backup, or remove and adopt") from error
+
+
+def _beginning(path: str) -> bytes:
+    with posix.opened(path, posix.READ) as fd:
+        return os.read(fd, _LONGEST)
 
 
 def stand_in(root: str) -> Marker | None:

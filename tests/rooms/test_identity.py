@@ -91,6 +91,7 @@ DAMAGED = {
     "a text": b'"id"',
     "null": b"null",
     "a field missing": b'{"id": "a\\nb", "replica_set": "b"}',
+    "deep": b"[" * 50_000,
 }
 
 
@@ -105,6 +106,24 @@ def test_a_damaged_marker_is_refused_with_a_line_that_names_it(tmp_path: Path, c
         with refused(storage.root, "storage.json"):
             again.adopt("another set")
     assert Path(storage.root, ".stor/storage.json").read_bytes() == content
+
+
+def test_a_marker_as_long_as_a_disk_is_not_read_into_memory(tmp_path: Path) -> None:
+    storage = adopted(tmp_path / "a")
+    os.truncate(f"{storage.root}/.stor/storage.json", 1 << 40)
+
+    with refused(storage.root, "storage.json", "damaged"):
+        Directory(storage.root).attach()
+
+
+def test_a_pipe_in_the_place_of_a_marker_keeps_nobody_waiting(tmp_path: Path) -> None:
+    storage = adopted(tmp_path / "a")
+    marker_file = Path(storage.root, ".stor/storage.json")
+    marker_file.unlink()
+    os.mkfifo(marker_file)
+
+    with refused(storage.root, "storage.json", "damaged"):
+        Directory(storage.root).attach()
 
 
 def test_a_marker_that_cannot_be_read_is_a_failure_and_not_a_missing_one(tmp_path: Path) -> None:
