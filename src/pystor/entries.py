@@ -48,7 +48,7 @@ class Entries:
     def list(self, most: int, beyond: int = 0) -> list[Digest]:
         """Tell the digests that are noted, at most `most`, leaving out the first `beyond`, in the directory's order."""
         with suppress(FileNotFoundError), os.scandir(self._directory) as files:
-            names = (file.name for file in files if file.name in (file.name.upper(), file.name.lower()))
+            names = (file.name for file in files if _is_entry(file))
             return list(islice(digests_in(names), beyond, beyond + most))
         return []
 
@@ -77,10 +77,15 @@ def _names(digest: Digest) -> tuple[str, str]:
     return digest.hex.upper(), digest.hex
 
 
+def _is_entry(file: os.DirEntry[str]) -> bool:
+    """Tell whether it may be one; what is no file, such as a pipe, is somebody else's, whatever its name."""
+    return file.name in (file.name.upper(), file.name.lower()) and file.is_file(follow_symlinks=False)
+
+
 @contextmanager
 def _opened(path: str, flags: int) -> Iterator[int]:
     """Open an entry and keep others from it."""
-    with posix.opened(path, flags) as fd:
+    with posix.opened(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW) as fd:
         with suppress(OSError):  # where there are no locks, it is a race that is rarely lost
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd

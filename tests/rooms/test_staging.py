@@ -1176,6 +1176,22 @@ def test_a_name_that_no_entry_has_is_somebody_elses_file_and_is_not_worked_off_f
     assert storage.pending("repair", 10) == []
 
 
+def link_to_nowhere(name: str) -> None:
+    os.symlink(f"{name}-elsewhere", name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, link_to_nowhere])
+def test_what_is_no_file_among_the_wishes_is_none_of_them_and_keeps_nobody_waiting(
+    storage: Directory, make: Callable[[str], None]
+) -> None:
+    make(f"{storage.root}/.stor/repair/{BLOB.hex.upper()}")
+
+    assert storage.pending("repair", 10) == []
+    with pytest.raises(StorageError):
+        storage.enqueue("repair", BLOB)
+    assert [path.name for path in beside(storage, "repair")] == [BLOB.hex.upper()]
+
+
 def test_a_wish_for_repair_that_cannot_be_kept_is_a_failure(storage: Directory) -> None:
     in_the_way(storage, ".stor/repair")
 
