@@ -365,6 +365,32 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for_as_long_as_it_does(
     run(scenario())
 
 
+@pytest.mark.parametrize("beginning", [b"\x01\0\0\xff\xff\xff\xf0", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_is_no_broker_and_never_ends_takes_no_memory(beginning: bytes) -> None:
+    written = 0
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readexactly(8)
+        writer.write(beginning)
+        with contextlib.suppress(ConnectionError):
+            while written < 50_000_000:
+                writer.write(bytes(65536))
+                await writer.drain()
+                written += 65536
+        writer.close()
+
+    async def scenario() -> None:
+        seen: list[Event] = []
+        async with await asyncio.start_server(lie, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with started(Amqp("127.0.0.1", port, observe=seen.append)):
+                await until(lambda: len(seen) == 1)
+        assert written < 20_000_000
+
+    run(scenario())
+
+
 def test_stopping_takes_no_time_though_the_broker_hangs(rabbitmq: RabbitMQ, exchange: str) -> None:
     async def scenario() -> None:
         async with started(to(rabbitmq, exchange)) as connected, started(to(rabbitmq, exchange)) as connecting:

@@ -208,10 +208,9 @@ class Amqp:
             ssl=self._tls,
             heartbeat=self._heartbeat,
         )
-        # The certificate is one for the name, whatever its address is.
-        name = self._host.name if self._tls else None
         listening = _Listening(address, port, partial(self._host.put_off, _TIMEOUT_SECONDS))
-        return _Connection(url, server_hostname=name, transport_factory=listening)
+        # The certificate is one for the name, whatever its address is.
+        return _Connection(url, server_hostname=self._host.name if self._tls else None, transport_factory=listening)
 
     async def _publish_until_broken(self, connection: Transport, channel: AbstractChannel) -> None:
         publisher = asyncio.create_task(self._publish(connection, channel))
@@ -280,6 +279,11 @@ class _Reader(asyncio.StreamReader):
     def feed_data(self, data: Any) -> None:
         self._heard()
         super().feed_data(data)
+
+    async def readexactly(self, n: int) -> bytes:
+        if n > _LONGEST_FRAME:
+            raise ConnectionError(f"a frame of {n} bytes: this is no broker; see what listens there")
+        return await super().readexactly(n)
 
 
 class _Connection(aio_pika.Connection):
