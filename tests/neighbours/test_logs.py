@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -560,6 +561,20 @@ def test_a_log_server_that_hangs_takes_a_bounded_number_of_entries_and_no_time(w
         began = time.perf_counter()
         asyncio.run(observe.stop())
         assert time.perf_counter() - began < 2
+
+
+def test_what_waits_for_an_output_that_hangs_takes_little_however_long_the_paths_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pipe.open("rb+", buffering=0):
+        observe = logs.set_up([("File", {"filename": str(pipe)})], access=1)
+        tracemalloc.start()
+        try:
+            events = (GET._replace(path=f"/{number}{60_000 * 'x'}") for number in range(1000))
+            in_a_loop(*events, observe=observe)
+            assert tracemalloc.get_traced_memory()[0] < 5_000_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_left_out_is_told() -> None:

@@ -47,6 +47,11 @@ class Entry(NamedTuple):
         return {name: value for name, value in details.items() if value is not None}
 
 
+def abridged(request: RequestEnded) -> RequestEnded:
+    """Keep no more of its path than is told: thousands of them wait when an output hangs."""
+    return request if len(request.path) <= _LONGEST_PATH else request._replace(path=request.path[:_LONGEST_PATH])
+
+
 def _path(request: RequestEnded) -> str:
     """Tell the path alone: a query, or a whole URL, may have a password in it."""
     path = request.path.partition("?")[0]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from pystor.adapters.logs.entries import Entry
+from pystor.adapters.logs.entries import Entry, abridged
 from pystor.adapters.logs.formats import as_text
 from pystor.adapters.logs.outputs import Output
 from pystor.adapters.logs.repeats import TOLD, Repeats
@@ -61,7 +61,7 @@ class Logs:
         if isinstance(event, RequestEnded):
             if self._access and self._is_sampled(event):
                 number = {"request": f"{self._prefix}-{next(self._numbers):x}"}
-                self.put(Entry(time.time(), logging.INFO, "pystor.access", fields=number, request=event))
+                self.put(Entry(time.time(), logging.INFO, "pystor.access", fields=number, request=abridged(event)))
         elif type(event) in TOLD:
             self._repeats(event)
 
