@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pystor import tree
-from pystor.blob import Space
+from pystor.blob import UNKNOWN_ROOM, Space
 from pystor.digest import Digest
 from pystor.errors import StorageError, StorageFull
 from pystor.staging import Root, StagedFile
@@ -119,9 +119,14 @@ class OpenDirectory:
 
 
 def measure(place: str | int) -> Space:
-    """Tell the room of the filesystem of a path or descriptor: none if it has no inodes left. Raises `OSError`."""
+    """Tell the room of the filesystem of a path or descriptor: none if it has no inodes left. Raises `OSError`.
+
+    A filesystem without a size, as some of FUSE are, and a tmpfs without a limit, does not tell its room.
+    """
     room = os.statvfs(place)
     full = room.f_files > 0 and room.f_favail == 0  # who counts none makes them as they are needed
+    if room.f_blocks == 0 and not full:
+        return UNKNOWN_ROOM
     return Space(room.f_blocks * room.f_frsize, 0 if full else room.f_bavail * room.f_frsize)
 
 

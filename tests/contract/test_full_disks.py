@@ -195,6 +195,16 @@ def test_a_pair_without_inodes_is_not_chosen_and_tells_that_it_has_no_room(
     assert "storage failed" not in stor.server.stderr
 
 
+def test_a_pair_that_does_not_tell_its_room_takes_blobs(make_stor: HouseFactory, mounts: Mounts) -> None:
+    stor = make_stor(pairs=[(mounts.tmpfs(0), mounts.tmpfs(0))])
+
+    for content in (fresh(1000), fresh(2 * MIB)):
+        assert stor.store(content).status == 201
+        assert stor.get(content).body == content
+    assert stor.store_chunked(fresh(1000)).status == 201
+    assert [(report["total_bytes"], report["free_bytes"]) for report in stor.report()] == [(None, None)] * 2
+
+
 def _use_up_inodes(storage: Path) -> None:
     try:
         for number in range(1000):
