@@ -57,8 +57,14 @@ def is_local(kind: str) -> bool:
 
 
 def filesystem_of(root: str) -> str:
-    """Tell by the mount table the type of the filesystem in which a directory lies. Raises `OSError`."""
-    above = mounts_above(os.path.realpath(root))
+    """Tell by the mount table the type of the filesystem in which a directory lies; empty where there is no table.
+
+    Raises `OSError`.
+    """
+    try:
+        above = mounts_above(os.path.realpath(root))
+    except FileNotFoundError:  # /proc is not mounted
+        return ""
     # What is mounted over something else in the same place comes behind it.
     return max(reversed(above), key=lambda mount: len(mount.point)).kind if above else ""
 

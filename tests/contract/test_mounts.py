@@ -92,6 +92,28 @@ def test_plain_directories_in_a_configuration_file_work(make_stor: HouseFactory)
     assert stor.get(content).body == content
 
 
+class NoTable:
+    """This machine, as it is for who has no /proc."""
+
+    address = "127.0.0.1"
+
+    def command(self, *words: str) -> list[str]:
+        return ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc; exec "$@"', "sh", *words]
+
+
+def test_storages_work_where_no_table_tells_what_is_mounted(mounts: Mounts, tmp_path: Path) -> None:
+    needs.tool("unshare")
+    content = fresh()
+    with Server(tmp_path, pairs=pairs_of(mounts), machine=NoTable(), workers=1) as server:
+        stor = House(server)
+
+        assert stor.ask("GET", "/status").body == b"OK"
+        assert stor.store(content).status == 201
+        assert stor.get(content).body == content
+        assert stor.get(fresh()).status == 404
+    assert "storage failed" not in server.stderr
+
+
 def test_a_plain_directory_that_must_be_a_mount_is_503_and_takes_nothing(make_stor: HouseFactory) -> None:
     stor, content = make_stor(config={"require_mount": True}), fresh()
 
