@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Final
 
@@ -52,21 +52,16 @@ class Entries:
             return list(islice(digests_in(names), beyond, beyond + most))
         return []
 
-    def take_turn(self) -> DirectoryTurn | None:
-        """Lock the directory; None if somebody else has."""
-        try:
-            fd = os.open(self._directory, posix.DIRECTORY)
-        except FileNotFoundError:
-            return DirectoryTurn(-1)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
-        return DirectoryTurn(fd)
+    def take_turn(self) -> ExitStack | None:
+        """Lock the directory until what is returned is closed, or the process ends; None if somebody else has."""
+        with ExitStack() as turn:
+            try:
+                fcntl.flock(turn.enter_context(posix.opened(self._directory)), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                pass  # nothing is noted, so there is nothing to lock
+            except BlockingIOError:
+                return None
+            return turn.pop_all()
 
     def _path(self, digest: Digest) -> str:
         return f"{self._directory}/{_names(digest)[0]}"
@@ -96,22 +91,3 @@ def _leads_to(path: str, fd: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-class DirectoryTurn:
-    """A lock that is held until it is closed, or until the process ends."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def close(self) -> None:
-        """Unlock."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> DirectoryTurn:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from pystor import jobs, small_uploads
 from pystor.blob import QueueName, Staged, Timeouts, Turn
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.entries import DirectoryTurn
 from pystor.errors import StorageError, Unavailable
 from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
@@ -388,17 +388,17 @@ def test_a_turn_that_ends_while_all_threads_are_busy_is_given_back_as_soon_as_on
 def test_a_turn_ends_however_often_its_owner_is_cancelled(
     storages: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, over, real = threading.Event(), threading.Event(), DirectoryTurn.close
+    begun, over, real = threading.Event(), threading.Event(), ExitStack.close
     storages[0].enqueue("mirror", DIGEST)
 
-    def close_slowly(turn: DirectoryTurn) -> None:
+    def close_slowly(turn: ExitStack) -> None:
         begun.set()
         over.wait(10)
         real(turn)
 
     async def scenario() -> None:
         async with running(storages[:1]) as pool:
-            monkeypatch.setattr(DirectoryTurn, "close", close_slowly)
+            monkeypatch.setattr(ExitStack, "close", close_slowly)
             working = asyncio.create_task(Worker().queue(pool).work_off())
             await eventually(begun.is_set)
             working.cancel()
