@@ -13,7 +13,7 @@ from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import close
 from pystor.rounds import Done, one_by_one
-from pystor.steps import Step, outcomes
+from pystor.steps import Known, Step, outcomes
 
 
 class _Look(Step[Replica | None]):
@@ -52,12 +52,11 @@ class Looks:
         """Begin to open its own replica of a blob: at once if the kernel knows, else with all who look there now."""
         if not self._member.storage.local:
             return self._member.begin_open_own(digest)
-        look = _Look(digest)
         found = self._member.storage.open_own_cached(digest)
-        if found is False:
-            self._batches.join(look)
-        else:
-            look.settle(found)
+        if found is not False:
+            return Known(found)
+        look = _Look(digest)
+        self._batches.join(look)
         return look
 
     async def _look(self, batch: list[_Look], through: Callable[[], None]) -> None:
