@@ -158,9 +158,7 @@ class Directory:
         try:
             try:
                 fd, how = open_to_read(path, self._how)
-            except OSError as error:
-                if error.errno not in _NO_SUCH_FILE:
-                    raise
+            except (FileNotFoundError, NotADirectoryError):
                 if self._lacks(digest):
                     return None
                 fd, how = open_to_read(path, self._how)  # it has come in this moment
