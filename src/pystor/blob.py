@@ -121,6 +121,10 @@ class Replica(AbstractContextManager["Replica"], Protocol):
         """How to read of it once more after it was closed, without looking for it; None if there is no such way."""
         ...
 
+    def pause(self) -> None:
+        """Give back what was read ahead: nobody reads for a while. It can be read on as ever."""
+        ...
+
     def close(self) -> None:
         """Give it back; twice is harmless."""
         ...

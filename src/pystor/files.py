@@ -181,6 +181,9 @@ class FileReplica:
             return None
         return partial(_read_again, os.fsencode(self.path), how, told) if is_same else None
 
+    def pause(self) -> None:
+        """Do nothing: a file holds nothing but its descriptor."""
+
     def close(self) -> None:
         """Give the descriptor back."""
         fd, self.fd = self.fd, -1

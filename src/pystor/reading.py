@@ -71,6 +71,10 @@ class Reading:
         self._offset += sent
         return sent
 
+    def pause(self) -> None:
+        """Have the replica give back what it has read ahead."""
+        self._replica.pause()
+
     async def aclose(self) -> None:
         """Give the replica back."""
         self._replica.close()

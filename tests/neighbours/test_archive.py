@@ -12,7 +12,7 @@ import pytest
 
 from tests.contract.disk import fresh, is_whole, replica, settles, sha
 from tests.contract.house import House
-from tests.contract.wire import Cut
+from tests.contract.wire import Cut, request
 from tests.neighbours.servers.memcached import Memcached
 from tests.neighbours.servers.proxy import Proxy
 from tests.neighbours.servers.seaweed import Seaweed
@@ -154,6 +154,26 @@ def test_a_look_up_is_counted_once_whatever_the_archive_is_asked(make_stor: Make
     assert float(told["stor_lookups_total"]) == asked
     assert sum(float(told[f"stor_location_cache_{each}_total"]) for each in ("hits", "misses")) == asked
     assert float(told["stor_archive_misses_total"]) == (1 if order == "pool-first" else 2)
+
+
+def test_readers_that_stand_still_hold_no_streams_of_the_archive(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    stor, content = make_stor(config={"s3_credentials": behind(proxy, seaweed)}), fresh(6 << 20)
+    seaweed.store().put(key_of(content), content)
+
+    with stor.wires(10, receive_buffer=4096) as wires:
+        for wire in wires:
+            wire.send(request("GET", f"/{sha(content)}"))
+            wire.start()
+        assert settles(lambda: connections_to(proxy.port) < 5)  # some are kept for what is asked next
+        assert [wires[0].receive(len(content)), wires[1].receive(100)] == [content, content[:100]]
+
+
+def connections_to(port: int) -> int:
+    """How many there are, at the ends of whoever has made them."""
+    listed = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(fields[2].endswith(f":{port:04X}") and fields[3] == "01" for fields in listed)
 
 
 def test_more_clients_at_once_than_the_archive_is_asked_for_are_all_served(

@@ -769,6 +769,33 @@ def test_a_reader_slower_than_the_timeout_loses_nothing(impatient: Bucket, proxy
         assert replica.read(65536, LARGE - 65536) == content[65536:]
 
 
+def stands_still(proxy: Proxy) -> bool:
+    received = proxy.received
+    time.sleep(0.1)
+    return proxy.received == received
+
+
+@pytest.mark.parametrize("size", [1 << 20, LARGE])
+def test_a_reader_that_paused_is_given_what_it_wants_and_a_stream_if_it_goes_on_at_once(
+    impatient: Bucket, proxy: Proxy, size: int
+) -> None:
+    content = os.urandom(size)
+    with impatient.open(store(impatient, content)) or pytest.fail("it is missing") as replica:
+        assert replica.read(0, PIECE) == content[:PIECE]
+        replica.pause()
+        processes.eventually(lambda: stands_still(proxy), what="the stream ends")
+        received = proxy.received
+        for offset in range(PIECE, 4 * PIECE, PIECE):
+            assert replica.read(offset, PIECE) == content[offset : offset + PIECE]
+            replica.pause()
+        processes.eventually(lambda: stands_still(proxy), what="nothing more comes")
+        assert 3 * PIECE <= proxy.received - received < 3 * (PIECE + 2000)
+        connections = proxy.connections
+        for offset in range(4 * PIECE, size, PIECE):
+            assert replica.read(offset, PIECE) == content[offset : offset + PIECE]
+        assert proxy.connections <= connections + 1
+
+
 def test_a_blob_that_is_replaced_while_it_is_read_is_a_failure(seaweed: Seaweed) -> None:
     bucket = bucket_of(seaweed, prefix="replaced")
     digest = store(bucket, bytes(LARGE))

@@ -198,6 +198,9 @@ class Nothing:
     def send_directly(self, _socket: int) -> int:
         return 0
 
+    def pause(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

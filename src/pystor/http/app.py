@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from pystor.errors import StorError
 from pystor.events import BlobServed, Observer, RequestEnded, RequestFailed
@@ -29,6 +29,8 @@ from pystor.http.messages import (
 from pystor.http.wire import Limits
 from pystor.pool import Pool
 
+_T = TypeVar("_T")
+
 Send: TypeAlias = Callable[[Message], Awaitable[Any]]
 
 _log: Final = logging.getLogger("pystor")
@@ -38,6 +40,9 @@ _READ_AND_POST: Final = b"GET, HEAD, POST, OPTIONS"
 
 _READING: Final = {b"GET": "GET", b"HEAD": "HEAD"}
 _BLOB_TARGET_LENGTH: Final = 65
+
+_SLOW: Final = 1.0
+"""Seconds for which a client takes nothing before what was read ahead for it is given back."""
 
 
 class Service(Protocol):
@@ -236,11 +241,11 @@ async def _send_pieces(
     try:
         while True:
             if direct:
-                sent += await send({"type": DIRECT, "source": pieces.send_directly})
+                sent += await _patiently(send({"type": DIRECT, "source": pieces.send_directly}), pieces)
             piece = await anext(rest, b"")
             if not piece:
                 break
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await _patiently(send({"type": "http.response.body", "body": piece, "more_body": True}), pieces)
             sent += len(piece)
             if gone.done():
                 return sent, False
@@ -250,6 +255,15 @@ async def _send_pieces(
         return sent, False
     await send({"type": "http.response.body", "body": b""})
     return sent, True
+
+
+async def _patiently(sending: Awaitable[_T], pieces: Stream) -> _T:
+    """Send some of a body, which holds nothing that can be had again while a slow client is waited for."""
+    slow = asyncio.get_running_loop().call_later(_SLOW, pieces.pause)
+    try:
+        return await sending
+    finally:
+        slow.cancel()
 
 
 async def _gone(receive: Receive) -> None:

@@ -41,6 +41,10 @@ class Stream(Protocol):
         """Send what comes next over a socket, as far as that takes no waiting; returns how many bytes, maybe none."""
         ...
 
+    def pause(self) -> None:
+        """Give back what can be had again: the client takes nothing for a while."""
+        ...
+
     async def aclose(self) -> None:
         """Give back what is held."""
         ...

@@ -98,13 +98,11 @@ class Client:
         writing = _store(address, keys, policy, late, policy.write * 0.9)
         return cls(name, reading, writing, (keys.secret_key,) if keys else ())
 
-    def get(self, key: str, offset: int = 0) -> GetResult | None:
-        """Begin to read an object; None only if the answer is that there is none."""
+    def get(self, key: str, part: tuple[int, int] | None = None) -> GetResult | None:
+        """Begin to read an object, or a part of it: from an offset up to another. None only if there is no object."""
         with self.translated(f"get {key}"):
             try:
-                if not offset:
-                    return obstore.get(self._reading, key)
-                return obstore.get(self._reading, key, options={"range": {"offset": offset}})
+                return obstore.get(self._reading, key, options={"range": part} if part else None)
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise

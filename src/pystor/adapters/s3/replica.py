@@ -28,7 +28,11 @@ Younger ones are gone on with by obstore, as often as a request is repeated.
 
 
 class BucketReplica:
-    """An open replica. Reads in order go on with the stream that is open, others begin a new one."""
+    """An open replica. Reads in order go on with the stream that is open, others begin a new one.
+
+    A stream that nobody reads has over a megabyte in memory, on its way. Who stops reading is asked for no more than is
+    wanted, when it goes on; and if it goes on at once, for a stream again.
+    """
 
     def __init__(self, client: Client, key: str, path: str, opened: GetResult) -> None:
         """Take over an answer whose body was not read yet."""
@@ -41,7 +45,8 @@ class BucketReplica:
         self.fingerprint: Final = fingerprint_of(client.name, key, meta)
         self._client: Final = client
         self._key: Final = key
-        self._whole: Final = self.size <= _KEPT
+        self._whole = self.size <= _KEPT
+        self._paused = False
         self._stream: BytesStream | None = opened.stream(PIECE)
         self._start, self._window = 0, b""
         """The bytes that are in memory, and where they begin; the stream goes on behind them."""
@@ -57,6 +62,9 @@ class BucketReplica:
             return self._read(offset, size)
 
     def _read(self, offset: int, size: int) -> bytes:
+        if self._paused:
+            self._paused = False
+            return self._read_alone(offset, size)
         if not self._start <= offset <= self._end:
             self._start, self._window = 0 if self._whole else offset, b""
             self._stream = None
@@ -68,6 +76,11 @@ class BucketReplica:
             if offset < stop:
                 self._go_on()
         return b"".join(pieces)
+
+    def _read_alone(self, offset: int, size: int) -> bytes:
+        opened = self._open_again(offset, offset + size)
+        with self._client.translated(f"read {self.path}"):
+            return bytes(opened.bytes())
 
     def _go_on(self) -> None:
         try:
@@ -87,22 +100,21 @@ class BucketReplica:
         return self._start + len(self._window)
 
     def _next(self) -> bytes:
-        stream = self._stream or self._open_again()
+        stream = self._stream = self._stream or self._open_again(self._end, self.size).stream(PIECE)
         with self._client.translated(f"read {self.path}"):
             piece = next(stream, b"")
         if not piece:
             raise self._error(f"ends at {self._end} bytes")
         return piece
 
-    def _open_again(self) -> BytesStream:
+    def _open_again(self, start: int, stop: int) -> GetResult:
         if self._closed:
             raise self._error("is closed")
         self._opened_at = time.monotonic()
-        opened = self._client.get(self._key, self._end)
-        if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (self._end, self.size):
+        opened = self._client.get(self._key, (start, stop))
+        if opened is None or opened.meta["e_tag"] != self._etag or opened.range != (start, stop):
             raise self._error("was replaced while it was read")
-        self._stream = opened.stream(PIECE)
-        return self._stream
+        return opened
 
     def _error(self, reason: str) -> StorageError:
         return StorageError(self.storage, f"read {self.path}", reason)
@@ -128,6 +140,13 @@ class BucketReplica:
     def send_cached(self, socket: int, offset: int, size: int) -> int:  # noqa: ARG002  those of the protocol
         """Promise nothing without the network."""
         return 0
+
+    def pause(self) -> None:
+        """End the stream, and forget what came; not if somebody reads just now."""
+        if self._one_at_a_time.acquire(blocking=False):
+            self._stream, self._window = None, b""
+            self._whole, self._paused = False, True
+            self._one_at_a_time.release()
 
     def close(self) -> None:
         """End the stream; a read that is under way in another thread may still finish its piece."""
