@@ -15,9 +15,11 @@ import pytest
 
 from tests.contract.disk import fresh, replica, settles, sha
 from tests.contract.house import House, number
+from tests.contract.wire import request
 from tests.faults.conftest import FaultyFactory, HouseFactory, Shared, shared
 from tests.faults.load import Load, broken
 from tests.faults.reads import CLIENTS, page, reads
+from tests.faults.workers import connect
 from tests.support.fuse import EVERYTHING_HANGS, Fault, FaultyStorage
 from tests.support.mounts import Mounts
 
@@ -65,6 +67,24 @@ def test_reads_of_all_blobs_go_on_while_one_storage_of_four_hangs_or_is_slow(
     assert live.outcomes() == {"200"}
     assert status.outcomes() <= {"200", "503"}
     assert max(live.worst(), status.worst()) < 1.0
+    comes_back(stor, faulty)
+
+
+def test_a_storage_that_hangs_is_out_for_all_workers_when_one_has_found_that_out(
+    stor: House, faulty: FaultyStorage
+) -> None:
+    ask = request("GET", f"/{sha(fresh())}")
+    with contextlib.ExitStack() as stack:
+        wires = {worker: wire for wire, worker in connect(stor, stack, workers=2, least=2).items()}
+        stack.enter_context(faulty.failing(EVERYTHING_HANGS))
+        took = []
+        for wire in wires.values():
+            began = time.monotonic()
+            wire.send(ask)
+            assert wire.answer().status == 503
+            took.append(time.monotonic() - began)
+
+    assert took[1] < READ_TIMEOUT / 2 < took[0]
     comes_back(stor, faulty)
 
 
