@@ -64,10 +64,11 @@ class Bulkhead:
         storages of this process, some of which may lie on one filesystem.
         """
         self.storage: Final = storage
+        self.switch: Final = switch or SharedSwitches(None, 1).switch(0)
+        """What all workers know of the storage."""
         self.uploads = 0
         """Uploads of small blobs to this storage that are under way."""
         self._committers: Final = Committers() if committers is None else committers
-        self._switch: Final = switch or SharedSwitches(None, 1).switch(0)
         self._pace = 0.0
         self.space: Space | None = None
         """Its room as last measured; None if it did not answer."""
@@ -110,7 +111,7 @@ class Bulkhead:
 
         `count` tells of the result how many things were done in one go.
         """
-        if self._switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
+        if self.switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
             return Refusal(self._is_out(_name(operation)))
         if of is not None and not isinstance(of, Digest) and self._inquiry.hangs(of):
             reason = "it is waited for already"
@@ -158,7 +159,7 @@ class Bulkhead:
         self._waited_for.discard(step)
 
     def _is_out(self, operation: str) -> StorageError:
-        return StorageError(self.storage.root, operation, f"is out: {self.last_error or 'it failed'}")
+        return StorageError(self.storage.root, operation, f"is out: {self.switch.reason or 'it failed'}")
 
     def _release(self) -> None:
         """Give up what is waited for, since the storage hangs; reads only if it is out for them, too."""
@@ -183,47 +184,28 @@ class Bulkhead:
 
     def note(self, error: StorageError) -> StorageError:
         """Take note of a failure: the storage may be left alone because of it. Returns it."""
-        self._switch.blame(error.describe())
+        self.switch.blame(error.describe())
         if error.dead:
             self._was_away = True
-            self._switch.set(State.OUT)
-        elif error.unwritable and self._switch.get() == State.IN:
-            self._switch.set(State.UNWRITABLE)
+            self.switch.set(State.OUT)
+        elif error.unwritable and self.switch.get() == State.IN:
+            self.switch.set(State.UNWRITABLE)
         return error
-
-    def hurry(self) -> None:
-        """Tell all workers that small uploads wait for the disk: large ones give it little at a time then."""
-        self._switch.hurry()
-
-    @property
-    def hurried(self) -> bool:
-        """Whether small uploads wait for the disk, in whatever worker."""
-        return self._switch.hurried
-
-    @property
-    def last_error(self) -> str | None:
-        """What the storage last failed with, in whatever worker; for operators."""
-        return self._switch.reason
-
-    @property
-    def state(self) -> int:
-        """How far the storage is out."""
-        return self._switch.get()
 
     @property
     def out(self) -> bool:
         """Whether the storage is left alone, because it hung or failed as a whole."""
-        return self._switch.get() == State.OUT
+        return self.switch.get() == State.OUT
 
     @property
     def unwritable(self) -> bool:
         """Whether the storage is left alone by writes at least."""
-        return self._switch.get() != State.IN
+        return self.switch.get() != State.IN
 
     @property
     def slow(self) -> bool:
         """Whether its answers take so long that another storage is better asked first."""
-        return self._pace > _SLOW or self._switch.get() == State.OUT
+        return self._pace > _SLOW or self.switch.get() == State.OUT
 
     @property
     def ails(self) -> bool:
@@ -257,10 +239,10 @@ class Bulkhead:
             if error.dead:
                 self._release()
             elif error.unwritable:
-                self._switch.set(State.UNWRITABLE)  # it reads again, at least
+                self.switch.set(State.UNWRITABLE)  # it reads again, at least
             return False
         if was_unwritable or self.out:  # a write that failed while it was probed is not forgotten
-            self._switch.set(State.IN)
+            self.switch.set(State.IN)
         return True
 
     async def prove(self, period: float) -> None:
@@ -269,7 +251,7 @@ class Bulkhead:
         What it has in memory tells nothing of it, so that it may be dead without anybody noticing before a write.
         """
         storage = self.storage
-        if storage.local and storage.writable and not self.unwritable and self._switch.is_turn(period):
+        if storage.local and storage.writable and not self.unwritable and self.switch.is_turn(period):
             await self.run(storage.probe, waits=True)
 
     def _begin_anew(self) -> None:

@@ -98,5 +98,5 @@ def _storage_rows(pools: Iterable[Pool]) -> list[StorageRow]:
 def _storage_row(member: Bulkhead) -> StorageRow:
     space, root = member.space, member.storage.root
     if space is None or space == UNKNOWN_ROOM:
-        return root, space is not None, member.state, None, None
-    return root, True, member.state, space.total, space.free
+        return root, space is not None, member.switch.get(), None, None
+    return root, True, member.switch.get(), space.total, space.free

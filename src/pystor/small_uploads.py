@@ -151,7 +151,7 @@ class SmallUploads:
 
     async def _do(self, work: Work[SmallUpload], batch: Sequence[SmallUpload], through: Callable[[], None]) -> None:
         for member in self.members:
-            member.hurry()
+            member.switch.hurry()
         try:
             # Who had to wait for a thread behind others that hang would blame the wrong storage.
             if self._executor is not None and self._executor.room > 0 and self._is_light(batch):

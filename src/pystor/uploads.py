@@ -74,7 +74,7 @@ class Upload:
         """Append to every replica at once; where small uploads are under way, which wait for the same disk, gently."""
         await _all(
             {
-                member: self._begin(member, staged.write, data, _GENTLY if member.hurried else 0)
+                member: self._begin(member, staged.write, data, _GENTLY if member.switch.hurried else 0)
                 for member, staged in self._staged.items()
             }
         )

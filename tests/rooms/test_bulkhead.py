@@ -95,7 +95,7 @@ def test_what_an_operation_returns_or_raises_passes(bulkhead: Bulkhead) -> None:
         assert await bulkhead.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             await bulkhead.run(divmod, 7, 0)
-        assert bulkhead.last_error is None
+        assert bulkhead.switch.reason is None
 
     run(scenario())
 
@@ -107,7 +107,7 @@ def test_a_failure_of_the_storage_is_remembered_for_operators(bulkhead: Bulkhead
     async def scenario() -> None:
         with pytest.raises(StorageError, match="A storage failed"):
             await bulkhead.run(fail)
-        assert bulkhead.last_error == "/a: fsync: broken"
+        assert bulkhead.switch.reason == "/a: fsync: broken"
 
     run(scenario())
 
@@ -121,7 +121,7 @@ def test_an_operation_that_hangs_is_a_failure_after_the_timeout(bulkhead: Bulkhe
             await bulkhead.run(hang, timeout=0.05)
         assert 0.04 < time.monotonic() - began < 2
         assert failure.value.reason == "no answer within 0.05 s"
-        assert bulkhead.last_error == failure.value.describe()
+        assert bulkhead.switch.reason == failure.value.describe()
         hang.over.set()
 
     run(scenario())
@@ -284,7 +284,7 @@ def test_what_was_done_while_the_event_loop_was_held_up_is_no_fault_of_the_stora
         step = bulkhead.begin(int, "5", timeout=0.1)
         time.sleep(0.5)  # noqa: ASYNC251  as if the machine had been paused
         assert await step.result() == 5
-        assert bulkhead.last_error is None
+        assert bulkhead.switch.reason is None
 
     uvloop.run(scenario())  # as in a worker: what has come is told after the timers
 
@@ -296,7 +296,7 @@ def test_what_was_done_in_time_counts_however_late_a_busy_event_loop_comes_to_it
             time.sleep(0.6)  # noqa: ASYNC251
             await asyncio.sleep(0)
         await step.result()
-        assert bulkhead.last_error is None
+        assert bulkhead.switch.reason is None
 
     uvloop.run(scenario())
 
@@ -681,13 +681,13 @@ def test_nobody_waits_any_longer_for_a_storage_whose_probe_is_not_answered_eithe
         with pytest.raises(StorageError, match="A storage failed"):
             await bulkhead.run(hang)
         assert not writing.done()
-        first = bulkhead.last_error
+        first = bulkhead.switch.reason
         await bulkhead.recover()
         with pytest.raises(StorageError) as failure:
             await asyncio.wait_for(writing, 1)
         assert "is out" in failure.value.reason
         assert first is not None
-        assert bulkhead.last_error == first
+        assert bulkhead.switch.reason == first
         hang.over.set()
 
     run(scenario())
@@ -1123,16 +1123,16 @@ def test_all_who_share_a_switch_know_for_a_moment_that_somebody_waits_for_the_di
     one, other = (Bulkhead(storage, switch=SharedSwitches(str(tmp_path / "s"), 2).switch(1)) for _ in range(2))
     unconcerned = Bulkhead(storage, switch=SharedSwitches(str(tmp_path / "s"), 2).switch(0))
     alone = Bulkhead(storage)
-    assert not other.hurried
-    one.hurry()
+    assert not other.switch.hurried
+    one.switch.hurry()
     unconcerned.note(StorageError("there", "write", "hangs", dead=True))
-    assert (one.hurried, other.hurried, unconcerned.hurried, alone.hurried) == (True, True, False, False)
+    assert [each.switch.hurried for each in (one, other, unconcerned, alone)] == [True, True, False, False]
     assert (is_out(one), is_out(other), is_out(unconcerned)) == (False, False, True)
-    alone.hurry()
-    assert alone.hurried
+    alone.switch.hurry()
+    assert alone.switch.hurried
     later = time.monotonic() + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert not any(each.hurried for each in (one, other, alone))
+    assert not any(each.switch.hurried for each in (one, other, alone))
 
 
 def test_a_storage_that_fails_to_write_is_read_and_not_written_until_a_probe_succeeds(
@@ -1200,7 +1200,7 @@ def test_a_storage_whose_root_takes_no_directories_is_not_written_until_it_does(
             assert is_unwritable(bulkhead)
             await bulkhead.recover()
             assert is_unwritable(bulkhead)
-            assert "give it to Stor's user" in str(bulkhead.last_error)
+            assert "give it to Stor's user" in str(bulkhead.switch.reason)
         finally:
             change("-i")
         await bulkhead.recover()

@@ -566,7 +566,7 @@ def test_what_is_given_up_while_it_is_synced_says_nothing_of_the_storage(
             step = asyncio.create_task(upload.sync())
             await eventually(syncing.is_set)
             step.cancel()
-        assert (member.state, member.last_error) == (breaker.State.IN, None)
+        assert (member.switch.get(), member.switch.reason) == (breaker.State.IN, None)
         go_on.set()
         await eventually(lambda: clean_now(storage))
         member.stop()

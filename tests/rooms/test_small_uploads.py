@@ -555,7 +555,7 @@ def test_a_storage_that_is_not_in_its_place_fails_for_itself(
         monkeypatch.setattr(Directory, "open_for_writing", refuse)
         results = await store_all(mine, CONTENTS[:4])
         assert [result.storage for result in results if isinstance(result, StorageError)] == [pair[0].root] * 4
-        assert [member.last_error is None for member in mine.members] == [False, True]
+        assert [member.switch.reason is None for member in mine.members] == [False, True]
         await eventually(lambda: clean_now(*pair))
         end(mine)
 
@@ -729,7 +729,7 @@ def test_a_name_that_fails_since_the_upload_was_given_up_says_nothing_of_the_sto
         go_on.set()
         await tasks[0]
         assert not any(member.unwritable for member in mine.members)
-        assert [member.last_error for member in mine.members] == [None, None]
+        assert [member.switch.reason for member in mine.members] == [None, None]
         end(mine)
 
     run(scenario())

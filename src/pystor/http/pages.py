@@ -70,7 +70,7 @@ async def _check(member: Bulkhead) -> Space | StorageError:
         async with asyncio.timeout(_TIMEOUT):
             space = await member.check()
             if member.unwritable:
-                return StorageError(member.storage.root, "write", member.last_error or "it failed")
+                return StorageError(member.storage.root, "write", member.switch.reason or "it failed")
             return space
     except TimeoutError:
         return StorageError(member.storage.root, "check", f"no answer within {_TIMEOUT:g} s")
@@ -88,5 +88,5 @@ def _row(replica_set: int, member: Bulkhead, space: Space | StorageError) -> dic
         "writable": member.storage.writable,
         "total_bytes": room and room.total,
         "free_bytes": room and room.free,
-        "last_error": fault.describe() if fault else member.last_error,
+        "last_error": fault.describe() if fault else member.switch.reason,
     }
