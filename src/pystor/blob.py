@@ -143,7 +143,7 @@ class Staged(Protocol):
 
     @property
     def filesystem(self) -> Filesystem | None:
-        """What may be synced as a whole instead of this replica alone; None where that would not make it durable."""
+        """What is to be synced as a whole to make it durable, before and after it gets its name; None: nothing is."""
         ...
 
     def write(self, data: bytes | bytearray | memoryview, piece: int = 0) -> None:
@@ -159,12 +159,8 @@ class Staged(Protocol):
         """Set its time of modification, in nanoseconds since the epoch, if the storage can; after all writes."""
         ...
 
-    def seal(self) -> None:
-        """Take note that nothing more is written; `sync` does so too."""
-        ...
-
     def sync(self) -> None:
-        """Put the bytes on stable storage."""
+        """Put the bytes, which are all, on stable storage, unless that is left to a sync of the `filesystem`."""
         ...
 
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
@@ -174,15 +170,11 @@ class Staged(Protocol):
         """
         ...
 
-    def name(self, digest: Digest) -> None:
-        """Give the replica its final name, which only a sync of the whole filesystem makes durable.
+    def publish(self, digest: Digest) -> None:
+        """Give the replica its final name, durably unless that is left to a sync of the `filesystem`.
 
         What stands there is replaced atomically.
         """
-        ...
-
-    def publish(self, digest: Digest) -> None:
-        """Give the replica its final name, durably; what stands there is replaced atomically."""
         ...
 
     def discard(self) -> None:

@@ -72,7 +72,7 @@ class OpenDirectory:
         """
         if size <= _AT_ONCE:
             self._take_room(size)
-            return StagedFile(self._root.join(), unnamed=shared and self._root.shares)
+            return StagedFile(self._root.join(), shared=shared)
         # One at a time, in all workers: what one upload is promised, no other is.
         with tree.alone(self._root.fd):
             if self._measure() < size:

@@ -226,11 +226,7 @@ def _longest_open(member: Bulkhead, uploads: Sequence[SmallUpload]) -> Filesyste
 
 def _shared(member: Bulkhead, batch: Sequence[SmallUpload]) -> list[SmallUpload]:
     """Tell which leave their sync on a storage to that of its whole filesystem."""
-    return [
-        upload
-        for upload in batch
-        if not upload.alone and member not in upload.failed and upload.staged[member].filesystem is not None
-    ]
+    return [upload for upload in batch if member not in upload.failed and upload.staged[member].filesystem is not None]
 
 
 def _settle(upload: SmallUpload, failure: Exception | None) -> None:
@@ -302,10 +298,7 @@ def _write_one(opened: OpenStorage, upload: SmallUpload, modified: int | None) -
         staged.write(upload.content)
         if modified is not None or moments.is_over(upload.began):
             staged.date(upload.began if modified is None else modified)
-        if upload.alone or staged.filesystem is None:
-            staged.sync()
-        else:
-            staged.seal()
+        staged.sync()
     except BaseException:
         staged.discard()
         raise
@@ -319,10 +312,7 @@ def _name(member: Bulkhead, batch: Sequence[SmallUpload]) -> Done:
 
 def _name_one(upload: SmallUpload, staged: Staged) -> None:
     assert upload.name is not None
-    if upload.alone or staged.filesystem is None:
-        staged.publish(upload.name)
-    else:
-        staged.name(upload.name)
+    staged.publish(upload.name)
 
 
 async def discard(staged: Mapping[Bulkhead, Staged]) -> None:

@@ -46,8 +46,6 @@ class Root:
         self.fd: Final = fd
         self.durable: Final = durable
         self.filesystem: Final = filesystem
-        self.shares: Final = filesystem is not None or not durable
-        """Whether nothing below it has to be synced for itself."""
         self.made: Final[set[str]] = set()
         """The directories that were made below it."""
         here = os.fstat(fd)
@@ -125,14 +123,15 @@ class StagedFile:
     the upload along and nothing is written into its mount point. Errors are `StorageError`.
     """
 
-    def __init__(self, root: Root, *, unnamed: bool = False, left: Callable[[], int] | None = None) -> None:
+    def __init__(self, root: Root, *, shared: bool = False, left: Callable[[], int] | None = None) -> None:
         """Make the temporary; takes over one use of the root.
 
-        `unnamed` asks for one without a name, where the filesystem has such: it is quicker, but has to be synced again
-        after it got its name, since only then the filesystem is to keep it after a crash. `left` measures how many
-        bytes may still be written, for one that reserves nothing before its first byte.
+        If it is `shared`, syncs of the whole filesystem make it durable, where they can, and it has no name where the
+        filesystem has such: that is quicker, but has to be synced again after it got its name, since only then the
+        filesystem is to keep it after a crash. `left` measures how many bytes may still be written, for one that
+        reserves nothing before its first byte.
         """
-        self.filesystem: Final = root.filesystem
+        self.filesystem: Final = root.filesystem if shared else None
         self._root: Final = root
         self._root_fd = root.fd  # -1 when it is closed: the number may be another file's by then
         self._left: Final = left
@@ -143,7 +142,7 @@ class StagedFile:
         # Whoever gives up waiting for a step discards from another thread: not before the step is over.
         self._step: Final = threading.Lock()
         try:
-            self._temporary = Temporary(root.fd, nameless=unnamed)
+            self._temporary = Temporary(root.fd, nameless=shared and not self._syncs)
         except OSError as error:
             failure = self._failure("create a temporary file", error, whole=True)
             self.discard()
@@ -172,7 +171,7 @@ class StagedFile:
         """
         view = memoryview(data)
         self._make_room(len(view))
-        if self.filesystem is None or len(view) < _AT_ONCE:
+        if self._root.filesystem is None or len(view) < _AT_ONCE:
             self._append(view)
         else:
             rest = self._write_gently(view, piece) if piece else view
@@ -234,16 +233,23 @@ class StagedFile:
         with contextlib.suppress(OSError):
             os.utime(self._fd, ns=(os.fstat(self._fd).st_atime_ns, modified))
 
-    @_step("chmod")
-    def seal(self) -> None:
-        """Give it the mode of a replica: nothing more is written."""
-        os.fchmod(self._fd, _PUBLISHED_MODE)
-
     def sync(self) -> None:
-        """Put the bytes on stable storage. To be called once: after a failure the kernel forgets what it lost."""
-        self.seal()
-        if self._root.durable:
+        """Put the bytes on stable storage, unless that is left to a sync of the filesystem.
+
+        To be called once, when all is written: after a failure the kernel forgets what it lost.
+        """
+        self._chmod()
+        if self._syncs:
             self._fsync()
+
+    @property
+    def _syncs(self) -> bool:
+        """Whether it has to be synced for itself."""
+        return self._root.durable and self.filesystem is None
+
+    @_step("chmod")
+    def _chmod(self) -> None:
+        os.fchmod(self._fd, _PUBLISHED_MODE)
 
     @_step("fsync", whole=True)
     def _fsync(self) -> None:
@@ -255,23 +261,18 @@ class StagedFile:
         return self._published and not self._step.locked()
 
     @_step("publish")
-    def name(self, digest: Digest) -> None:
-        """Give the replica its final name, which a sync of the whole filesystem makes durable.
+    def publish(self, digest: Digest) -> None:
+        """Give the replica its final name, durably unless that is left to a sync of the filesystem.
 
         What stands under that name already is replaced at once; a reader sees the one or the other. On a disk that is
         no longer the storage's that is a failure.
         """
         self._take_name(digest)
-        self._see_in_place()
-
-    @_step("publish")
-    def publish(self, digest: Digest) -> None:
-        """Give the replica its final name, and make the name durable with each directory on its way."""
-        self._take_name(digest)
-        if self._root.durable:
+        if self._syncs:
             tree.sync_way(digest.leaf, self._root.made, self._root_fd)
         self._see_in_place()
-        self._close()
+        if self.filesystem is None:
+            self._close()
 
     def _see_in_place(self) -> None:
         """See that what was published is where others find it: the disk may have been replaced since it was begun.

@@ -461,7 +461,8 @@ def test_a_storage_is_synced_as_a_whole_only_where_that_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def filesystem(**options: Any) -> Filesystem | None:
-        with adopted(tmp_path, **options).stage(1) as staged:
+        storage = adopted(tmp_path, **options)
+        with storage.open_for_writing() as opened, opened.stage(1, shared=True) as staged:
             return staged.filesystem
 
     monkeypatch.setattr("pystor.mounts.filesystem_of", lambda _: "ext4")

@@ -348,7 +348,7 @@ def test_a_name_on_a_disk_that_was_replaced_meanwhile_is_a_failure(tmp_path: Pat
         os.rename(storage.root, tmp_path / "old")
         os.rename(new.root, storage.root)
         with refused("publish", "another disk was put in its place"):
-            staged.name(BLOB) if shared else staged.publish(BLOB)
+            staged.publish(BLOB)
 
     assert not Path(storage.root, BLOB.path).exists()
     assert not descriptors(tmp_path)

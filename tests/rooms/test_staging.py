@@ -136,7 +136,7 @@ def test_a_replica_that_got_its_name_on_a_disk_that_is_gone_is_not_done(tmp_path
         staged.sync()
         os.rename(storage.root, tmp_path / "old")
         with pytest.raises(StorageError):
-            staged.name(BLOB) if shared else staged.publish(BLOB)
+            staged.publish(BLOB)
         assert not staged.published
 
 
@@ -863,7 +863,7 @@ def test_a_link_to_another_filesystem_is_in_the_way_of_its_own_blobs_only(
         staged.write(CONTENT)
         staged.sync()
         with pytest.raises(StorageError) as caught:
-            (staged.name if shared else staged.publish)(BLOB)
+            staged.publish(BLOB)
 
     assert caught.value.reason == "Invalid cross-device link"
     assert not caught.value.unwritable
@@ -1216,9 +1216,9 @@ def test_what_is_synced_with_the_whole_filesystem_has_no_name_before_its_final_o
 ) -> None:
     with shared.stage(6, shared=True) as staged:
         staged.write(CONTENT)
-        staged.seal()
+        staged.sync()
         assert temporaries(storage) == []
-        staged.name(BLOB)
+        staged.publish(BLOB)
     assert blobs(storage) == [CONTENT]
     assert stat.S_IMODE(where(storage, BLOB).stat().st_mode) == 0o644
 
@@ -1287,8 +1287,8 @@ def test_what_has_no_name_replaces_what_stands_under_its_final_one(storage: Dire
     place(storage, b"bad", BLOB)
     with shared.stage(6, shared=True) as staged:
         staged.write(CONTENT)
-        staged.seal()
-        staged.name(BLOB)
+        staged.sync()
+        staged.publish(BLOB)
     assert blobs(storage) == [CONTENT]
     assert temporaries(storage) == []
 
@@ -1306,14 +1306,14 @@ def test_what_is_about_to_replace_is_not_swept(
     monkeypatch.setattr(os, "rename", late)
     with shared.stage(6, shared=True) as staged:
         staged.write(CONTENT)
-        staged.name(BLOB)
+        staged.publish(BLOB)
     assert blobs(storage) == [CONTENT]
 
 
 def test_what_has_no_name_and_cannot_replace_leaves_nothing(storage: Directory, shared: OpenDirectory) -> None:
     (where(storage, BLOB) / "a directory").mkdir(parents=True)
     with shared.stage(6, shared=True) as staged, pytest.raises(StorageError):
-        staged.name(BLOB)
+        staged.publish(BLOB)
     assert temporaries(storage) == []
 
 
@@ -1321,7 +1321,7 @@ def test_what_has_no_name_and_was_given_up_gets_none(storage: Directory, shared:
     staged = shared.stage(6, shared=True)
     staged.discard()
     with pytest.raises(StorageError):
-        staged.name(BLOB)
+        staged.publish(BLOB)
     assert blobs(storage) == []
 
 
@@ -1340,8 +1340,8 @@ def test_a_filesystem_without_unnamed_files_gets_named_ones(
     with shared.stage(6, shared=True) as staged:
         assert len(temporaries(storage)) == 1
         staged.write(CONTENT)
-        staged.seal()
-        staged.name(BLOB)
+        staged.sync()
+        staged.publish(BLOB)
     assert blobs(storage) == [CONTENT]
 
 

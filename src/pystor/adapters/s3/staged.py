@@ -64,9 +64,6 @@ class StagedObject:
     def date(self, modified: int) -> None:
         """Nothing to do: an object is of the time when it was sent."""
 
-    def seal(self) -> None:
-        """Nothing to do."""
-
     def sync(self) -> None:
         """Nothing to do: an object that is acknowledged is durable, and one that is not yet sent need not be."""
 
@@ -96,8 +93,6 @@ class StagedObject:
             except StorageError as error:
                 error.refused = not error.dead
                 raise
-
-    name = publish
 
     def _send(self, digest: Digest, key: str) -> None:
         if self._size <= ONE_REQUEST:
