@@ -25,9 +25,6 @@ from pystor.lengths import Lengths
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 
-Job: TypeAlias = Callable[[Digest], Awaitable[int]]
-"""Does what is to be done about a blob; returns how many bytes that took. Raises `StorError` to be tried again."""
-
 DONE: Final = "done"
 """What is told of a blob when all is well with it."""
 
@@ -89,7 +86,7 @@ class Queue:
         self,
         name: QueueName,
         pool: Pool,
-        job: Job,
+        job: Callable[[Digest], Awaitable[int]],
         *,
         observe: Observer,
         period: float = 1.0,
@@ -99,7 +96,8 @@ class Queue:
     ) -> None:
         """Look for entries every `period` seconds, in some of many sets; work no faster than the two rates.
 
-        `lengths` is shared with all processes that work on the queue.
+        `job` does what is to be done about a blob; it returns how many bytes that took, and raises `StorError` to be
+        tried again. `lengths` is shared with all processes that work on the queue.
         """
         self.name: Final = name
         self._pool: Final = pool
