@@ -22,7 +22,8 @@ class Entries:
 
     def add(self, digest: Digest) -> None:
         """Note a digest, or note it anew; it is on stable storage when this returns."""
-        while not self._renew(self._path(digest)):
+        path = f"{self._directory}/{_names(digest)[0]}"
+        while not self._renew(path):
             pass  # it was removed in this very moment
         tree.sync(self._directory)
 
@@ -62,9 +63,6 @@ class Entries:
             except BlockingIOError:
                 return None
             return turn.pop_all()
-
-    def _path(self, digest: Digest) -> str:
-        return f"{self._directory}/{_names(digest)[0]}"
 
 
 def _names(digest: Digest) -> tuple[str, str]:

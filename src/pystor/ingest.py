@@ -23,9 +23,6 @@ _T = TypeVar("_T")
 BATCH: Final = 1 << 20
 """Bytes that are hashed and written at once; an upload holds about three times as much in memory."""
 
-_ANY: Final[frozenset[Bulkhead]] = frozenset()
-"""No storage in `without`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -154,7 +151,7 @@ async def _store_whole(pool: Pool, content: bytes, given: Digest | None, surveys
 
 
 async def _store_content(
-    pool: Pool, content: bytes, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = _ANY
+    pool: Pool, content: bytes, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = frozenset()
 ) -> Stored:
     upload, gaps = await _begin(pool, surveys, digest, len(content), content, without)
     async with upload:
@@ -186,7 +183,7 @@ async def _store_stream(
     batches: AsyncIterator[bytes],
     given: Digest | None,
     surveys: Sequence[Survey],
-    without: frozenset[Bulkhead] = _ANY,
+    without: frozenset[Bulkhead] = frozenset(),
 ) -> Stored:
     upload, gaps = await _begin(pool, surveys, given, size, None, without)
     async with upload:
@@ -244,7 +241,7 @@ async def _mend_others(pool: Pool, stored: Stored) -> Stored:
 
 
 async def _store_from(
-    source: Bulkhead, pool: Pool, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = _ANY
+    source: Bulkhead, pool: Pool, digest: Digest, surveys: Sequence[Survey], without: frozenset[Bulkhead] = frozenset()
 ) -> Stored:
     """Store what a storage has of a blob."""
     replica = await source.open(digest)

@@ -229,7 +229,7 @@ class Pool:
     def _correct(self, digest: Digest, found: Replica) -> None:
         """Forget a hint at another set than that in which a blob was found: it would mislead for ever."""
         hint = self._hints.get_now(digest)
-        if hint is not None and self._set_of.get(root_in(hint, digest)) is not self._set_of[found.storage]:
+        if hint is not None and self._hinted(digest, hint) is not self._set_of[found.storage]:
             self._hints.drop(digest)
 
     async def read(self, replica: Replica, offset: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""One replica set: the storages that all keep the same blobs. Written all or nothing."""
+"""One replica set: the storages that all keep the same blobs, and what each of them has of one."""
 
 from __future__ import annotations
 
