@@ -13,7 +13,7 @@ from pystor.digest import Digest
 from pystor.errors import StorageError
 from pystor.executor import Executor, one
 from pystor.probing import Inquiry, Probes
-from pystor.steps import Awaited, Known, OnReplica, Probing, Refusal, Running, Step, Syncing
+from pystor.steps import Awaited, Known, OnReplica, Probing, Running, Step, Syncing
 
 _T = TypeVar("_T")
 
@@ -112,10 +112,10 @@ class Bulkhead:
         `count` tells of the result how many things were done in one go.
         """
         if self.switch.get() >= (State.UNWRITABLE if writing else State.OUT) and not (probing or certain):
-            return Refusal(self._is_out(_name(operation)))
+            return Known(self._is_out(_name(operation)))
         if of is not None and not isinstance(of, Digest) and self._inquiry.hangs(of):
             reason = "it is waited for already"
-            return Refusal(StorageError(self.storage.root, _name(operation), reason, unreadable=True))
+            return Known(StorageError(self.storage.root, _name(operation), reason, unreadable=True))
         executor = self._probes.executor if probing else self._executor
         job = executor.give(operation, arguments, certain=certain, waits=waits, ahead=ahead, count=count)
         usual = WRITE_TIMEOUT if waits else self.storage.timeouts.answer

@@ -84,28 +84,16 @@ async def outcomes(steps: Iterable[Step[_T]]) -> list[_T | Exception]:
         raise
 
 
-class Refusal(Step[Any]):
-    """A step that was refused, and not begun."""
-
-    def __init__(self, error: StorageError) -> None:
-        self._error: Final = error
-
-    async def result(self) -> Any:
-        """Raise why."""
-        raise self._error
-
-    def abandon(self) -> None:
-        """There is nothing to close."""
-
-
 class Known(Step[_T]):
-    """A step whose result was there at once."""
+    """A step whose result was there at once, or that was refused."""
 
-    def __init__(self, outcome: _T) -> None:
+    def __init__(self, outcome: _T | StorageError) -> None:
         self._outcome: Final = outcome
 
     async def result(self) -> _T:
-        """Give it."""
+        """Give it, or raise why it was refused."""
+        if isinstance(self._outcome, StorageError):
+            raise self._outcome
         return self._outcome
 
     def abandon(self) -> None:
