@@ -22,7 +22,7 @@ from pystor.repairs import Repairs
 from pystor.replicas import ReplicaSet, Survey
 from pystor.scrubbing import Scrub
 from pystor.search import Search
-from pystor.small_uploads import NOW, SmallUploads
+from pystor.small_uploads import NOW, SmallUpload, SmallUploads
 from pystor.upkeep import Upkeep
 from pystor.uploads import Upload, send
 from pystor.verification import Verifier
@@ -287,7 +287,7 @@ class Pool:
                 if content is None:
                     return await Upload.stage(replica_set.members, size, None)
                 name = None if self.mirrored else unseen
-                return await send(self._small_uploads[replica_set], content, unseen, name, times)
+                return await send(self._small_uploads[replica_set], SmallUpload(content, unseen, name, times))
             except StorageError as error:
                 self.observe(StorageFailed(error, digest))
                 failed = failed or not isinstance(error, StorageFull)

@@ -42,12 +42,12 @@ class SmallUpload:
     content: bytes
     unseen: Digest | None = None
     """What is to be looked for before it is written; None if that was done."""
-    alone: bool = False
-    """Whether it is synced for itself."""
     name: Digest | None = None
     """What it is to be called; it is named as soon as it is written if that is known by then."""
     times: Mapping[Bulkhead, int] = field(default_factory=lambda: NOW)
     """Of which time it is to be on which storage, in nanoseconds since the epoch; of now on the others."""
+    alone: bool = False
+    """Whether it is synced for itself."""
     began: int = field(default_factory=moments.now)
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Whether it is as far as it can go for now."""
@@ -76,19 +76,12 @@ class SmallUploads:
         self._held: Callable[[], None] = _nothing
         """Lets the next batch be written, once that which was written last is named."""
 
-    async def write(
-        self,
-        content: bytes,
-        unseen: Digest | None = None,
-        name: Digest | None = None,
-        times: Mapping[Bulkhead, int] = NOW,
-    ) -> SmallUpload:
+    async def write(self, upload: SmallUpload) -> None:
         """Write a blob to all storages; it is on stable storage when this returns, and counts until it leaves.
 
         It has its `name` as well by then, if that is given; `failed` tells where not. Raises the failure of a storage
         to write it, or `AlreadyThere` if one has something under the name of what is `unseen`; then nothing stays.
         """
-        upload = SmallUpload(content, unseen, name=name, times=times)
         for member in self.members:
             member.uploads += 1
         try:
@@ -99,7 +92,6 @@ class SmallUploads:
             # Whoever is cancelled when it is written already is the only one who knows of it.
             await asyncio.shield(discard(upload.staged))
             raise
-        return upload
 
     async def name(self, upload: SmallUpload, digest: Digest) -> None:
         """Give a blob that is written its final name on all storages, durably; `failed` tells where that failed."""

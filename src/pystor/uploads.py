@@ -53,7 +53,7 @@ class Upload:
         """
         if content is None:
             return await cls._stage_in_turn(members, size)
-        return await send(SmallUploads(members), content, times=times)
+        return await send(SmallUploads(members), SmallUpload(content, times=times))
 
     @classmethod
     async def _stage_in_turn(cls, members: Sequence[Bulkhead], size: int) -> Upload:
@@ -157,19 +157,14 @@ class _Batched(Upload):
         return super().__aexit__()
 
 
-async def send(
-    uploads: SmallUploads,
-    content: bytes,
-    unseen: Digest | None = None,
-    name: Digest | None = None,
-    times: Mapping[Bulkhead, int] = NOW,
-) -> Upload:
+async def send(uploads: SmallUploads, upload: SmallUpload) -> Upload:
     """Begin a small blob, with others if there are any: it is on stable storage when this returns.
 
-    If its `name` is given, it was given that as well, and `publish` tells how that went. Raises `AlreadyThere` if
-    something stands under the name of what is `unseen`. `times` are as for `Upload.sync`.
+    If its name is known, it was given that as well, and `publish` tells how that went. Raises as `SmallUploads.write`
+    does.
     """
-    return _Batched(uploads, await uploads.write(content, unseen, name, times))
+    await uploads.write(upload)
+    return _Batched(uploads, upload)
 
 
 async def _all(steps: Mapping[Bulkhead, Step[object]]) -> None:

@@ -67,7 +67,7 @@ class Calls:
 
 async def store(mine: SmallUploads, content: bytes, unseen: Digest | None = None) -> None:
     digest = Digest.of(content)
-    async with await send(mine, content, unseen, _name_of(digest)) as upload:
+    async with await send(mine, SmallUpload(content, unseen, _name_of(digest))) as upload:
         await upload.publish(digest)
 
 
@@ -246,7 +246,7 @@ def test_one_that_comes_alone_while_another_is_under_way_shares_its_syncs(
 
     async def scenario() -> None:
         mine = uploads_to(pair)
-        async with await send(mine, b"under way"):
+        async with await send(mine, SmallUpload(b"under way")):
             calls = Calls(monkeypatch)
             await store(mine, b"the next")
             assert calls.of["fsync"] == 0
