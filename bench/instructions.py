@@ -23,7 +23,8 @@ from bench import blobs, page
 from bench.blobs import Bodies
 from bench.peers import free_port, started
 from bench.results import RECORD
-from tests.support import Server, needs
+from tests.support import needs
+from tests.support.server import Server
 
 _WARM, _GETS, _POSTS = 100, 100, 50
 _TIMES = 3

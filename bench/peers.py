@@ -22,7 +22,8 @@ from typing import Any
 from bench.blobs import Bodies, path_of
 from bench.load import Uploads
 from tests.neighbours.servers.seaweed import Seaweed
-from tests.support import Server, needs, processes
+from tests.support import needs, processes
+from tests.support.server import Server
 
 _START_SECONDS = 90
 

@@ -19,7 +19,8 @@ from bench.comparing import compare, costed
 from bench.load import LoadFailed, Requests, Uploads
 from bench.results import RECORD, Results
 from bench.samples import MIB, Check, Comparison, Sample, Spread, Target
-from tests.support import Server, needs
+from tests.support import needs
+from tests.support.server import Server
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TOLD: Final = (

@@ -18,8 +18,9 @@ import obstore
 import pytest
 from obstore.store import MemoryStore, ObjectStore
 
-from pystor.adapters.s3 import Bucket, BucketAddress, parse_bucket_url
+from pystor.adapters.s3 import Bucket
 from pystor.adapters.s3.client import PIECE, Client
+from pystor.address import BucketAddress, parse_bucket_url
 from pystor.blob import Fingerprint, Storage
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest

@@ -4,14 +4,13 @@ from pystor.config.embedded import Embedded, absolute, embedded, preview
 from pystor.config.loading import load, override
 from pystor.config.neighbours import Amqp, Credentials, LogOutput, S3Credentials, Server, Statsite
 from pystor.config.problems import MASK
-from pystor.config.settings import Durability, Settings
+from pystor.config.settings import Settings
 from pystor.config.table import Key, keys_of, plain
 
 __all__ = [
     "MASK",
     "Amqp",
     "Credentials",
-    "Durability",
     "Embedded",
     "Key",
     "LogOutput",

@@ -7,33 +7,25 @@ counted.
 
 from pystor.adapters.logs.bridge import set_up, tear_down
 from pystor.adapters.logs.entries import Entry
-from pystor.adapters.logs.formats import Style, as_gelf, as_json, as_text
+from pystor.adapters.logs.formats import as_gelf
 from pystor.adapters.logs.kinds import Described, problems
 from pystor.adapters.logs.levels import LEVELS
-from pystor.adapters.logs.network import GelfTcp, GelfUdp, Syslog, chunks
+from pystor.adapters.logs.network import chunks
 from pystor.adapters.logs.observer import Logs
 from pystor.adapters.logs.outputs import QUEUED, Output
-from pystor.adapters.logs.repeats import REPEATED, log
-from pystor.adapters.logs.sinks import File, Screen, Sink
+from pystor.adapters.logs.repeats import log
+from pystor.adapters.logs.sinks import File, Screen
 
 __all__ = [
     "LEVELS",
     "QUEUED",
-    "REPEATED",
     "Described",
     "Entry",
     "File",
-    "GelfTcp",
-    "GelfUdp",
     "Logs",
     "Output",
     "Screen",
-    "Sink",
-    "Style",
-    "Syslog",
     "as_gelf",
-    "as_json",
-    "as_text",
     "chunks",
     "log",
     "problems",

@@ -6,7 +6,6 @@ holds a lock on its file for as long as it lives: what only the living have (gau
 """
 
 from pystor.adapters.prometheus.collector import CONTENT_TYPE, Prometheus, StorageRow
-from pystor.adapters.prometheus.families import BOUNDS, FAMILIES, Family
-from pystor.adapters.prometheus.sheet import Sheet
+from pystor.adapters.prometheus.families import FAMILIES
 
-__all__ = ["BOUNDS", "CONTENT_TYPE", "FAMILIES", "Family", "Prometheus", "Sheet", "StorageRow"]
+__all__ = ["CONTENT_TYPE", "FAMILIES", "Prometheus", "StorageRow"]
