@@ -42,7 +42,6 @@ SCRIPTS = {
     "stor-client": [str(Path(sys.executable).with_name("stor-client"))],
     "nohup": ["nohup", sys.executable, "-m", "pystor"],
 }
-QUICK = ("--attempts", "4", "--delay", "10ms")
 
 
 class Shell:

@@ -20,11 +20,10 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Cut(ConnectionError):
-    """The connection ended where an answer should have gone on; `got` is the part of the body that came."""
+    """The connection ended where an answer should have gone on."""
 
-    def __init__(self, where: str, got: bytes = b"") -> None:
+    def __init__(self, where: str) -> None:
         super().__init__(f"the connection was cut {where}")
-        self.got = got
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class Wire:
         """Read exactly `size` bytes of a body, or raise `Cut`."""
         got = self._incoming.read(size)
         if len(got) != size:
-            raise Cut(f"after {len(got)} of {size} bytes", got)
+            raise Cut(f"after {len(got)} of {size} bytes")
         return got
 
     def up_to(self, size: int) -> bytes:

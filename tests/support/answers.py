@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +41,3 @@ def read(response: http.client.HTTPResponse) -> Answer:
         key = name.lower()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     return Answer(response.status, headers, body)
-
-
-def receive(connection: socket.socket, method: str = "GET") -> Answer:
-    """Read one response from a socket that a request was written to by hand."""
-    response = http.client.HTTPResponse(connection, method=method)
-    try:
-        response.begin()
-        return read(response)
-    finally:
-        response.close()

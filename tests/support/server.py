@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -230,11 +229,6 @@ class Server:
     ) -> Answer:
         return self.request("POST", target, body, {**(self.authorization() if auth else {}), **(headers or {})})
 
-    def put(
-        self, target: str, body: Body = b"", headers: Mapping[str, str] | None = None, *, auth: bool = True
-    ) -> Answer:
-        return self.request("PUT", target, body, {**(self.authorization() if auth else {}), **(headers or {})})
-
     @contextlib.contextmanager
     def client(self, timeout: float = 60) -> Iterator[http.client.HTTPConnection]:
         """Open a connection that is kept for several requests, and closed at the end."""
@@ -244,30 +238,9 @@ class Server:
         finally:
             connection.close()
 
-    def connect(self, timeout: float = 30) -> socket.socket:
-        """Open a raw connection for bytes that no HTTP client would send. Use it in a `with`."""
-        connection = socket.create_connection((self.host, self.port), timeout)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-    def raw(self, request: bytes, *, timeout: float = 30) -> bytes:
-        """Send bytes as they are; return all that comes until the server closes (ask for `Connection: close`)."""
-        with self.connect(timeout) as connection:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(request)
-            return _drain(connection)
-
 
 def _path(target: str) -> str:
     return target if target.startswith(("/", "*")) else f"/{target}"
-
-
-def _drain(connection: socket.socket) -> bytes:
-    received = bytearray()
-    with contextlib.suppress(ConnectionResetError):
-        while piece := connection.recv(65536):
-            received += piece
-    return bytes(received)
 
 
 ServerFactory: TypeAlias = Callable[..., Server]
