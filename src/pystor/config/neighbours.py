@@ -1,8 +1,5 @@
 """The neighbours as typed values: who may write, statsite, S3, memcached, RabbitMQ and the log."""
 
-# mypy: disable-error-code="func-returns-value"
-# `return problems.error(...)` notes what is wrong and returns None, in one line.
-
 from __future__ import annotations
 
 import math

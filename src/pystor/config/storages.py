@@ -1,8 +1,5 @@
 """The storages: absolute paths of directories that exist, or buckets; each listed once."""
 
-# mypy: disable-error-code="func-returns-value"
-# `return problems.error(...)` notes what is wrong and returns None, in one line.
-
 from __future__ import annotations
 
 import errno

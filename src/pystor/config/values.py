@@ -3,9 +3,6 @@
 Each takes `(value, where, problems)`. It returns what it parsed, or notes what is wrong and returns None.
 """
 
-# mypy: disable-error-code="func-returns-value"
-# `return problems.error(...)` notes what is wrong and returns None, in one line.
-
 from __future__ import annotations
 
 import re
