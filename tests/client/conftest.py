@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pystor.client import Client, Digest, Retry
+from pystor.client import Client, Retry
+from tests.contract import disk
 from tests.neighbours.servers.proxy import Proxy
 from tests.support.server import Server
 
@@ -17,16 +17,9 @@ QUICK = Retry(attempts=6, delay=0.01, longest=0.05)
 
 def lay(server: Server, *contents: bytes) -> list[str]:
     """Put blobs where the server finds them, without a request; returns their digests."""
-    return [_lay(server, content) for content in contents]
-
-
-def _lay(server: Server, content: bytes) -> str:
-    digest = Digest.of(content)
-    for storage in server.pairs[0]:
-        path = Path(storage, digest.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return digest.hex
+    for content in contents:
+        disk.place_on(tuple(server.pairs[0]), content)
+    return [sha(content) for content in contents]
 
 
 def sha(content: bytes) -> str:

@@ -38,6 +38,12 @@ def replica(storage: Path, digest: str) -> Path:
     return storage / name[:2] / name[2:4] / name[4:6] / f"{name}.dat"
 
 
+def key_of(content: bytes) -> str:
+    """What a blob is called in the archive."""
+    digest = sha(content)
+    return f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}"
+
+
 def place(storage: Path, content: bytes, modified: float = OLD) -> Path:
     """Put a replica there by hand, as the original left it: mode 0644, an old time."""
     path = replica(storage, sha(content))

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.contract.disk import fresh, settles, sha
+from tests.contract.disk import fresh, key_of, settles, sha
 from tests.contract.house import House
 from tests.neighbours.servers.listener import Listener
 from tests.neighbours.servers.memcached import Memcached
@@ -95,8 +95,7 @@ class Client:
 
     def _from_archive(self) -> None:
         content = fresh(2_000)
-        digest = sha(content)
-        self._seaweed.store().put(f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}", content)
+        self._seaweed.store().put(key_of(content), content)
         assert self._ask(content) == (200, content)
         self.counted["archive"] += 1
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.disk import fresh, is_whole, replica, settles, sha
+from tests.contract.disk import fresh, is_whole, key_of, replica, settles, sha
 from tests.contract.house import House
 from tests.contract.wire import Cut, request
 from tests.neighbours.servers.memcached import Memcached
@@ -41,11 +41,6 @@ def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
 
 def behind(proxy: Proxy, seaweed: Seaweed) -> dict[str, str]:
     return {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": proxy.endpoint}
-
-
-def key_of(content: bytes) -> str:
-    digest = sha(content)
-    return f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}"
 
 
 def archived(seaweed: Seaweed, content: bytes) -> bytes | None:

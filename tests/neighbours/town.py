@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tests.contract.disk import fresh, settles, sha
+from tests.contract.disk import fresh, key_of, settles, sha
 from tests.contract.house import House
 from tests.neighbours.servers.listener import Listener
 from tests.neighbours.servers.memcached import Memcached
@@ -71,8 +71,7 @@ class Town:
             self.memcached = stack.enter_context(Memcached())
             self.statsd = stack.enter_context(Statsd(self._directory))
             for content in self.archived:
-                digest = sha(content)
-                self.seaweed.store().put(f"{digest[:2]}/{digest[2:4]}/{digest[4:6]}/{digest}", content)
+                self.seaweed.store().put(key_of(content), content)
             ports = (self.seaweed.port, self.memcached.port, self.rabbitmq.port)
             proxies = [stack.enter_context(Proxy(("127.0.0.1", port))) for port in ports]
             self.stor = House(stack.enter_context(Server(self._directory / "stor", config=self._config(*proxies))))
