@@ -39,11 +39,7 @@ def together(
         config = {
             "statsite": {"host": "127.0.0.1", "port": statsd.port, "prefix": "stor.test", "sample_rate": 1},
             "s3_enabled": True,
-            "s3_credentials": {
-                "access_key": seaweed.access_key,
-                "secret_key": seaweed.secret_key,
-                "host": seaweed.endpoint,
-            },
+            "s3_credentials": seaweed.credentials(),
             "memcached_servers": [":".join(map(str, memcached.address))],
             "rabbitmq_uri": f"amqp://guest:guest@127.0.0.1:{broker.port}/?exchange=stor&routing_key=sha",
         }

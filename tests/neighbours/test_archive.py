@@ -26,8 +26,7 @@ SIZES = pytest.mark.parametrize("size", [0, 5_000, 3_000_000])
 @pytest.fixture
 def make_stor(make_server: Callable[..., Server], seaweed: Seaweed) -> Make:
     def make(**keys: Any) -> House:
-        credentials = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": seaweed.endpoint}
-        config = {"s3_enabled": True, "s3_credentials": credentials, **keys.pop("config", {})}
+        config = {"s3_enabled": True, "s3_credentials": seaweed.credentials(), **keys.pop("config", {})}
         return House(make_server(config=config, **keys))
 
     return make
@@ -37,10 +36,6 @@ def make_stor(make_server: Callable[..., Server], seaweed: Seaweed) -> Make:
 def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
     with Proxy(("127.0.0.1", seaweed.port)) as between:
         yield between
-
-
-def behind(proxy: Proxy, seaweed: Seaweed) -> dict[str, str]:
-    return {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": proxy.endpoint}
 
 
 def archived(seaweed: Seaweed, content: bytes) -> bytes | None:
@@ -126,7 +121,7 @@ def test_an_archive_that_does_not_answer_makes_a_miss_a_503_and_harms_nothing_el
 def test_an_archive_that_takes_no_writes_when_it_is_back_is_read_all_the_same(
     make_stor: Make, seaweed: Seaweed, proxy: Proxy
 ) -> None:
-    keys = {"s3_credentials": behind(proxy, seaweed), "s3_retries": 0, "s3_mirror": True}
+    keys = {"s3_credentials": seaweed.credentials(proxy.endpoint), "s3_retries": 0, "s3_mirror": True}
     stor, content = make_stor(config=keys, workers=1), fresh()
     seaweed.store().put(key_of(content), content)
     proxy.refuse()
@@ -174,7 +169,7 @@ def connections_to(port: int) -> int:
 def test_more_clients_at_once_than_the_archive_is_asked_for_are_all_served(
     make_stor: Make, seaweed: Seaweed, proxy: Proxy
 ) -> None:
-    stor = make_stor(config={"s3_credentials": behind(proxy, seaweed)}, workers=1)
+    stor = make_stor(config={"s3_credentials": seaweed.credentials(proxy.endpoint)}, workers=1)
     contents = [fresh() for _ in range(100)]
     for content in contents:
         seaweed.store().put(key_of(content), content)
@@ -186,7 +181,10 @@ def test_more_clients_at_once_than_the_archive_is_asked_for_are_all_served(
 
 
 def test_an_archive_has_as_long_for_an_answer_as_is_configured(make_stor: Make, seaweed: Seaweed, proxy: Proxy) -> None:
-    stor, content = make_stor(config={"s3_credentials": behind(proxy, seaweed), "s3_timeout": 10}, workers=1), fresh()
+    stor, content = (
+        make_stor(config={"s3_credentials": seaweed.credentials(proxy.endpoint), "s3_timeout": 10}, workers=1),
+        fresh(),
+    )
     seaweed.store().put(key_of(content), content)
     proxy.delay = 2.2
     assert stor.get(content).body == content
@@ -195,7 +193,7 @@ def test_an_archive_has_as_long_for_an_answer_as_is_configured(make_stor: Make, 
 def test_a_blob_that_is_hashed_before_it_is_sent_may_come_slowly_from_the_archive(
     make_stor: Make, seaweed: Seaweed, proxy: Proxy
 ) -> None:
-    stor, content = make_stor(config={"s3_credentials": behind(proxy, seaweed)}, workers=1), fresh(600_000)
+    stor, content = make_stor(config={"s3_credentials": seaweed.credentials(proxy.endpoint)}, workers=1), fresh(600_000)
     seaweed.store().put(key_of(content), content)
     proxy.rate = 250_000
     assert stor.get(content).body == content
@@ -238,7 +236,7 @@ def test_who_wants_no_bytes_from_the_archive_has_nothing_promoted(
 def test_a_pool_that_takes_nothing_is_told_once_and_doubles_no_reads_of_the_archive(
     make_stor: Make, seaweed: Seaweed, proxy: Proxy, full: dict[str, str], why: str
 ) -> None:
-    keys = {"s3_promote": True, "s3_credentials": behind(proxy, seaweed), **full}
+    keys = {"s3_promote": True, "s3_credentials": seaweed.credentials(proxy.endpoint), **full}
     stor, contents = make_stor(config=keys, workers=1), [fresh(5_000) for _ in range(5)]
     for content in contents:
         seaweed.store().put(key_of(content), content)

@@ -38,8 +38,7 @@ def vast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 
 def in_front_of(make_server: Callable[..., Server], seaweed: Seaweed, endpoint: str) -> House:
-    credentials = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key, "host": endpoint}
-    return House(make_server(config={"s3_enabled": True, "s3_credentials": credentials}))
+    return House(make_server(config={"s3_enabled": True, "s3_credentials": seaweed.credentials(endpoint)}))
 
 
 def key_of(digest: str) -> str:

@@ -86,11 +86,10 @@ class Town:
         return [self.archive, self.cache, self.broker, self.counter]
 
     def _config(self, s3: Proxy, memcached: Proxy, rabbitmq: Proxy) -> dict[str, Any]:
-        keys = {"access_key": self.seaweed.access_key, "secret_key": self.seaweed.secret_key}
         return {
             "statsite": {"host": "localhost", "port": self.statsd.port, "prefix": "stor", "sample_rate": 1},
             "s3_enabled": True,
-            "s3_credentials": {**keys, "host": s3.endpoint},
+            "s3_credentials": self.seaweed.credentials(s3.endpoint),
             "memcached_servers": [f"127.0.0.1:{memcached.port}"],
             "rabbitmq_uri": f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/?exchange=stor&routing_key=sha",
         }

@@ -50,6 +50,10 @@ class Seaweed:
         self.endpoint = f"http://{host}:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    def credentials(self, host: str | None = None) -> dict[str, str]:
+        """What a configuration says of it, or of the `host` that it is reached by."""
+        return {"access_key": self.access_key, "secret_key": self.secret_key, "host": host or self.endpoint}
+
     @property
     def pid(self) -> int:
         (process,) = self._processes.values()
