@@ -821,7 +821,7 @@ def test_a_small_blob_over_a_small_limit_is_refused_whichever_way_it_takes(
     headers = (WRITER, (b"content-length", b"6")) if declared else (WRITER,)
 
     async def scenario() -> None:
-        async with Living(app_of(pool_of(pair, events=None), max_blob_size=5)) as app:
+        async with Living(app_of(pool_of(pair), max_blob_size=5)) as app:
             assert (await ask(app, "POST", path, headers, content)).status == 413
             assert (await take(app, "POST", path, headers, content)).status == 413
 
@@ -903,7 +903,7 @@ def test_what_nobody_foresaw_is_an_answer_and_no_stack_trace(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        pool = pool_of(pair, events=None)
+        pool = pool_of(pair)
         async with Living(app_of(pool)) as app:
             monkeypatch.setattr(pool, "find", lambda _: 1 / 0)
             answer = await ask(app, "GET", f"/{'a' * 64}")

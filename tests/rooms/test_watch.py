@@ -203,7 +203,7 @@ def test_a_pool_believes_no_miss_in_a_storage_that_was_displaced_after_its_disk_
     storages = [primed(point / f"{number}", watch) for number in range(4)]
 
     async def scenario() -> None:
-        pool = pool_of(storages[:2], storages[2:], events=None, watch=watch)
+        pool = pool_of(storages[:2], storages[2:], watch=watch)
         assert pool.find_now(NOWHERE) is not None
         mounts.mount_again(point)
         for storage in storages:
@@ -262,7 +262,7 @@ def test_a_pool_believes_a_miss_only_if_every_storage_is_in_its_place(tmp_path: 
     storages = [primed(tmp_path / f"{number}", watch) for number in range(4)]
 
     async def scenario() -> None:
-        pool = pool_of(storages[:2], storages[2:], events=None, watch=watch)
+        pool = pool_of(storages[:2], storages[2:], watch=watch)
         for _ in range(3):
             result = pool.find_now(NOWHERE)
             assert result is not None
@@ -285,7 +285,7 @@ def test_a_replica_is_not_missing_where_the_storage_is(tmp_path: Path) -> None:
     move_root(tmp_path / "1")
 
     async def scenario() -> None:
-        pool = pool_of(pair, events=None, watch=watch)
+        pool = pool_of(pair, watch=watch)
         for _ in range(20):
             result = pool.find_now(Digest.of(b"a blob"))
             if result is not None and result.replica is not None:

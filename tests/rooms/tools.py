@@ -87,7 +87,7 @@ def temporaries(*storages: Directory) -> list[Path]:
 
 def open_below(directory: Path) -> list[str]:
     """What this process has open below a directory."""
-    return [target for target in map(_target, os.listdir("/proc/self/fd")) if target.startswith(f"{directory}/")]
+    return [target for target in map(path_of, os.listdir("/proc/self/fd")) if target.startswith(f"{directory}/")]
 
 
 def descriptors(below: Path) -> list[str]:
@@ -99,16 +99,12 @@ def descriptors(below: Path) -> list[str]:
     return open_below(below)
 
 
-def _target(fd: int | str) -> str:
+def path_of(fd: int | str) -> str:
+    """The path of an open file; none if it is closed by now."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return ""
-
-
-def path_of(fd: int) -> str:
-    """The path of an open file."""
-    return _target(fd)
 
 
 def digest_of(replica: Replica) -> Digest:
@@ -131,7 +127,7 @@ def pool_of(
     *sets: Iterable[Directory],
     verify_first: int = 1 << 20,
     verifier: Verifier | None = None,
-    events: list[Event] | None,
+    events: list[Event] | None = None,
     sweep_period: float = 1800,
     mirrored: bool = False,
     watch: Watch | None = None,
@@ -157,23 +153,9 @@ def tiers_of(pool: Pool) -> Tiers:
 
 
 @asynccontextmanager
-async def running(
-    *sets: Iterable[Directory],
-    verify_first: int = 1 << 20,
-    verifier: Verifier | None = None,
-    events: list[Event] | None = None,
-    sweep_period: float = 1800,
-    mirrored: bool = False,
-) -> AsyncIterator[Pool]:
-    """A pool that is started, and stopped in the end."""
-    pool = pool_of(
-        *sets,
-        verify_first=verify_first,
-        verifier=verifier,
-        events=events,
-        sweep_period=sweep_period,
-        mirrored=mirrored,
-    )
+async def running(*sets: Iterable[Directory], **options: Any) -> AsyncIterator[Pool]:
+    """A pool with the options of `pool_of` that is started, and stopped in the end."""
+    pool = pool_of(*sets, **options)
     await pool.start()
     try:
         yield pool
