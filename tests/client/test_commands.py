@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -1068,22 +1068,27 @@ def test_the_password_is_not_in_the_process_list(shell: Shell, server: Server, p
 # On a terminal
 
 
-def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Server, proxy: Proxy) -> None:
-    names = lay(server, *(noise(200_000) for _ in range(4)))
-    proxy.rate = 150_000
+def shown(shell: Shell, server: str, *words: str, results: IO[bytes] | None = None) -> str:
+    """What a terminal of 80 columns shows of a command; its results may go elsewhere."""
     controller, terminal = pty.openpty()
     with subprocess.Popen(
-        [*SCRIPTS["stor"], "get", *names, "out"],
+        [*SCRIPTS["stor"], *words],
         cwd=shell.directory,
-        env=shell.environment | {"STOR_URL": proxy.endpoint, "COLUMNS": "80"},
-        stdout=terminal,
+        env=shell.environment | {"STOR_URL": server, "COLUMNS": "80"},
+        stdout=results or terminal,
         stderr=terminal,
         stdin=terminal,
     ) as process:
         os.close(terminal)
-        shown = "".join(_everything(controller))
+        text = "".join(_everything(controller))
         assert process.wait(20) == 0
-    lines = [line.strip() for line in shown.split("\r") if line.strip()]
+    return text
+
+
+def test_a_terminal_of_80_columns_shows_how_far_it_is(shell: Shell, server: Server, proxy: Proxy) -> None:
+    names = lay(server, *(noise(200_000) for _ in range(4)))
+    proxy.rate = 150_000
+    lines = [line.strip() for line in shown(shell, proxy.endpoint, "get", *names, "out").split("\r") if line.strip()]
     assert all(len(line) < 80 for line in lines)
     assert any(re.match(r"\[#+\.*\] +\d+%  \d/4 files  \S+ KiB  \S+ [KM]iB/s", line) for line in lines), lines
     assert lines[-1].startswith("4 downloaded: 781.2 KiB in ")
@@ -1119,25 +1124,12 @@ def test_the_question_for_the_password_can_be_left(shell: Shell, key: bytes, sta
 
 def test_results_on_a_terminal_stand_on_lines_of_their_own(shell: Shell, server: Server, tmp_path: Path) -> None:
     paths = files(tmp_path / "src", [os.urandom(100_000) for _ in range(40)])
-    controller, terminal = pty.openpty()
-    with (
-        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
-        subprocess.Popen(
-            [*SCRIPTS["stor"], "put", "src"],
-            cwd=shell.directory,
-            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
-            stdout=terminal,
-            stderr=terminal,
-            stdin=terminal,
-        ) as process,
-    ):
-        os.close(terminal)
-        shown = "".join(_everything(controller))
-        assert process.wait(20) == 0
-    lines = [_seen(line) for line in shown.split("\r\n")]
+    with Proxy(("127.0.0.1", server.port), delay=0.05) as slow:
+        told = shown(shell, slow.endpoint, "put", "src")
+    lines = [_seen(line) for line in told.split("\r\n")]
     results = {f"{Digest.of(path.read_bytes()).hex}  src/{path.name}" for path in paths}
     assert set(lines[:-2]) == results
-    assert shown.count("files") > 3  # the line that moves, between them
+    assert told.count("files") > 3  # the line that moves, between them
     assert lines[-2].startswith("40 uploaded")
 
 
@@ -1153,23 +1145,9 @@ def test_the_line_that_moves_stays_in_the_last_line_of_results_that_go_to_a_file
     shell: Shell, server: Server, tmp_path: Path
 ) -> None:
     names = lay(server, *(noise(50_000) for _ in range(40)))
-    controller, terminal = pty.openpty()
-    with (
-        Proxy(("127.0.0.1", server.port), delay=0.05) as slow,
-        (tmp_path / "results").open("wb") as results,
-        subprocess.Popen(
-            [*SCRIPTS["stor"], "get", *names, "out"],
-            cwd=shell.directory,
-            env=shell.environment | {"STOR_URL": slow.endpoint, "COLUMNS": "80"},
-            stdout=results,
-            stderr=terminal,
-            stdin=terminal,
-        ) as process,
-    ):
-        os.close(terminal)
-        shown = "".join(_everything(controller))
-        assert process.wait(20) == 0
-    assert shown.count(" " * 79) == 1  # it is taken away once, at the end, and does not flicker
+    with Proxy(("127.0.0.1", server.port), delay=0.05) as slow, (tmp_path / "results").open("wb") as results:
+        told = shown(shell, slow.endpoint, "get", *names, "out", results=results)
+    assert told.count(" " * 79) == 1  # it is taken away once, at the end, and does not flicker
     assert len((tmp_path / "results").read_text().splitlines()) == 40
 
 
