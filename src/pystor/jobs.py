@@ -166,6 +166,14 @@ class Queue:
             more = any(each.more for each in done)
         return left
 
+    async def do(self, digest: Digest, tell: Tell, noted_by: Sequence[Bulkhead] = ()) -> bool:
+        """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
+        began = time.monotonic()
+        size, outcome = await self._try(noted_by, digest, tell)
+        pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
+        await asyncio.sleep(max(0.0, pause))
+        return outcome == DONE
+
     async def _work_off_set(self, replica_set: ReplicaSet, tell: Tell) -> _Done:
         """Do what any storage of a set has noted: once, though all of them may have noted it."""
         failed = []
@@ -176,7 +184,7 @@ class Queue:
             progress = self._progress[replica_set]
             self._leave(progress, len(found.noted))
             for digest, members in found.noted.items():
-                if await self._do(members, digest, tell):
+                if await self.do(digest, tell, members):
                     self._leave(progress, progress.left - 1)
                 else:
                     failed.append(digest)
@@ -228,14 +236,6 @@ class Queue:
             await member.run(turn.close, certain=True)
         except StorageError as error:
             self._observe(StorageFailed(error))
-
-    async def _do(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> bool:
-        """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
-        began = time.monotonic()
-        size, outcome = await self._try(members, digest, tell)
-        pause = max(1 / self._files_per_second, size / self._bytes_per_second) - (time.monotonic() - began)
-        await asyncio.sleep(max(0.0, pause))
-        return outcome == DONE
 
     async def _try(self, members: Sequence[Bulkhead], digest: Digest, tell: Tell) -> tuple[int, str]:
         """Do it, and tell how that went; gives the bytes that took, and what was told."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,9 @@ from pystor import census, doctor, wiring
 from pystor.adapters import logs
 from pystor.bulkhead import WRITE_TIMEOUT
 from pystor.config import Settings
-from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import ConfigError, StorageError, StorError, advised
+from pystor.errors import ConfigError, StorageError, advised
 from pystor.events import Event, StorageFailed
 from pystor.fan_out import ask_all
 from pystor.identity import Verdict, refuse_adoption
@@ -155,19 +154,11 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     try:
         if everything:
             async for digest in missing_in(pool, repaired.skip, repaired.leave):
-                told(digest, await _outcome(copy(tiers, pool, digest)))
+                await repairs.do(digest, told)
         await repairs.work_off(told)
         return repaired
     finally:
         await pool.stop()
-
-
-async def _outcome(copying: Awaitable[int]) -> str:
-    try:
-        await copying
-    except StorError as error:
-        return str(error)
-    return DONE
 
 
 def _how_to_fill(roots: Iterable[str]) -> str:

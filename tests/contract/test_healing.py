@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -286,6 +287,23 @@ def test_stor_repair_of_all_fills_a_storage_that_is_empty(make_stor: HouseFactor
     assert sorted(done.stdout.splitlines()) == sorted(f"{sha(content)}  done" for content in contents)
     assert all(is_whole(path, content) for content, both in zip(contents, paths, strict=True) for path in both)
     assert command(stor, "repair", "--all").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "rate"), [("repair_files_per_second", 8), ("repair_bytes_per_second", 8 * SMALL)], ids=["files", "bytes"]
+)
+def test_stor_repair_of_all_copies_no_faster_than_is_configured(make_stor: HouseFactory, key: str, rate: int) -> None:
+    stor = make_stor(config={key: rate})
+    for _ in range(6):
+        disk.missing(place_on(stor.pairs[0], fresh(SMALL))[1])
+
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = stor.command("repair", "--all")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stdout is not None
+        told = [time.monotonic() for _ in running.stdout]
+    assert (running.returncode, len(told)) == (0, 6)
+    assert told[-1] - told[0] > 4 / 8
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
