@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from pystor import outbox
+from pystor.http.crowd import Crowd
 from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Conditions, Response, text
 from pystor.http.protocol import StorProtocol
@@ -259,6 +260,10 @@ class Site:
     @property
     def connections(self) -> list[StorProtocol]:
         return [each for each in list(self._server.server_state.connections) if isinstance(each, StorProtocol)]
+
+    def crowd(self, descriptors: int) -> None:
+        """Have it take its process for one that may have so many descriptors."""
+        self._server.server_state.crowd = Crowd(descriptors)
 
     def narrow(self, size: int) -> None:
         """Give connections that are made from now on small buffers."""

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.protocol.site import MIB, Client, Site, chunked, get, line, post, status, taking
+from tests.support.processes import eventually
 
 
 def slowly(client: Client, data: bytes, pause: float = 0.05) -> None:
@@ -184,3 +185,34 @@ def test_a_client_that_asks_and_is_refused_need_not_send_so_the_connection_ends(
         answer = client.rest()
     assert status(answer) == 401
     assert b"connection: close\r\n" in answer
+
+
+def test_idle_connections_make_room_for_new_ones_and_leave_half_of_the_descriptors_for_files(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Site() as site, contextlib.ExitStack() as stack:
+        site.crowd(240)
+        busy = [stack.enter_context(site.connect()) for _ in range(100)]
+        for client in busy:
+            client.send(get("/watch"))
+        eventually(lambda: site.app.events.count("watch") == 100)
+        for number in range(60):
+            client = stack.enter_context(site.connect())
+            client.send((b"", b"GET /", get("/fast/1"))[number % 3])
+        assert status(site.ask(get("/fast/2", b"connection: close"))) == 200
+        eventually(lambda: len(site.connections) <= 120)
+        assert None not in map(site.connection_of, busy)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "pystor"]
+    assert "LimitNOFILE" in line
+
+
+def test_where_no_connection_is_idle_a_new_one_is_closed_and_no_other() -> None:
+    with Site() as site, contextlib.ExitStack() as stack:
+        site.crowd(6)
+        busy = [stack.enter_context(site.connect()) for _ in range(3)]
+        for client in busy:
+            client.send(get("/watch"))
+        eventually(lambda: site.app.events.count("watch") == 3)
+        with site.connect() as fourth:
+            assert fourth.rest() == b""
+        assert None not in map(site.connection_of, busy)

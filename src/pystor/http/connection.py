@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from pystor.http.crowd import Crowd
 from pystor.http.messages import Field, Response, Source, bytes_of, text
 from pystor.http.wire import Cycle, Flow, Limits, ResponseTransport, ShortRequest, Timer, encode_head, unsent_bytes
 from pystor.outbox import LARGEST, Outbox
@@ -38,6 +39,9 @@ class SharedState(ServerState):
 
     outbox: Outbox
     """Made when the server starts, in its event loop."""
+
+    crowd: Crowd
+    """Made when the server starts."""
 
     parting: bool = False
     """Whether the server is about to end: each connection is told so with its next answer."""

@@ -56,6 +56,25 @@ class Dispatch(Connection):
 
     app: Application
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin, if there is room for one more."""
+        super().connection_made(transport)
+        self.server_state.crowd.join(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.server_state.crowd.leave(self)
+        super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked for, as far as it has come."""
+        return self._running is None and self._phase in (BETWEEN, HEAD) and not (self._unparsed or self._is_ending())
+
+    def dismiss(self) -> None:
+        """Close it for another."""
+        self._close()
+
     @abstractmethod
     def _consume(self, data: bytes) -> None:
         """Go on with what the client has sent."""

@@ -30,6 +30,7 @@ from uvicorn.config import STARTUP_FAILURE
 from pystor import processors
 from pystor.hosts import join_address
 from pystor.http.connection import SharedState
+from pystor.http.crowd import Crowd
 from pystor.http.dispatch import Application
 from pystor.http.protocol import StorProtocol
 from pystor.http.supervisor import PARTED, READY, STOPPING, Line, Supervisor, tell
@@ -82,6 +83,12 @@ def _allow_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < most:
         with contextlib.suppress(OSError):  # then it has what it has
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _descriptors() -> int:
+    """Tell how many files and connections this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if soft == resource.RLIM_INFINITY else soft
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -200,6 +207,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="stor", initializer=processors.roam))
         self.server_state.outbox = Outbox(loop)
+        self.server_state.crowd = Crowd(_descriptors())
         await super().startup(sockets)
         # What was made by now stays: looking through it for garbage took up to a tenth of the time.
         gc.collect()
