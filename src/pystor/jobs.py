@@ -215,7 +215,9 @@ class Queue:
                         each.noted.add(self.name)
                     return None
                 turns.push_async_callback(self._end_turn, member, turn)
-                digests = await member.run(member.storage.pending, self.name, _AT_ONCE, self._beyond.get(member, 0))
+                beyond = self._beyond.get(member, 0)
+                # A directory of millions, cold or behind many that fail, takes a disk that is well long.
+                digests = await member.run(member.storage.pending, self.name, _AT_ONCE, beyond, waits=True)
             except StorageError as error:
                 self._observe(StorageFailed(error))
                 found.failed += 1

@@ -244,6 +244,27 @@ def test_to_forget_what_was_done_has_the_time_of_a_write(
     assert noted(storages) == [[], []]
 
 
+def test_to_read_a_long_queue_may_take_a_disk_that_is_well_longer_than_to_open_a_replica(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storages[0].pending
+
+    def take_long(queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
+        time.sleep(0.3)
+        return real(queue, most, beyond)
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            storages[0].enqueue("mirror", DIGEST)
+            monkeypatch.setattr(storages[0], "pending", take_long)
+            monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.2))
+            assert await Worker().queue(pool).work_off() == 0
+            assert not any(member.out or member.slow for member in pool.members())
+
+    run(scenario())
+    assert noted(storages) == [[], []]
+
+
 def test_what_fails_again_and_again_is_tried_again_after_no_more_than_the_longest_pause(
     storages: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
