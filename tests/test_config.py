@@ -487,6 +487,20 @@ def test_each_storage_is_an_absolute_path_of_a_directory_that_is_there(tmp_path:
     ]
 
 
+def test_a_storage_below_which_the_paths_of_blobs_would_be_too_long_is_refused(tmp_path: Path) -> None:
+    beyond = 4096 - len(f"/AA/BB/CC/{64 * 'F'}.dat")  # with the NUL that ends a path
+    storages = []
+    for length, digit in ((beyond - 1, "1"), (beyond, "2")):
+        path = tmp_path / digit
+        while (left := length - len(str(path)) - 1) > 0:
+            path /= digit * (100 if left > 200 else left)
+        path.mkdir(parents=True)
+        storages.append(str(path))
+    assert problems(write(tmp_path, {"storage_pairs": [storages]})) == [
+        f"storage_pairs[0][1]: '{storages[1]}' is 1 bytes too long for the paths of blobs; name a shorter one",
+    ]
+
+
 def test_a_storage_on_a_disk_that_is_not_mounted_is_warned_about_and_one_that_is_misspelt_is_an_error(
     tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

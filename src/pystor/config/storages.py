@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from pystor.address import BucketAddress, parse_bucket_url
 from pystor.config.problems import Problems
 from pystor.config.values import Parser, listing
+from pystor.digest import Digest
 from pystor.fan_out import ask_all
 from pystor.mounts import FSTAB, unmounted
 
@@ -22,6 +23,8 @@ _Looks: TypeAlias = Mapping[str, os.stat_result | OSError]
 
 _TIMEOUT: Final = 2.0
 """Seconds within which all directories have to be seen."""
+_LONGEST: Final = 4095 - len("/") - len(Digest.of(b"").path)
+"""Bytes that a storage's path may have, so that those of the blobs below it are not too long for the kernel."""
 _SILENT: Final = OSError(errno.ETIMEDOUT, f"it does not answer within {_TIMEOUT:g} s")
 
 
@@ -95,8 +98,11 @@ def _directory(value: object, where: str, problems: Problems, *, looks: _Looks) 
         return problems.error(where, f"{value!r} cannot be a path; write one without NUL and broken characters")
     if not value.startswith("/"):
         return problems.error(where, f"{value!r} is not absolute; write the whole path, from / on")
+    path = Path(value)
+    if (beyond := len(os.fsencode(path)) - _LONGEST) > 0:
+        return problems.error(where, f"{value!r} is {beyond} bytes too long for the paths of blobs; name a shorter one")
     _note_fault(value, looks[value], where, problems)
-    return Path(value)
+    return path
 
 
 def _can_be_a_path(value: str) -> bool:
