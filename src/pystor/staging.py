@@ -304,7 +304,10 @@ class StagedFile:
     @_step("quarantine")
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
         """Keep what stands under the final name in quarantine, if it is what was found bad; `publish` replaces it."""
-        tree.set_aside(digest, bad, self._root_fd)
+        try:
+            tree.set_aside(digest, bad, self._root_fd)
+        except OSError as error:
+            raise self._root.refusal("quarantine", error) from error
 
     def discard(self) -> None:
         """Remove the temporary if it was not published, and give everything back. Never raises."""

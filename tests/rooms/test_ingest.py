@@ -430,6 +430,29 @@ def test_a_blob_whose_name_every_storage_refuses_is_not_acknowledged(
     assert clean(odd[0][1])
 
 
+@pytest.mark.parametrize(
+    ("content", "there"), [(SMALL, False), (SMALL, True), (LONG, True)], ids=["small", "small in part", "long in part"]
+)
+def test_a_blob_whose_bad_replica_cannot_be_set_aside_is_stored_by_another_set_and_that_is_told(
+    odd: list[list[Directory]], events: list[Event], content: bytes, there: bool
+) -> None:
+    name = Path(odd[0][1].root, Digest.of(content).path[:2])
+    name.unlink()
+    name.symlink_to(name.name)  # in a circle
+    if there:
+        place(odd[0][0], content)
+
+    async def scenario() -> Stored:
+        async with running(*odd, events=events) as pool:
+            stored = await put(pool, content)
+            assert not any(member.unwritable for member in pool.members())
+            return stored
+
+    assert run(scenario()) == Stored(Digest.of(content), created=True, paths=paths(odd[1], content))
+    assert "quarantine" in {event.error.operation for event in events if isinstance(event, StorageFailed)}
+    assert clean(*odd[0], *odd[1])
+
+
 def test_all_replicas_are_synced_before_the_first_name_appears(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
