@@ -242,7 +242,8 @@ def test_check_config_tells_warnings_beside_what_it_prints(stor: Stor, config: P
 
 @pytest.mark.parametrize("name", ["check-config", "serve"])
 def test_a_bad_configuration_is_told_whole_with_status_2(stor: Stor, tmp_path: Path, name: str) -> None:
-    bad = written(tmp_path / "stor.json", {"storage_pairs": [[]], "prot": 1, "port": "x"})
+    log = [["Screen", "min_level", "info"], ["Foo"]]
+    bad = written(tmp_path / "stor.json", {"storage_pairs": [[]], "prot": 1, "port": "x", "log": log})
     done = stor(name, "--config", str(bad), "--workers", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
@@ -250,6 +251,7 @@ def test_a_bad_configuration_is_told_whole_with_status_2(stor: Stor, tmp_path: P
         "stor: storage_pairs[0]: the pair is empty; name its storages, or remove it",
         "stor: port: must be a whole number from 0 to 65535, not text",
         "stor: --workers: must be a whole number from 1 to 1024; this one is too small",
+        "stor: log[1]: 'Foo' is no kind of output; there are Screen, File, File::Locked, Syslog, Gelf",
     ]
 
 

@@ -72,13 +72,15 @@ def serve(given: argparse.Namespace) -> int:
 
 def _load(file: Path, overrides: Mapping[str, str]) -> tuple[config.Settings, list[str]]:
     """Read the configuration, and its warnings; `ConfigError` tells what is wrong with it or with its parts."""
-    settings, warnings = config.load(file, overrides)
-    if settings.log:  # what takes long to import is asked only then
-        from pystor.wiring import problems
+    return config.load(file, overrides, _problems_of_log)
 
-        if found := problems(settings):
-            raise ConfigError(found)
-    return settings, warnings
+
+def _problems_of_log(settings: config.Settings) -> Sequence[str]:
+    if not settings.log:
+        return ()
+    from pystor.wiring import problems  # it takes long
+
+    return problems(settings)
 
 
 def _settings(given: argparse.Namespace) -> config.Settings:

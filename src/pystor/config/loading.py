@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +17,24 @@ from pystor.errors import ConfigError
 _NUMBERS = frozenset({"port", "workers"})
 
 
-def load(path: Path, overrides: Mapping[str, str] | None = None) -> tuple[Settings, list[str]]:
+def _none(_: Settings) -> Sequence[str]:
+    return ()
+
+
+def load(
+    path: Path, overrides: Mapping[str, str] | None = None, log_problems: Callable[[Settings], Sequence[str]] = _none
+) -> tuple[Settings, list[str]]:
     """Read and validate a configuration file; return the settings and a line for each warning.
 
-    `overrides` are values from the command line, by key: they win over the file. Everything that is wrong is told
-    at once, in a `ConfigError`.
+    `overrides` are values from the command line, by key: they win over the file. `log_problems` tells what is wrong
+    with the outputs of the log, a line each. Everything that is wrong is told at once, in a `ConfigError`.
     """
     problems = Problems()
     settings = fill(Settings, read(path, problems), "", problems)
     settings = _overridden(settings, overrides or {}, problems)
     check(settings, problems)
+    if not problems.concern("log"):  # else some of the outputs are left out
+        problems.errors.extend(log_problems(settings))
     return _accepted(settings, problems), problems.warnings
 
 
