@@ -44,11 +44,11 @@ async def cache(
     events: list[Event] | None = None,
     *,
     up: bool = True,
-    timeout: float = 0.020,  # noqa: ASYNC109  that of the adapter
+    **options: float,
 ) -> AsyncIterator[memcached.Memcached]:
-    """A cache that has been started, and (`up`) has connected."""
+    """A cache that has been started, and (`up`) has connected; `options` are the adapter's."""
     found: list[Event] = [] if events is None else events
-    adapter = memcached.Memcached(servers, timeout=timeout, observe=found.append)
+    adapter = memcached.Memcached(servers, **options, observe=found.append)
     await adapter.start()
     try:
         if up:
@@ -153,6 +153,7 @@ def test_a_hung_server_costs_20_ms_five_times_and_then_nothing(real: Real) -> No
             real.pause()
             paid = [await seconds_of_get(adapter) for _ in range(memcached.FAILURES)]
             assert all(0.015 < seconds < 0.25 for seconds in paid), paid
+            assert min(paid) < 0.05, paid  # a busy machine delays some of them, hardly all
             free = [await seconds_of_get(adapter) for _ in range(1000)]
             assert sum(free) < 0.5
             await until(lambda: events)
