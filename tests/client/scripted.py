@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeAlias
 
 
@@ -40,8 +42,11 @@ def busy(retry_after: int | None = None, status: int = 503) -> bytes:
 class Scripted:
     """Serves while its block lasts; `asked` are the requests so far. Bodies are agreed to (100-continue) and read."""
 
-    def __init__(self, script: Script, *, keeps: bool = True) -> None:
-        """`keeps` connections open, also when an answer is shorter than its head says; or closes them."""
+    def __init__(self, script: Script, *, keeps: bool = True, certified: tuple[Path, Path] | None = None) -> None:
+        """`keeps` connections open, also when an answer is shorter than its head says; or closes them.
+
+        If it is `certified`, by a certificate and its key, it speaks HTTPS.
+        """
         self.asked: Final[list[Asked]] = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +66,14 @@ class Scripted:
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url: Final = f"http://127.0.0.1:{self._server.server_port}"
+        if certified is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certified)
+            # The handshake is for the thread that serves the connection.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.url: Final = f"{'http' if certified is None else 'https'}://127.0.0.1:{self._server.server_port}"
 
     @property
     def pauses(self) -> list[float]:
