@@ -34,6 +34,10 @@ Tell: TypeAlias = Callable[[Digest, str], None]
 _LOOKED_AT: Final = 32
 """Storages that are looked at in a period, in turn: with a thousand of them that would else be all that is done."""
 _LONGEST_PAUSE: Final = 5.0  # seconds
+_BUSY_FOR: Final = 0.2
+"""Seconds after which who waits for the turn of somebody else tries again to have it."""
+_LONG: Final = 2
+"""Times that it was not to be had: who only looks for entries has it for a moment."""
 _AT_ONCE: Final = 10_000
 """Entries that are read from the queue of one storage in one go."""
 
@@ -73,6 +77,8 @@ class _Done(NamedTuple):
     """Entries, and storages that did not answer, that are to be tried again."""
     more: bool
     """Whether there may be entries that were not read yet."""
+    busy: bool = False
+    """Whether somebody else is at work on them, so that nothing was done."""
 
 
 def _tell_nobody(_: Digest, __: str) -> None:
@@ -157,14 +163,27 @@ class Queue:
     def _is_known_to_wait(self, replica_set: ReplicaSet) -> bool:
         return self._progress[replica_set].left > 0 or any(self.name in each.noted for each in replica_set.members)
 
-    async def work_off(self, tell: Tell = _tell_nobody) -> int:
-        """Do what there is to do now, however much that is; returns how many entries are left because they failed."""
-        left, more = 0, True
-        while more:
-            done = await asyncio.gather(*(self._work_off_set(each, tell) for each in self._pool.sets))
-            left += sum(each.left for each in done)
-            more = any(each.more for each in done)
-        return left
+    async def work_off(self, tell: Tell = _tell_nobody, wait: Callable[[ReplicaSet], None] | None = None) -> int:
+        """Do what there is to do now, however much that is; returns how many entries are left because they failed.
+
+        A set that somebody else is at work on is left to him, or waited for if `wait` is given, which is told of each
+        for which that takes a while.
+        """
+        return sum(await asyncio.gather(*(self._finish(each, tell, wait) for each in self._pool.sets)))
+
+    async def _finish(self, replica_set: ReplicaSet, tell: Tell, wait: Callable[[ReplicaSet], None] | None) -> int:
+        """Do what there is to do for a set, in as many goes as that takes; returns how many entries have failed."""
+        left = waited = 0
+        while True:
+            done = await self._work_off_set(replica_set, tell)
+            left += done.left
+            if done.busy and wait is not None:
+                waited += 1
+                if waited == _LONG:
+                    wait(replica_set)
+                await asyncio.sleep(_BUSY_FOR)
+            elif not done.more:
+                return left
 
     async def do(self, digest: Digest, tell: Tell, noted_by: Sequence[Bulkhead] = ()) -> bool:
         """Do what is to be done about a blob, and wait as the rates want it, which holds for what fails, too."""
@@ -180,7 +199,7 @@ class Queue:
         async with AsyncExitStack() as turns:
             found = await self._look_at(replica_set, turns)
             if found is None:
-                return _Done(0, more=False)
+                return _Done(0, more=False, busy=True)
             progress = self._progress[replica_set]
             self._leave(progress, len(found.noted))
             for digest, members in found.noted.items():

@@ -134,10 +134,13 @@ class Repaired:
         return f"{digest.hex}  {outcome}"
 
 
-async def repair(settings: Settings, tell: Callable[[str], None], *, everything: bool = False) -> Repaired:
+async def repair(
+    settings: Settings, tell: Callable[[str], None], wait: Callable[[str], None], *, everything: bool = False
+) -> Repaired:
     """Work the repair queue off, now; `tell` gets a line for each blob. Raises `ConfigError`.
 
-    `everything`: look first through all storages for blobs that are missing on another one of their set.
+    `wait` gets a line for each replica set that a server is at work on: it is waited for. `everything`: look first
+    through all storages for blobs that are missing on another one of their set.
     """
     verdicts = census.take(wiring.directories_of(settings))
     _refuse_root(_written_to(verdicts))
@@ -150,12 +153,16 @@ async def repair(settings: Settings, tell: Callable[[str], None], *, everything:
     def told(digest: Digest, outcome: str) -> None:
         tell(repaired.note(digest, outcome))
 
+    def waited(replica_set: ReplicaSet) -> None:
+        roots = " and ".join(member.storage.root for member in replica_set.members)
+        wait(f"somebody else, as a server, is repairing {roots} now: waiting until that is done")
+
     await pool.start()
     try:
         if everything:
             async for digest in missing_in(pool, repaired.skip, repaired.leave):
                 await repairs.do(digest, told)
-        await repairs.work_off(told)
+        await repairs.work_off(told, waited)
         return repaired
     finally:
         await pool.stop()

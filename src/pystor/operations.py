@@ -94,7 +94,7 @@ def repair(given: argparse.Namespace) -> int:
     from pystor import maintenance
     from pystor.client.commands import looping
 
-    repaired = looping.run(maintenance.repair(_settings(given), print, everything=given.all))
+    repaired = looping.run(maintenance.repair(_settings(given), print, _tell, everything=given.all))
     _tell(*repaired.away.values())
     if repaired.away:
         _tell(f"storages that are away: {len(repaired.away)}; what they lack, or have noted, waits for them")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -167,6 +170,36 @@ def test_stor_repair_works_the_queue_off_at_once(make_stor: HouseFactory) -> Non
     assert (done.returncode, done.stdout) == (0, f"{sha(content)}  done\n")
     assert is_whole(paths[0], content)
     assert not wish(stor.pairs[0][0], content).exists()
+
+
+def test_stor_repair_waits_for_what_a_server_is_working_on(make_stor: HouseFactory, tmp_path: Path) -> None:
+    stor, content = make_stor(), fresh(SMALL)
+    paths = place_on(stor.pairs[0], content)
+    stor.server.stop()
+    disk.missing(paths[0])
+    wish(stor.pairs[0][0], content).touch()
+
+    said, told = tmp_path / "said", tmp_path / "told"
+    with busy_with_repairs(stor.pairs[0][1]), said.open("wb") as out, told.open("wb") as err:
+        repair = subprocess.Popen(stor.command("repair"), stdout=out, stderr=err)
+        waiting = f"stor: somebody else, as a server, is repairing {stor.server.pairs[0][0]} "
+        assert settles(lambda: waiting in told.read_text())
+        assert repair.poll() is None
+        assert not paths[0].exists()
+    assert (repair.wait(20), said.read_text()) == (0, f"{sha(content)}  done\n")
+    assert told.read_text().count(waiting) == 1
+    assert is_whole(paths[0], content)
+
+
+@contextlib.contextmanager
+def busy_with_repairs(storage: Path) -> Iterator[None]:
+    """Have the turn of a storage's repairs, as a worker has while it works them off."""
+    fd = os.open(storage / ".stor/repair", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def test_stor_repair_says_what_it_cannot_repair_and_keeps_it_on_the_queue(make_stor: HouseFactory) -> None:
