@@ -15,8 +15,8 @@ from pystor.errors import DigestMismatch, IncompleteBody, NoSpace, StorageError,
 from pystor.events import ReplicaRepaired, StorageFailed
 from pystor.pool import Pool
 from pystor.replicas import ReplicaState, Survey
-from pystor.small_uploads import AlreadyThere
-from pystor.uploads import Upload
+from pystor.small_uploads import AlreadyThere, SmallUpload, SmallUploads
+from pystor.uploads import Upload, send
 
 _T = TypeVar("_T")
 
@@ -295,7 +295,9 @@ async def _begin(
     if gaps:
         try:
             members = [member for gap in gaps for member in gap.lacking()]
-            return await Upload.stage(members, size, content, _times(surveys)), gaps
+            if content is None:
+                return await Upload.stage(members, size), gaps
+            return await send(SmallUploads(members), SmallUpload(content, times=_times(surveys))), gaps
         except StorageError as error:
             if any(survey.complete for survey in surveys):
                 raise  # it is stored: what could not be mended now is not worth another copy

@@ -274,7 +274,7 @@ class Pool:
         The digest decides the place; None: it is not known yet, and any other is as good a dice.
         `content` is the whole blob, or None for one that comes in pieces; `size` is its length in bytes, 0 if that is
         not known. What is `unseen` is to be looked for; if nothing stands under its name it gets that at once, unless
-        something is to be noted before. `times` are as for `Upload.stage`. Sets of storages in `without`
+        something is to be noted before. `times` are as for `Upload.sync`. Sets of storages in `without`
         are passed over. Raises `NoSpace`, or `Unavailable` if a storage that might have had room did not answer, and
         `AlreadyThere` if something stands there.
         """
@@ -285,7 +285,7 @@ class Pool:
                 continue
             try:
                 if content is None:
-                    return await Upload.stage(replica_set.members, size, None)
+                    return await Upload.stage(replica_set.members, size)
                 name = None if self.mirrored else unseen
                 return await send(self._small_uploads[replica_set], SmallUpload(content, unseen, name, times))
             except StorageError as error:

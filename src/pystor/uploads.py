@@ -44,20 +44,8 @@ class Upload:
         return [member for member, staged in self._staged.items() if staged.published]
 
     @classmethod
-    async def stage(
-        cls, members: Sequence[Bulkhead], size: int, content: bytes | None, times: Mapping[Bulkhead, int] = NOW
-    ) -> Upload:
-        """Begin a blob of `size` bytes (0: unknown); `content` is all of it if it does not come in pieces.
-
-        What is in memory is on stable storage when this returns, as after `sync`, which takes the same `times`.
-        """
-        if content is None:
-            return await cls._stage_in_turn(members, size)
-        return await send(SmallUploads(members), SmallUpload(content, times=times))
-
-    @classmethod
-    async def _stage_in_turn(cls, members: Sequence[Bulkhead], size: int) -> Upload:
-        """Reserve room on one storage after the other.
+    async def stage(cls, members: Sequence[Bulkhead], size: int) -> Upload:
+        """Begin a blob of `size` bytes (0: unknown) that comes in pieces, on one storage after the other.
 
         Of uploads that compete for the last room, those that get it on the first storage get it on all.
         """
@@ -160,8 +148,8 @@ class _Batched(Upload):
 async def send(uploads: SmallUploads, upload: SmallUpload) -> Upload:
     """Begin a small blob, with others if there are any: it is on stable storage when this returns.
 
-    If its name is known, it was given that as well, and `publish` tells how that went. Raises as `SmallUploads.write`
-    does.
+    That is as after `sync`. If its name is known, it was given that as well, and `publish` tells how that went. Raises
+    as `SmallUploads.write` does.
     """
     await uploads.write(upload)
     return _Batched(uploads, upload)

@@ -37,7 +37,8 @@ from pystor.open_directory import OpenDirectory
 from pystor.places import Places
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet, ReplicaState, Survey
-from pystor.uploads import Upload
+from pystor.small_uploads import SmallUpload, SmallUploads
+from pystor.uploads import Upload, send
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     NOBODY,
@@ -520,7 +521,8 @@ def test_an_upload_that_is_cancelled_while_one_storage_stages_leaves_nothing_on_
 
     async def scenario() -> None:
         members = [Bulkhead(quick), Bulkhead(slow)]
-        staging = asyncio.create_task(Upload.stage(members, 6, content))
+        begin = Upload.stage(members, 6) if content is None else send(SmallUploads(members), SmallUpload(content))
+        staging = asyncio.create_task(begin)
         await eventually(lambda: bool(temporaries(quick)) and slow.staging.is_set())
         await asyncio.sleep(0.02)
         staging.cancel()
@@ -557,7 +559,7 @@ def test_what_is_given_up_is_removed_though_the_storage_is_busy_for_longer_than_
 
     async def scenario() -> None:
         member = Bulkhead(storage, threads=1)
-        upload = await Upload.stage([member], 6, SMALL)
+        upload = await send(SmallUploads([member]), SmallUpload(SMALL))
         hanging = asyncio.create_task(member.run(busy.wait, 10, timeout=20))
         await asyncio.sleep(0.02)
         async with upload:
@@ -583,7 +585,7 @@ def test_what_is_given_up_while_it_is_synced_says_nothing_of_the_storage(
 
     async def scenario() -> None:
         member = Bulkhead(storage)
-        async with await Upload.stage([member], 6, None) as upload:
+        async with await Upload.stage([member], 6) as upload:
             await upload.write(SMALL)
             monkeypatch.setattr(os, "fsync", fsync)
             step = asyncio.create_task(upload.sync())
