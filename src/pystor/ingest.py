@@ -322,7 +322,7 @@ async def _publish(
     if pool.mirrored:
         # Before there is a name: whoever finds the blob after a crash, and is told that it is stored, needs no note.
         await upload.note("mirror", digest)
-    await upload.publish(digest, keep={member: bad for gap in gaps for member, bad in gap.bad.items()})
+    await upload.publish(digest, {member: bad for gap in gaps for member, bad in gap.bad.items()})
     if pool.mirrored:
         # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
         await upload.note("mirror", digest)

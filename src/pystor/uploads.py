@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any, Final
 
 from pystor import moments
@@ -18,8 +17,6 @@ from pystor.steps import Step, outcomes
 
 _GENTLY: Final = 256 << 10
 """Bytes that a large upload has the disk write at a time, and waits for, while small uploads wait for the same disk."""
-
-_NOTHING: Final[Mapping[Bulkhead, Fingerprint | None]] = MappingProxyType({})
 
 
 class Upload:
@@ -78,7 +75,7 @@ class Upload:
         await _all({member: self._begin(member, self._staged[member].date, times[member]) for member in dated})
         await _all({member: self._begin(member, staged.sync) for member, staged in self._staged.items()})
 
-    async def publish(self, digest: Digest, *, keep: Mapping[Bulkhead, Fingerprint | None] = _NOTHING) -> None:
+    async def publish(self, digest: Digest, keep: Mapping[Bulkhead, Fingerprint | None]) -> None:
         """Give every replica its final name; what was found bad on the members in `keep` goes to quarantine.
 
         If only some storages do it, their good replicas stay and the digest is put on their repair queues; what is

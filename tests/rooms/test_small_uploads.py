@@ -68,7 +68,7 @@ class Calls:
 async def store(mine: SmallUploads, content: bytes, unseen: Digest | None = None) -> None:
     digest = Digest.of(content)
     async with await send(mine, SmallUpload(content, unseen, _name_of(digest))) as upload:
-        await upload.publish(digest)
+        await upload.publish(digest, {})
 
 
 def _name_of(_: Digest) -> Digest | None:
