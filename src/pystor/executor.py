@@ -106,6 +106,15 @@ def close(result: Any) -> None:
         result.close()
 
 
+def _take(entries: list[None]) -> bool:
+    """Take one of so many entries; False if none is left. No two threads get the same."""
+    try:
+        entries.pop()
+    except IndexError:
+        return False
+    return True
+
+
 class Executor:
     """Threads of one name, started as work comes. To be given work from an event loop."""
 
@@ -185,9 +194,7 @@ class Executor:
         To be asked by whoever has added one, and by whoever is through with one: one of them sees what the other did.
         """
         while self._held:
-            try:
-                self._may_wait.pop()
-            except IndexError:
+            if not _take(self._may_wait):
                 return False
             try:
                 self._jobs.append(self._held.popleft())
@@ -199,13 +206,9 @@ class Executor:
 
     def _call_one(self) -> None:
         """Call a thread that is idle, or start another if there may be one more."""
-        started = False
-        try:
-            self._idle.pop()
-        except IndexError:
-            started = self._threads < self._limit and self._start_thread()
-            if not started:
-                return
+        started = not _take(self._idle)
+        if started and not (self._threads < self._limit and self._start_thread()):
+            return
         self._calls.put(True)
         if started and self._stopped:
             self._calls.put(False)
@@ -254,8 +257,8 @@ class Executor:
                 job = self._jobs.popleft()
             except IndexError:
                 self._idle.append(None)
-                if not (self._jobs and self._goes_on()):
-                    return
+                if not (self._jobs and _take(self._idle)):
+                    return  # all that were idle, and so this thread, have been called to what has come meanwhile
                 continue
             job.began = began = time.monotonic()
             job.run()
@@ -265,14 +268,6 @@ class Executor:
                 self._let_one_wait()  # it is for this thread, or for the one that was called for what this one takes
             else:
                 self._pace += ((now - began) / job.things - self._pace) * _WEIGHT
-
-    def _goes_on(self) -> bool:
-        """Be idle no more; False if all that are idle, and so this thread, have been called meanwhile."""
-        try:
-            self._idle.pop()
-        except IndexError:
-            return False
-        return True
 
     def stop(self) -> None:
         """Let the threads end when they have done what they were given."""
