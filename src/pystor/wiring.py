@@ -261,19 +261,13 @@ def directory_of(
 
 
 def _bucket(settings: Settings, address: BucketAddress, *, name: str, writable: bool) -> Bucket:
-    from pystor.adapters.s3 import Bucket
+    from pystor.adapters.s3 import Bucket, Keys, RequestPolicy
 
-    keys = settings.s3_credentials
-    return Bucket.connect(
-        name,
-        address,
-        access_key=keys.access_key if keys else None,
-        secret_key=keys.secret_key if keys else None,
-        read_timeout=settings.s3_timeout,
-        retries=settings.s3_retries,
-        spool=None if settings.s3_spool is None else str(settings.s3_spool),
-        writable=writable,
-    )
+    given = settings.s3_credentials
+    keys = Keys(given.access_key, given.secret_key) if given and given.access_key and given.secret_key else None
+    policy = RequestPolicy(read=settings.s3_timeout, retries=settings.s3_retries)
+    spool = None if settings.s3_spool is None else str(settings.s3_spool)
+    return Bucket.connect(name, address, keys, policy, spool=spool, writable=writable)
 
 
 def _bulkhead(storage: Storage, switch: Switch | None = None, committers: Committers | None = None) -> Bulkhead:

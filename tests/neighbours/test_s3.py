@@ -18,7 +18,7 @@ import obstore
 import pytest
 from obstore.store import MemoryStore, ObjectStore
 
-from pystor.adapters.s3 import Bucket
+from pystor.adapters.s3 import Bucket, Keys, RequestPolicy
 from pystor.adapters.s3.client import PIECE, Client
 from pystor.address import BucketAddress, parse_bucket_url
 from pystor.blob import Fingerprint, Storage
@@ -28,13 +28,15 @@ from pystor.directory import Directory
 from pystor.errors import StorageError, StorageFull
 from tests.neighbours.servers.certificates import certify, showing
 from tests.neighbours.servers.proxy import Proxy
-from tests.neighbours.servers.seaweed import Seaweed
+from tests.neighbours.servers.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
 from tests.rooms.tools import digest_of, run
 from tests.support import processes
 
 _prefixes = itertools.count()
 
 SMALL, LARGE = b"a small blob", 9 << 20
+
+KEYS, PATIENT = Keys(ACCESS_KEY, SECRET_KEY), RequestPolicy()
 
 
 @dataclass
@@ -97,11 +99,10 @@ def of_objects(storage: Bucket, store: ObjectStore, prefix: str) -> Case:
     return Case(storage, put, contents, lambda digest: digest.key)
 
 
-def bucket_of(seaweed: Seaweed, **options: Any) -> Bucket:
+def bucket_of(seaweed: Seaweed, keys: Keys | None = KEYS, policy: RequestPolicy = PATIENT, **options: Any) -> Bucket:
     where: dict[str, Any] = {"bucket": seaweed.bucket, "endpoint": seaweed.endpoint}
     where |= {name: options.pop(name) for name in ("bucket", "prefix", "endpoint") if name in options}
-    keys = {"access_key": seaweed.access_key, "secret_key": seaweed.secret_key}
-    return Bucket.connect("s3://samples", BucketAddress(**where), **{**keys, **options})
+    return Bucket.connect("s3://samples", BucketAddress(**where), keys, policy, **options)
 
 
 @pytest.fixture(params=["directory", "bucket", "memory"])
@@ -349,9 +350,7 @@ def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
 def impatient(seaweed: Seaweed, proxy: Proxy) -> Bucket:
     """A bucket behind the proxy that waits for half a second."""
     prefix = f"impatient-{next(_prefixes)}"
-    return bucket_of(
-        seaweed, endpoint=proxy.endpoint, prefix=prefix, connect_timeout=0.3, read_timeout=0.5, write_timeout=1.5
-    )
+    return bucket_of(seaweed, policy=RequestPolicy(0.3, 0.5, 1.5), endpoint=proxy.endpoint, prefix=prefix)
 
 
 def store(storage: Storage, content: bytes) -> Digest:
@@ -461,18 +460,18 @@ def test_a_presigned_url_gives_the_blob_to_anybody(seaweed: Seaweed) -> None:
 
 def test_a_bucket_may_stand_in_the_name_of_the_host() -> None:
     address = BucketAddress("samples", endpoint="http://host:1", virtual_hosted=True)
-    bucket = Bucket.connect("b", address, access_key="k", secret_key="s")
+    bucket = Bucket.connect("b", address, KEYS, PATIENT)
     digest = Digest.of(b"")
     assert bucket.presign(digest, 1).startswith(f"http://samples.host:1/{digest.key}?")
     address = BucketAddress("samples", region="eu-west-1", virtual_hosted=True)
-    amazon = Bucket.connect("b", address, access_key="k", secret_key="s")
+    amazon = Bucket.connect("b", address, KEYS, PATIENT)
     assert amazon.presign(digest, 1).startswith(f"https://samples.s3.eu-west-1.amazonaws.com/{digest.key}?")
 
 
 def test_keys_may_come_from_the_environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
-    bucket_of(seaweed, access_key=None, secret_key=None).check()
+    bucket_of(seaweed, None).check()
 
 
 def test_what_is_configured_wins_over_the_environment(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,13 +575,13 @@ def operation(request: pytest.FixtureRequest) -> Callable[[Bucket], object]:
 
 
 def test_a_wrong_secret_is_told(seaweed: Seaweed, operation: Callable[[Bucket], object]) -> None:
-    wrong = bucket_of(seaweed, secret_key="another-secret")
+    wrong = bucket_of(seaweed, Keys(seaweed.access_key, "another-secret"))
     told = failure(operation, wrong)
     assert "the secret key is wrong" in told or "access is denied" in told
 
 
 def test_an_unknown_access_key_is_told(seaweed: Seaweed) -> None:
-    assert "the access key is not known there" in failure(bucket_of(seaweed, access_key="NOBODY").check)
+    assert "the access key is not known there" in failure(bucket_of(seaweed, Keys("NOBODY", seaweed.secret_key)).check)
 
 
 def test_a_bucket_that_is_not_there_is_a_failure_and_no_miss(
@@ -594,12 +593,12 @@ def test_a_bucket_that_is_not_there_is_a_failure_and_no_miss(
 def test_a_key_over_which_the_library_breaks_down_is_told(
     seaweed: Seaweed, operation: Callable[[Bucket], object]
 ) -> None:
-    assert "correct the keys" in failure(operation, bucket_of(seaweed, access_key="not in a header\n"))
+    assert "correct the keys" in failure(operation, bucket_of(seaweed, Keys("not in a header\n", seaweed.secret_key)))
 
 
 def test_a_lack_of_credentials_is_told(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
-    anonymous = bucket_of(seaweed, access_key=None, secret_key=None, retries=0)
+    anonymous = bucket_of(seaweed, None, RequestPolicy(retries=0))
     assert "there are no credentials" in failure(anonymous.check)
 
 
@@ -619,7 +618,7 @@ def test_what_is_wrong_with_a_certificate_is_told(
         monkeypatch.setenv("SSL_CERT_FILE", str(shown))
     with showing(shown, key) as endpoint:
         address = BucketAddress("samples", endpoint=endpoint)
-        bucket = Bucket.connect("s3", address, access_key="k", secret_key="key", retries=0)
+        bucket = Bucket.connect("s3", address, KEYS, RequestPolicy(retries=0))
         assert failure(bucket.check).endswith(told)
 
 
@@ -677,10 +676,10 @@ def test_a_connection_that_is_reset_is_no_failure_of_the_bucket_and_one_that_is_
 
 
 def test_a_bucket_has_the_time_that_each_request_to_it_has(seaweed: Seaweed) -> None:
-    patient = bucket_of(seaweed, connect_timeout=1, read_timeout=10, retries=2).timeouts
+    patient = bucket_of(seaweed, policy=RequestPolicy(connect=1, read=10, retries=2)).timeouts
     assert 30 < patient.answer < 60
     assert patient.whole(1 << 20) == patient.answer + 16 * 10
-    assert bucket_of(seaweed, connect_timeout=1, read_timeout=0.5, retries=0).timeouts.answer < 3
+    assert bucket_of(seaweed, policy=RequestPolicy(connect=1, read=0.5, retries=0)).timeouts.answer < 3
 
 
 def test_what_has_come_is_read_without_a_thread(
@@ -837,7 +836,7 @@ def test_an_object_in_cold_storage_is_to_be_restored(impatient: Bucket, proxy: P
 
 
 def test_of_the_keys_the_secret_alone_is_never_told(seaweed: Seaweed, proxy: Proxy) -> None:
-    bucket = bucket_of(seaweed, endpoint=proxy.endpoint, access_key="stor", secret_key="hidden")
+    bucket = bucket_of(seaweed, Keys("stor", "hidden"), endpoint=proxy.endpoint)
     body = b"<Error><Code>Odd</Code><Message>storage of stor: hidden</Message></Error>"
     proxy.garbage = b"HTTP/1.1 400 Odd\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     assert "answered 400 Odd: storage of stor: ***" in failure(bucket.check)
@@ -890,7 +889,7 @@ def test_uploads_are_collected_where_there_is_room(seaweed: Seaweed, tmp_path: P
 
 def test_a_server_that_is_killed_and_started_again_is_used_again(tmp_path: Path) -> None:
     with Seaweed(tmp_path / "seaweed") as seaweed:
-        bucket = bucket_of(seaweed, read_timeout=1.0)
+        bucket = bucket_of(seaweed, policy=RequestPolicy(read=1.0))
         small, large = store(bucket, SMALL), store(bucket, bytes(32 << 20))
         with bucket.open(large) or pytest.fail("it is missing") as replica:
             replica.read(0, 1 << 20)

@@ -52,23 +52,16 @@ class Bucket:
         cls,
         name: str,
         address: BucketAddress,
+        keys: Keys | None,
+        policy: RequestPolicy,
         *,
-        access_key: str | None = None,
-        secret_key: str | None = None,
-        connect_timeout: float = 1.0,
-        read_timeout: float = 2.0,
-        write_timeout: float = 60.0,
-        retries: int = 2,
         spool: str | None = None,
         writable: bool = True,
     ) -> Bucket:
         """Describe a bucket that operators see as `name`; nothing is sent yet. To be done in the process that uses it.
 
-        Without keys those of the environment are taken, or of the machine. Timeouts are in seconds: for a connection,
-        for the next piece of an answer, for one request that sends.
+        Without keys those of the environment are taken, or of the machine.
         """
-        keys = Keys(access_key, secret_key) if access_key and secret_key else None
-        policy = RequestPolicy(connect_timeout, read_timeout, write_timeout, retries)
         client = Client.connect(name, address, keys, policy)
         return cls(client, address.prefix, spool=spool, writable=writable, timeouts=policy.timeouts)
 
