@@ -33,7 +33,6 @@ from pystor.errors import (
 )
 from pystor.events import BlobStored, Event, LeftoversSwept, ReplicaBad, StorageFailed
 from pystor.ingest import BATCH, Body, Stored, already_stored, store, store_at_once
-from pystor.open_directory import OpenDirectory
 from pystor.places import Places
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet, ReplicaState, Survey
@@ -42,6 +41,7 @@ from pystor.uploads import Upload, send
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     NOBODY,
+    Hanging,
     adopted,
     as_nobody,
     bad_sector,
@@ -497,33 +497,19 @@ def test_a_wish_for_repair_that_fails_too_does_not_hide_the_failure(
     assert blobs(pair[0]) == [SMALL]
 
 
-class Slow(Directory):
-    """A storage that stages when it is let go."""
-
-    def __init__(self, root: str, **options: Any) -> None:
-        super().__init__(root, **options)
-        self.staging = threading.Event()
-        self.go_on = threading.Event()
-
-    def open_for_writing(self) -> OpenDirectory:
-        self.staging.set()
-        assert self.go_on.wait(20)
-        return super().open_for_writing()
-
-
 @pytest.mark.parametrize("content", [SMALL, None], ids=["whole", "in pieces"])
 def test_an_upload_that_is_cancelled_while_one_storage_stages_leaves_nothing_on_the_others(
     memory: Path, content: bytes | None
 ) -> None:
     quick = adopted(memory / "a")
     adopted(memory / "b")
-    slow = Slow(str(memory / "b"), reserve=0)
+    slow = Hanging(str(memory / "b"), reserve=0)
 
     async def scenario() -> None:
         members = [Bulkhead(quick), Bulkhead(slow)]
         begin = Upload.stage(members, 6) if content is None else send(SmallUploads(members), SmallUpload(content))
         staging = asyncio.create_task(begin)
-        await eventually(lambda: bool(temporaries(quick)) and slow.staging.is_set())
+        await eventually(lambda: bool(temporaries(quick)) and slow.entered.is_set())
         await asyncio.sleep(0.02)
         staging.cancel()
         with pytest.raises(asyncio.CancelledError):

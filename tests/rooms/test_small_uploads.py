@@ -26,7 +26,7 @@ from pystor.small_uploads import AlreadyThere, SmallUpload, SmallUploads
 from pystor.staging import StagedFile
 from pystor.steps import Step
 from pystor.uploads import send
-from tests.rooms.tools import adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
+from tests.rooms.tools import Hanging, adopted, blobs, break_disk, clean_now, eventually, path_of, place, run, where
 
 CONTENTS = [b"%d" % number for number in range(16)]
 
@@ -383,20 +383,6 @@ def test_what_is_there_already_is_seen_though_another_storage_fails(
 
     run(scenario())
     assert clean_now(*pair)
-
-
-class Hanging(Directory):
-    """A storage that hangs when it is entered, until it is let go."""
-
-    def __init__(self, root: str, **options: Any) -> None:
-        super().__init__(root, **options)
-        self.go_on = threading.Event()
-        self.entered = threading.Event()
-
-    def open_for_writing(self) -> OpenDirectory:
-        self.entered.set()
-        assert self.go_on.wait(20)
-        return super().open_for_writing()
 
 
 def one_hangs(memory: Path) -> tuple[Directory, Hanging]:

@@ -104,17 +104,21 @@ def test_a_replica_that_is_replaced_by_a_good_one_is_good(storage: Directory) ->
     assert verify(verifier, storage, digest)
 
 
+def read_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    read_now = FileReplica.read
+
+    def slowly(replica: FileReplica, offset: int, size: int) -> bytes:
+        time.sleep(seconds)
+        return read_now(replica, offset, size)
+
+    monkeypatch.setattr(FileReplica, "read", slowly)
+
+
 def test_a_replica_is_hashed_for_as_long_as_its_storage_may_take(
     storage: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place(storage, LARGE)
-    read_now = FileReplica.read
-
-    def slowly(replica: FileReplica, offset: int, size: int) -> bytes:
-        time.sleep(0.3)
-        return read_now(replica, offset, size)
-
-    monkeypatch.setattr(FileReplica, "read", slowly)
+    read_slowly(monkeypatch, 0.3)
     storage.timeouts = Timeouts(answer=0.2, rate=1e9)  # type: ignore[misc]
     with pytest.raises(StorageError):
         verify(Verifier(), storage, Digest.of(LARGE))
@@ -128,13 +132,7 @@ def test_large_replicas_that_are_hashed_keep_no_thread_from_others(
     contents = [bytes([number]) * (8 * READ_SIZE) for number in range(2)]
     for content in contents:
         place(storage, content)
-    read_now = FileReplica.read
-
-    def slowly(replica: FileReplica, offset: int, size: int) -> bytes:
-        time.sleep(0.05)
-        return read_now(replica, offset, size)
-
-    monkeypatch.setattr(FileReplica, "read", slowly)
+    read_slowly(monkeypatch, 0.05)
     storage.timeouts = Timeouts(answer=0.25, rate=5e6)  # type: ignore[misc]
 
     async def scenario() -> None:

@@ -22,6 +22,7 @@ from pystor.directory import Directory
 from pystor.events import Event
 from pystor.hints import Hints, NoSharedCache
 from pystor.ingest import Body
+from pystor.open_directory import OpenDirectory
 from pystor.pool import Pool
 from pystor.replicas import ReplicaSet
 from pystor.tiers import Tier, Tiers
@@ -199,6 +200,20 @@ def as_nobody(*directories: Path) -> Iterator[None]:
 
 
 # A system, and disks, that fail
+
+
+class Hanging(Directory):
+    """A storage that hangs when it is entered, until it is let go."""
+
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.go_on = threading.Event()
+        self.entered = threading.Event()
+
+    def open_for_writing(self) -> OpenDirectory:
+        self.entered.set()
+        assert self.go_on.wait(20)
+        return super().open_for_writing()
 
 
 @contextmanager
