@@ -14,14 +14,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self, cast
 
 import pytest
-import uvicorn
 
 from pystor import outbox
 from pystor.http.crowd import Crowd
 from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Conditions, Response, text
 from pystor.http.protocol import StorProtocol
-from pystor.http.server import Server
+from pystor.http.server import Server, Task
 from pystor.http.wire import Limits
 from tests.support.processes import eventually
 
@@ -216,21 +215,9 @@ class Site:
 
     def __init__(self, **limits: Any) -> None:
         self.app = Application(Limits(**limits))
-        config = uvicorn.Config(
-            lambda: self.app,
-            factory=True,
-            http=StorProtocol,
-            loop="uvloop",
-            ws="none",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = Server(config, lambda _word: None)
         self._socket = socket.create_server(("127.0.0.1", 0))
+        task = Task(lambda: self.app, self._socket, self.app.limits, 1.0, settled=False)
+        self._server = Server(task._config(), lambda _word: None)
         self.address = self._socket.getsockname()
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
