@@ -548,6 +548,7 @@ def test_a_failure_that_no_other_output_takes_is_told_on_standard_error(
     logs.set_up([("File", {"filename": "gone/all"}), ("File", other)])
     logging.getLogger("pystor").error("lost")
     eventually(lambda: "does not work: No such file or directory\n" in capfd.readouterr().err, within=5)
+    logs.tear_down()  # whoever opens a file later does it in another directory
 
 
 def test_a_log_server_that_hangs_takes_a_bounded_number_of_entries_and_no_time(written: Log) -> None:
