@@ -64,7 +64,9 @@ def test_a_connection_serves_until_it_is_asked_to_close(site: Site, way: str) ->
 
 @pytest.mark.parametrize("way", ["fast", "long", "late"])
 @pytest.mark.parametrize("last", [b"1.1\r\nconnection: close", b"1.0\r\nconnection: keep-alive"])
-@pytest.mark.parametrize("more", [b"garbage\r\n\r\n", post("/x", b"x", length=1 << 63), b"GET /x HTT"])
+@pytest.mark.parametrize(
+    "more", [b"garbage\r\n\r\n", post("/x", b"x", length=1 << 63), b"GET /x HTT", get("/fast/y"), post("/echo", b"y")]
+)
 def test_what_follows_the_last_request_is_ignored_whatever_it_is(
     site: Site, way: str, last: bytes, more: bytes
 ) -> None:
@@ -74,9 +76,10 @@ def test_what_follows_the_last_request_is_ignored_whatever_it_is(
 
 def test_what_follows_the_last_request_is_not_even_read_while_that_is_answered(site: Site) -> None:
     with site.connect() as client:
-        client.socket.settimeout(0.2)
+        client.socket.settimeout(0.3)
+        client.send(b"GET /watch HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + post("/x", b"", length=64 * MIB))
         with pytest.raises(TimeoutError):
-            client.send(b"GET /watch HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + post("/x", bytes(64 * MIB)))
+            client.pour(bytes(MIB), 64 * MIB)  # each piece has its time
 
 
 def test_only_a_plain_get_or_head_is_offered_to_the_fast_path(site: Site) -> None:
@@ -190,6 +193,31 @@ def test_an_answer_that_is_not_sent_yet_goes_to_nobody_else_when_its_client_is_g
                 assert line(client.answer()).decode() == named("new", number)
 
 
+def test_an_answer_that_is_made_in_the_turn_in_which_its_connection_is_lost_goes_to_nobody_else(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        leaving = [stack.enter_context(site.connect()) for _ in range(5)]
+        for client in leaving:
+            client.send(get("/fast/begin"))
+            client.answer()
+        lost = [connection for client in leaving if (connection := site.connection_of(client))]
+        go_on = threading.Event()
+
+        def lose() -> None:
+            for connection in lost:
+                connection.loop.call_soon(connection.data_received, get("/fast/gone"))
+            for connection in lost:
+                connection.transport.abort()
+            go_on.wait(10)
+
+        lost[0].loop.call_soon_threadsafe(lose)
+        new = [stack.enter_context(site.connect()) for _ in range(len(lost))]  # they get the sockets of the others
+        for number, client in enumerate(new):
+            client.send(get(named("new", number)))
+        go_on.set()
+        for number, client in enumerate(new):
+            assert line(client.answer()).decode() == named("new", number)
+
+
 def test_where_there_is_no_io_uring_an_answer_whose_end_or_body_is_empty_is_one_like_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -229,6 +257,18 @@ def test_requests_with_the_fields_of_earlier_ones_are_answered_each_for_itself(
         assert heads[-1].decode() == named("fast", 5)
         assert len(heads) == (2 if method == b"GET" else 7)
     assert site.app.targets == [named("fast", number).encode() for number in range(6)]
+
+
+def test_a_head_that_is_known_is_not_parsed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.connect() as client:
+        client.send(get(named("fast", 0)))
+        client.answer()
+        connection = site.connection_of(client)
+        assert connection is not None
+        monkeypatch.setattr(connection, "parser", None)
+        for number in range(3):
+            client.send(get(named("fast", number)))
+            assert line(client.answer()).decode() == named("fast", number)
 
 
 def test_a_remembered_head_that_the_fast_path_declines_goes_the_long_way_once(site: Site) -> None:

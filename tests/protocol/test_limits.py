@@ -128,6 +128,14 @@ def test_a_head_that_began_behind_a_slow_request_has_its_time_from_that_ones_end
             assert status(client.rest()) == 408
 
 
+def test_a_head_that_began_behind_a_slow_request_is_not_refused_while_that_is_answered() -> None:
+    with Site(header_timeout=0.3) as site, site.connect() as client:
+        client.send(get("/watch") + b"GET /fast")
+        eventually(lambda: site.app.events == ["watch"])
+        time.sleep(0.5)
+        assert site.app.refusals == []
+
+
 def test_a_client_that_is_still_sending_gets_the_early_answer_and_goes_on_with_its_connection(site: Site) -> None:
     with site.connect() as client:
         client.send(post("/early", b"", length=50 * MIB))
@@ -177,6 +185,17 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on(site: Site) -> None
         assert client.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(b"abc")
         assert line(client.answer()).decode() == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_client_that_asked_before_one_body_is_told_nothing_unasked_before_the_next(site: Site) -> None:
+    with site.connect() as client:
+        client.send(post("/echo", b"", b"expect: 100-continue", length=3))
+        assert client.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(b"abc")
+        client.answer()
+        for field in (b"x: y", b"expect: something else"):
+            client.send(post("/echo", b"abc", field))
+            assert status(client.answer()) == 200
 
 
 def test_a_client_that_asks_and_is_refused_need_not_send_so_the_connection_ends(site: Site) -> None:

@@ -87,10 +87,12 @@ def test_unusual_requests_reach_the_application(site: Site, request_: str) -> No
 def test_an_offer_to_upgrade_is_ignored_and_nothing_is_lost(site: Site, protocol: bytes) -> None:
     upgrade = (b"connection: upgrade", b"upgrade: " + protocol)
     body = b"x" * 100_000
+    in_chunks = get("/echo", b"transfer-encoding: chunked", *upgrade, method=b"POST") + b"1\r\nx\r\n0\r\n\r\n"
     with site.connect() as client:
-        client.send(get("/fast/1", *upgrade) + post("/echo", body, *upgrade) + get("/fast/3", *upgrade))
+        client.send(get("/fast/1", *upgrade) + post("/echo", body, *upgrade) + in_chunks + get("/fast/3", *upgrade))
         assert line(client.answer()) == b"/fast/1"
         assert line(client.answer()).decode() == hashlib.sha256(body).hexdigest()
+        assert line(client.answer()).decode() == hashlib.sha256(b"x").hexdigest()
         assert line(client.answer()) == b"/fast/3"
 
 
@@ -210,6 +212,8 @@ def test_http_1_0_that_does_not_tell_how_long_a_body_without_a_name_is_is_411(si
     assert (status(answer), line(answer)) == (411, b"Send Content-Length: HTTP/1.0 has no other way to tell it")
     named = site.ask(get("/echo", method=b"POST").replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert [status(named), status(site.ask(post("/echo", b"").replace(b"HTTP/1.1", b"HTTP/1.0")))] == [200, 200]
+    assert [status(site.ask(method + b" / HTTP/1.0\r\n\r\n")) for method in (b"GET", b"PUT", b"OPTIONS")] == [200] * 3
+    assert status(site.ask(post("/", b"a body").replace(b"HTTP/1.1", b"HTTP/1.0"))) == 200
 
 
 def test_http_1_0_knows_no_interim_answer_so_its_expectation_is_ignored(site: Site) -> None:
