@@ -75,6 +75,17 @@ def test_a_new_storage_that_is_not_mounted_as_another_is_told_before_the_first_s
     )
 
 
+def test_a_new_storage_that_has_to_be_mounted_and_is_not_is_told_before_the_first_start(
+    tmp_path: Path, mounts: Mounts
+) -> None:
+    disk, plain = mounts.tmpfs(4 << 20), tmp_path / "plain"
+    plain.mkdir()
+    status, told = doctor(tmp_path, {"storage_pairs": [[str(disk), str(plain)]], "require_mount": True})
+    assert (status, told[str(disk)][0]) == (1, "ok")
+    assert told[str(plain)] == ("ILL", "attach: is not mounted: mount it (or set require_mount to false)")
+    assert files([plain]) == set()
+
+
 def test_storages_and_neighbours_that_are_well_are_a_line_each(tmp_path: Path) -> None:
     pair = [adopted(tmp_path / name) for name in "ab"]
     with Memcached() as memcached:

@@ -609,14 +609,16 @@ def test_of_several_steps_that_nobody_waits_for_any_more_each_is_closed(
     assert not descriptors(tmp_path)
 
 
+@pytest.mark.parametrize("turns", [0, 1])
 def test_what_comes_in_the_very_moment_of_a_cancellation_is_closed(
-    storage: Directory, bulkhead: Bulkhead, tmp_path: Path
+    storage: Directory, bulkhead: Bulkhead, tmp_path: Path, turns: int
 ) -> None:
     async def scenario() -> None:
         task = asyncio.create_task(bulkhead.run(storage.stage, 5))
         await asyncio.sleep(0)  # the operation is on its way
         time.sleep(0.2)  # noqa: ASYNC251  the loop is busy, and the answer waits for it
-        await asyncio.sleep(0)  # the answer is there; who waits for it has not been told
+        for _ in range(turns):
+            await asyncio.sleep(0)  # the answer is there; who waits for it has not been told
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -1240,7 +1242,7 @@ def test_how_long_a_sync_takes_makes_no_storage_slow(bulkhead: Bulkhead) -> None
 
 
 @pytest.mark.parametrize("name", ["prove", "recover", "enqueue"])
-def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_write(
+def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_or_a_probe_has_the_time_of_a_write(
     storage: Directory, bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def take_long(*_: object) -> None:
@@ -1252,6 +1254,7 @@ def test_a_step_that_syncs_makes_no_storage_slow_and_a_note_has_the_time_of_a_wr
     async def scenario() -> None:
         match name:
             case "prove":
+                monkeypatch.setattr(storage, "timeouts", Timeouts(answer=0.2))
                 await bulkhead.prove(0.0)  # it counts from here
                 await bulkhead.prove(0.0)
             case "recover":

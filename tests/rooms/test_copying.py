@@ -383,6 +383,27 @@ def test_a_blob_that_is_read_again_before_it_is_promoted_is_copied_once(
     assert copied == [often.digest, last.digest]
 
 
+@pytest.mark.parametrize(("tier", "head"), [("pool", False), ("archive", True)])
+def test_what_was_read_from_the_pool_and_what_was_only_looked_at_is_not_promoted(
+    tmp_path: Path, pair: list[Directory], tier: str, *, head: bool
+) -> None:
+    archived = adopted(tmp_path / "archive")
+    for content in (b"a blob", b"read last"):
+        place(archived, content)
+
+    async def scenario() -> None:
+        async with running([archived]) as archive, running(pair) as pool:
+            promoting = Promotion(Tiers([Tier("archive", archive)], nobody), pool)
+            promoting(BlobServed(Digest.of(b"a blob"), archived.root, tier, 6, 0.1, head))
+            promoting(BlobServed(Digest.of(b"read last"), archived.root, "archive", 9, 0.1))
+            await promoting.start()
+            await eventually(lambda: blobs(pair[1]) != [])  # one at a time, in their order
+            await promoting.stop()
+
+    run(scenario())
+    assert blobs(pair[1]) == [b"read last"]
+
+
 def test_one_too_many_that_is_to_be_promoted_is_no_failure_of_whoever_reads_it(
     pair: list[Directory], monkeypatch: pytest.MonkeyPatch
 ) -> None:

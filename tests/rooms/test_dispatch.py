@@ -18,7 +18,16 @@ import pytest
 
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.events import AnsweredAtOnce, BlobServed, Event, HintAsked, LeftoversSwept, LookedUp, RequestEnded
+from pystor.events import (
+    AnsweredAtOnce,
+    BlobServed,
+    Event,
+    HealthChecked,
+    HintAsked,
+    LeftoversSwept,
+    LookedUp,
+    RequestEnded,
+)
 from pystor.http.app import App
 from pystor.http.auth import Guard
 from pystor.http.blobs import Blobs
@@ -870,20 +879,22 @@ def test_every_resource_tells_its_methods(pair: list[Directory], path: str, allo
     run(scenario())
 
 
-def test_the_status_tells_which_storage_is_gone(pair: list[Directory]) -> None:
+def test_the_status_tells_which_storage_is_gone(pair: list[Directory], events: list[Event]) -> None:
     as_json: tuple[Field, ...] = ((b"accept", b"application/json"),)
 
     async def scenario() -> None:
-        async with Living(app_over(*pair)) as app:
+        async with Living(app_over(*pair, events=events)) as app:
             good, rows = await ask(app, "GET", "/status"), await ask(app, "GET", "/status", as_json)
             assert (good.status, good.body) == (200, b"OK")
             assert [row["available"] for row in json.loads(rows.body)["storages"]] == [True, True]
+            assert events.count(HealthChecked()) == 2
             os.rename(pair[1].root, f"{pair[1].root}.away")
             gone, rows = await ask(app, "GET", "/status"), await ask(app, "GET", "/status", as_json)
             assert gone.status == 503
             assert gone.body.decode().startswith(pair[1].root)
             assert [row["available"] for row in json.loads(rows.body)["storages"]] == [True, False]
             assert (await ask(app, "GET", "/live")).status == 200
+            assert events.count(HealthChecked()) == 2  # those that were good
 
     run(scenario())
 

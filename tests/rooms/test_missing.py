@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from pystor import missing
+from pystor.blob import Timeouts
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError
@@ -65,6 +68,18 @@ def test_what_any_storage_lacks_is_found_however_much_it_is(
     assert found_in(trio) == IN_ORDER * 2  # for each that has it
     assert found_in(trio[:2]) == []
     assert found_in([trio[2], *trio[:2]]) == IN_ORDER * 2
+
+
+def test_to_read_many_names_has_the_time_of_a_write(trio: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = trio[0].scan
+
+    def take_long(failed: Callable[[StorageError], None]) -> Iterator[Digest]:
+        time.sleep(0.3)
+        yield from real(failed)
+
+    monkeypatch.setattr(trio[0], "scan", take_long)
+    monkeypatch.setattr(trio[0], "timeouts", Timeouts(answer=0.2))
+    assert found_in(trio) == IN_ORDER * 2
 
 
 def test_a_storage_that_does_not_tell_of_one_blob_is_told_and_is_asked_for_the_others(

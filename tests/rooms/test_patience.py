@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 
+import pytest
 import uvloop
 
+from pystor import patience
 from pystor.patience import Patience
+from tests.rooms.tools import eventually
 
 
 def test_a_timer_that_is_due_at_once_ends_as_any_other() -> None:
@@ -17,6 +21,24 @@ def test_a_timer_that_is_due_at_once_ends_as_any_other() -> None:
         timer = Patience(over.set, 0.0002)
         await asyncio.wait_for(over.wait(), 5)
         assert timer.more == 0.0
+
+    uvloop.run(scenario())
+
+
+def test_a_timer_of_a_process_that_was_paused_waits_anew_and_ends_however_late_it_comes_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PUNCTUAL", 0.05)
+
+    async def scenario() -> None:
+        over = asyncio.Event()
+        timer = Patience(over.set, 0.001)
+        time.sleep(0.2)  # noqa: ASYNC251  the process is paused
+        await eventually(lambda: timer.more > 0)
+        waited = timer.more
+        time.sleep(0.6)  # noqa: ASYNC251
+        await asyncio.wait_for(over.wait(), 5)
+        assert timer.more == waited
 
     uvloop.run(scenario())
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pystor import replicas, verification
+from pystor import replicas, search, verification
 from pystor.blob import Replica
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
@@ -223,6 +223,29 @@ def test_of_many_sets_most_are_asked_at_once(
     run(scenario())
     assert 8 <= peak <= 16
     assert not descriptors(tmp_path)
+
+
+def test_no_more_of_many_sets_are_asked_when_a_blob_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_AT_ONCE", 2)
+    storages = [adopted(tmp_path / f"{number}", f"set {number}", local=False) for number in range(12)]
+    asked = list[Directory]()
+    real = Directory.open
+
+    def noted(storage: Directory, digest: Digest) -> FileReplica | None:
+        asked.append(storage)
+        return real(storage, digest)
+
+    monkeypatch.setattr(Directory, "open", noted)
+
+    async def scenario() -> None:
+        async with running(*([storage] for storage in storages)) as pool:
+            for holder in storages:
+                place(holder, holder.root.encode())
+                asked.clear()
+                (await pool.find(Digest.of(holder.root.encode()))).close()
+                assert len(asked) <= asked.index(holder) + 2  # and one beside it
+
+    run(scenario())
 
 
 def test_a_look_up_that_is_given_up_when_one_of_many_sets_has_answered_leaves_nothing_open(
