@@ -319,11 +319,13 @@ def _times(surveys: Sequence[Survey]) -> dict[Bulkhead, int]:
 async def _publish(
     pool: Pool, upload: Upload, digest: Digest, gaps: Sequence[Survey], surveys: Sequence[Survey]
 ) -> Stored:
-    if pool.mirrored:
+    # What is stored already was noted then: for a replica that is made anew, the archive would send the whole blob.
+    new = pool.mirrored and not _times(surveys)
+    if new:
         # Before there is a name: whoever finds the blob after a crash, and is told that it is stored, needs no note.
         await upload.note("mirror", digest)
     await upload.publish(digest, {member: bad for gap in gaps for member, bad in gap.bad.items()})
-    if pool.mirrored:
+    if new:
         # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
         await upload.note("mirror", digest)
     for gap in gaps:

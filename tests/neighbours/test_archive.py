@@ -316,6 +316,24 @@ def test_what_waits_for_the_mirror_is_mirrored_from_a_set_that_takes_no_writes_a
     assert settles(lambda: not [path for storage in stor.storages for path in storage.glob(".stor/mirror/*")])
 
 
+def test_a_replica_is_made_anew_without_fetching_from_the_archive_what_was_mirrored(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    config = {"s3_mirror": True, "s3_credentials": seaweed.credentials(proxy.endpoint)}
+    stor, content = make_stor(config=config), fresh(3_000_000)
+
+    def is_mirrored() -> bool:
+        return not [note for storage in stor.storages for note in storage.glob(".stor/mirror/*")]
+
+    assert stor.store(content).status == 201
+    assert settles(is_mirrored, within=20)
+    stor.replicas(content)[1].unlink()
+    before = proxy.received
+    assert settles(lambda: stor.get(content).body == content and len(stor.replicas(content)) == 2)
+    assert settles(is_mirrored, within=20)
+    assert proxy.received - before < len(content)
+
+
 def test_a_pair_of_a_directory_and_a_bucket_keeps_blobs_in_both(
     make_stor: Make, seaweed: Seaweed, tmp_path: Any
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pystor import jobs, small_uploads
 from pystor.blob import QueueName, Staged, Timeouts, Turn
+from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.errors import StorageError, Unavailable
@@ -26,8 +27,9 @@ from pystor.lengths import Lengths
 from pystor.pool import Pool
 from pystor.small_uploads import SmallUpload
 from pystor.staging import StagedFile
+from pystor.tiers import Tier, Tiers
 from pystor.tree import QUEUES
-from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, run, running, temporaries
+from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, place, run, running, temporaries
 
 CONTENT = b"a blob"
 DIGEST = Digest.of(CONTENT)
@@ -135,6 +137,24 @@ def test_a_note_that_was_looked_at_before_there_was_a_blob_is_there_again(
     run(scenario())
     assert seen == [[[digest.hex.upper()]]]
     assert noted([storage]) == [[digest.hex.upper()]]
+
+
+@pytest.mark.parametrize("content", [CONTENT, bytes(3 << 20)], ids=["small", "large"])
+@pytest.mark.parametrize("source", ["pool", "archive"])
+def test_what_is_copied_from_where_it_is_stored_is_not_noted_to_be_mirrored_again(
+    storages: list[Directory], tmp_path: Path, content: bytes, source: str
+) -> None:
+    archived = adopted(tmp_path / "archive")
+    place(storages[0] if source == "pool" else archived, content)
+
+    async def scenario() -> None:
+        async with running(storages, mirrored=True) as pool, running([archived]) as archive:
+            tiers = Tiers([Tier("pool", pool), Tier("archive", archive)], pool.observe)
+            assert await copy(tiers, pool, Digest.of(content)) == len(content)
+
+    run(scenario())
+    assert [blobs(storage) for storage in storages] == [[content]] * 2
+    assert noted(storages) == [[], []]
 
 
 @pytest.mark.parametrize("spell", [str.lower, str.upper])
