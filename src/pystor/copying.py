@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -26,6 +26,13 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
     when it cannot be done now: `Unavailable` also when it was done but for a storage of the same set, which does not
     answer.
     """
+    with suppress(NotFound):
+        return await copy_known(tiers, into, digest)
+    return 0
+
+
+async def copy_known(tiers: Tiers, into: Pool, digest: Digest) -> int:
+    """Do as `copy` does; raises `NotFound` if there is no such blob anywhere."""
     looks = await into.survey(digest)
     if already_stored(digest, looks):
         return 0
@@ -38,10 +45,7 @@ async def copy(tiers: Tiers, into: Pool, digest: Digest) -> int:
         raise Unavailable(_SILENT)
     with into.repairs.under_way(digest):
         tiers = tiers.quietly()
-        try:
-            replica = await _find_good(tiers, digest, looks)
-        except NotFound:
-            return 0
+        replica = await _find_good(tiers, digest, looks)
         size, modified = replica.size, replica.fingerprint[3]
         surveys = [replace(each, modified=modified) if each.modified is None else each for each in surveys]
         async with aclosing(Reading(tiers, digest, replica, 0, size)) as pieces:

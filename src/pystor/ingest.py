@@ -326,7 +326,7 @@ async def _publish(
         await upload.note("mirror", digest)
     await upload.publish(digest, {member: bad for gap in gaps for member, bad in gap.bad.items()})
     if new:
-        # Again: a note about nothing is dropped in its turn, and that turn may have come before the name did.
+        # Again: a note about nothing is dropped, by a bucket at once, and that may have been before there was a name.
         await upload.note("mirror", digest)
     for gap in gaps:
         _tell_repaired(pool, digest, gap)

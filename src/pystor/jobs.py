@@ -19,7 +19,7 @@ from pystor.background import Tasks, end, tolerated
 from pystor.blob import QueueName, Turn
 from pystor.bulkhead import Bulkhead
 from pystor.digest import Digest
-from pystor.errors import StorageError, StorError, Unavailable
+from pystor.errors import NotFound, StorageError, StorError, Unavailable
 from pystor.events import JobDone, Observer, StorageFailed
 from pystor.lengths import Lengths
 from pystor.pool import Pool
@@ -38,6 +38,9 @@ _BUSY_FOR: Final = 0.2
 """Seconds after which who waits for the turn of somebody else tries again to have it."""
 _LONG: Final = 2
 """Times that it was not to be had: who only looks for entries has it for a moment."""
+_YOUNG: Final = 60.0
+"""Seconds for which an entry stays whose blob nobody has: its upload notes that before there is a name, which may hang,
+and if the upload is killed then, nobody notes it again."""
 _AT_ONCE: Final = 10_000
 """Entries that are read from the queue of one storage in one go."""
 
@@ -103,7 +106,8 @@ class Queue:
         """Look for entries every `period` seconds, in some of many sets; work no faster than the two rates.
 
         `job` does what is to be done about a blob; it returns how many bytes that took, and raises `StorError` to be
-        tried again. `lengths` is shared with all processes that work on the queue.
+        tried again; what is `NotFound` is for a minute only. `lengths` is shared with all processes that work on the
+        queue.
         """
         self.name: Final = name
         self._pool: Final = pool
@@ -268,14 +272,18 @@ class Queue:
 
     async def _attempt(self, members: Sequence[Bulkhead], digest: Digest) -> tuple[int, str]:
         """Do it, and forget the entry unless it is news by then."""
-        began = time.time()
+        before, size = time.time(), None
         try:
-            size = await self._job(digest)
+            try:
+                size = await self._job(digest)
+            except NotFound:
+                before -= _YOUNG
             for member in members:
-                await member.run(member.storage.dequeue, self.name, digest, began, waits=True)
+                await member.run(member.storage.dequeue, self.name, digest, before, waits=True)
         except StorError as error:
             if isinstance(error, StorageError):
                 self._observe(StorageFailed(error, digest))
             return error.copied if isinstance(error, Unavailable) else 0, str(error)
-        self._observe(JobDone(self.name, digest, size))
-        return size, DONE
+        if size is not None:
+            self._observe(JobDone(self.name, digest, size))
+        return size or 0, DONE

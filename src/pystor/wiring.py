@@ -19,7 +19,7 @@ from pystor.bulkhead import Bulkhead
 from pystor.commit import Committers
 from pystor.config import Settings
 from pystor.config.storages import Place
-from pystor.copying import copy
+from pystor.copying import copy, copy_known
 from pystor.directory import Directory
 from pystor.events import Observer
 from pystor.hints import Hints, NoSharedCache, SharedCache
@@ -209,7 +209,7 @@ def queue_of(
     return Queue(
         name,
         pool,
-        partial(copy, tiers, into),
+        partial(copy_known if name == "mirror" else copy, tiers, into),
         observe=pool.observe,
         files_per_second=settings.repair_files_per_second,
         bytes_per_second=settings.repair_bytes_per_second,

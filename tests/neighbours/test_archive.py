@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.disk import fresh, is_whole, key_of, replica, settles, sha
+from tests.contract.disk import fresh, is_whole, key_of, place_on, replica, settles, sha
 from tests.contract.house import House
 from tests.contract.wire import Cut, request
 from tests.neighbours.servers.memcached import Memcached
@@ -314,6 +314,22 @@ def test_what_waits_for_the_mirror_is_mirrored_from_a_set_that_takes_no_writes_a
         seaweed.resume()
     assert settles(lambda: archived(seaweed, content) == content, within=10)
     assert settles(lambda: not [path for storage in stor.storages for path in storage.glob(".stor/mirror/*")])
+
+
+def test_what_gets_its_name_when_its_note_was_looked_at_already_is_mirrored(
+    make_stor: Make, seaweed: Seaweed, proxy: Proxy
+) -> None:
+    """As if a disk hung, or the worker was killed, between the note and the name."""
+    stor, content = (
+        make_stor(config={"s3_mirror": True, "s3_credentials": seaweed.credentials(proxy.endpoint)}),
+        fresh(5_000),
+    )
+    (stor.storages[0] / f".stor/mirror/{sha(content).upper()}").touch()
+    assert settles(lambda: any(key_of(content)[:30].encode() in asked for asked in proxy.asked))
+    assert not settles(lambda: archived(seaweed, content) is not None, within=0.3)
+    place_on(stor.pairs[0], content)
+    assert stor.store(content).status == 200
+    assert settles(lambda: archived(seaweed, content) == content)
 
 
 def test_a_replica_is_made_anew_without_fetching_from_the_archive_what_was_mirrored(

@@ -19,7 +19,7 @@ from pystor.blob import QueueName, Staged, Timeouts, Turn
 from pystor.copying import copy
 from pystor.digest import Digest
 from pystor.directory import Directory
-from pystor.errors import StorageError, Unavailable
+from pystor.errors import NotFound, StorageError, Unavailable
 from pystor.events import Event, JobDone
 from pystor.ingest import store, store_at_once
 from pystor.jobs import Queue
@@ -137,6 +137,29 @@ def test_a_note_that_was_looked_at_before_there_was_a_blob_is_there_again(
     run(scenario())
     assert seen == [[[digest.hex.upper()]]]
     assert noted([storage]) == [[digest.hex.upper()]]
+
+
+@pytest.mark.parametrize("age", [30, 90])
+def test_a_note_about_nothing_is_kept_for_as_long_as_its_upload_may_be_under_way(
+    storages: list[Directory], age: int
+) -> None:
+    storages[0].enqueue("mirror", DIGEST)
+    (note,) = beside(storages[0], "mirror")
+    os.utime(note, times=(time.time() - age,) * 2)
+
+    async def nobody_has_it(digest: Digest) -> int:
+        raise NotFound(digest.hex)
+
+    events: list[Event] = []
+
+    async def scenario() -> None:
+        async with running(storages) as pool:
+            queue = Queue("mirror", pool, nobody_has_it, observe=events.append, files_per_second=1e6)
+            assert await queue.work_off() == 0
+
+    run(scenario())
+    assert noted(storages) == [NOTED if age < 60 else [], []]
+    assert events == []
 
 
 @pytest.mark.parametrize("content", [CONTENT, bytes(3 << 20)], ids=["small", "large"])
