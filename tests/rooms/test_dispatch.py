@@ -10,12 +10,14 @@ import json
 import os
 import random
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.directory import Directory
 from pystor.events import (
@@ -895,6 +897,53 @@ def test_the_status_tells_which_storage_is_gone(pair: list[Directory], events: l
             assert [row["available"] for row in json.loads(rows.body)["storages"]] == [True, False]
             assert (await ask(app, "GET", "/live")).status == 200
             assert events.count(HealthChecked()) == 2  # those that were good
+
+    run(scenario())
+
+
+def test_many_who_ask_for_the_status_at_once_have_each_storage_looked_at_once_or_twice(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    real = pair[0].check
+
+    def counted() -> Space:
+        nonlocal looks
+        looks += 1
+        return real()
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            monkeypatch.setattr(pair[0], "check", counted)
+            answers = await asyncio.gather(*(ask(app, "GET", "/status") for _ in range(100)))
+            assert {answer.status for answer in answers} == {200}
+
+    run(scenario())
+    assert 1 <= looks <= 5
+
+
+def test_who_asks_for_the_status_while_another_is_told_hears_of_what_has_happened_since(
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, go_on = threading.Event(), threading.Event()
+    real = pair[0].check
+
+    def held() -> Space:
+        looking.set()
+        go_on.wait(20)
+        return real()
+
+    async def scenario() -> None:
+        async with Living(app_over(*pair)) as app:
+            monkeypatch.setattr(pair[0], "check", held)
+            first = asyncio.create_task(ask(app, "GET", "/status"))
+            await eventually(looking.is_set)
+            await asyncio.sleep(0.05)  # until the other storage was looked at
+            os.rename(pair[1].root, f"{pair[1].root}.away")
+            second = asyncio.create_task(ask(app, "GET", "/status"))
+            await asyncio.sleep(0)
+            go_on.set()
+            assert [(await each).status for each in (first, second)] == [200, 503]
 
     run(scenario())
 

@@ -74,6 +74,7 @@ class App:
         """`upload_idle_timeout` is in seconds; `services` start with the application; `metrics` answers `/metrics`."""
         self.limits: Final = limits
         self._pool: Final = pool
+        self._health: Final = pages.Health(pool.members())
         self._blobs: Final = blobs
         self._observe: Final = observe
         self._upload_idle_timeout: Final = upload_idle_timeout
@@ -206,7 +207,7 @@ class App:
             return pages.live()
         if request.path == "/metrics" and self._metrics is not None:
             return await self._metrics()
-        return await pages.status(request, self._pool, self._observe)
+        return await pages.status(request, self._pool, self._health, self._observe)
 
 
 def _other_method(request: Request, allowed: bytes) -> Response:

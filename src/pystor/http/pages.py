@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from pystor import __version__
@@ -14,6 +15,7 @@ from pystor.http.messages import Field, Request, Response, as_json, text, typed
 from pystor.pool import Pool
 
 _TIMEOUT: Final = 0.8  # seconds; whoever asks how the storages are wants to know soon
+_PATIENCE: Final = 0.1  # seconds; who asks while others are told waits so long for the end of that
 _VARY: Final[Field] = (b"vary", b"accept")
 
 _FRONT_PAGE: Final = f"""<!doctype html>
@@ -50,17 +52,39 @@ def live() -> Response:
     return text(200, "OK")
 
 
-async def status(request: Request, pool: Pool, observe: Observer) -> Response:
+class Health:
+    """How the storages are, asked once for all who want to know at the same time: a thousand of them take a while."""
+
+    def __init__(self, members: Iterable[Bulkhead]) -> None:
+        """Ask nobody yet."""
+        self.members: Final = tuple(members)
+        self._round: asyncio.Task[list[Space | StorageError]] | None = None
+        """The one that was begun last."""
+        self._next: asyncio.Task[list[Space | StorageError]] | None = None
+
+    async def look(self) -> list[Space | StorageError]:
+        """Tell the room of each storage, or what is wrong, by a look that begins after this was asked."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._look(self._round))
+        return await asyncio.shield(self._next)
+
+    async def _look(self, before: asyncio.Task[list[Space | StorageError]] | None) -> list[Space | StorageError]:
+        if before is not None:
+            await asyncio.wait({before}, timeout=_PATIENCE)
+        self._round, self._next = self._next, None
+        return await asyncio.gather(*map(_check, self.members))
+
+
+async def status(request: Request, pool: Pool, health: Health, observe: Observer) -> Response:
     """Say how the storages are: `OK`, or 503 with which storage is not there and why; in full as JSON."""
-    members = list(pool.members())
-    spaces = await asyncio.gather(*(_check(member) for member in members))
+    spaces = await health.look()
     faults = [space for space in spaces if isinstance(space, StorageError)]
     code = 503 if faults else 200
     if not faults:
         observe(HealthChecked())
     if request.accepts(b"application/json"):
         numbers = [number for number, replica_set in enumerate(pool.sets) for _ in replica_set.members]
-        rows = [_row(*each) for each in zip(numbers, members, spaces, strict=True)]
+        rows = [_row(*each) for each in zip(numbers, health.members, spaces, strict=True)]
         return as_json(code, {"version": __version__, "status": "failing" if faults else "ok", "storages": rows}, _VARY)
     return text(code, "; ".join(fault.describe() for fault in faults) or "OK", _VARY)
 
