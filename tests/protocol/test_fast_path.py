@@ -15,7 +15,7 @@ import pytest
 
 from pystor import uring
 from pystor.http.protocol import StorProtocol
-from tests.protocol.site import MIB, Client, Site, get, line, named, post, status
+from tests.protocol.site import MIB, Client, Site, chunked, get, line, named, post, status
 from tests.support.processes import eventually
 
 
@@ -382,6 +382,40 @@ def test_a_client_that_sends_thousands_of_requests_in_one_go_makes_nobody_else_w
     assert answers.endswith(b"/fast/last")
     asked = site.app.targets[-many - 2 :]
     assert asked.index(b"/fast/other") < many / 2
+
+
+def test_a_client_that_sends_thousands_of_small_chunks_makes_nobody_else_wait_for_all_of_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, seen, count = 20_000, site.app.targets, StorProtocol.on_chunk_header
+
+    def counted(protocol: StorProtocol) -> None:
+        seen.append(b"a chunk")
+        count(protocol)
+
+    monkeypatch.setattr(StorProtocol, "on_chunk_header", counted)
+    with site.connect() as greedy, site.connect() as other:
+        hold_up(site, other)
+        greedy.send(chunked("/echo", b"1\r\nx\r\n" * many, b"0\r\n\r\n"))
+        other.send(get("/fast/other"))
+        assert other.answer().endswith(b"/fast/other")
+        assert greedy.answer().endswith(hashlib.sha256(b"x" * many).hexdigest().encode())
+        greedy.send(get("/fast/after"))
+        assert greedy.answer().endswith(b"/fast/after")
+    before = seen[: seen.index(b"/fast/other")]
+    assert before.count(b"a chunk") < many / 2
+
+
+def test_small_chunks_that_nobody_takes_do_not_grow(site: Site) -> None:
+    with site.connect() as client:
+        client.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.send(chunked("/stall", b"1\r\nx\r\n" * 3_000_000))
+        connection = site.connection_of(client)
+        assert connection is not None
+        assert connection._reading is not None
+        assert len(connection._reading.body) < 300_000
+        assert len(connection._unparsed) <= 300_000
 
 
 def test_a_client_that_is_gone_before_all_that_it_has_sent_is_parsed_harms_nobody(

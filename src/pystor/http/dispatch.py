@@ -189,6 +189,8 @@ class Dispatch(Connection):
             self._consume(waiting)
         if not (self.pipeline or self._unparsed or self._deaf):
             self._flow.release()
+            if self._reading is not None and self._reading.is_full:
+                self._flow.pause_reading()
 
 
 def _is_odd(head: bytes, *, keep_alive: bool, silent: bool) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from pystor.http.connection import BETWEEN, BODY, HEAD, WHOLE
@@ -19,6 +18,9 @@ from pystor.http.wire import Refused, collect, content_length, path_and_query, w
 
 PIECE: Final = 8192
 """Bytes parsed at once outside of a body of known length: what one read may put into the queue is bounded by it."""
+
+_MANY_CHUNKS: Final = 16
+"""More of them in a piece are so small that they take longer than others do."""
 
 _NOTED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _FAST: Final = frozenset({b"GET", b"HEAD"})
@@ -41,6 +43,7 @@ class StorProtocol(Dispatch):
     __slots__ = (
         "_carried",
         "_chunked",
+        "_chunks",
         "_connection_named",
         "_declined",
         "_left",
@@ -65,6 +68,7 @@ class StorProtocol(Dispatch):
         self._piece = min(PIECE, self._limits.max_header_bytes)
         self._moved = False  # something other than a header field has come out of the parser
         self._carried = 0  # bytes since then
+        self._chunks = 0  # that have begun in a piece
         self._plain: Head | None = None  # a request that was answered at once, and the connection goes on
         self._sent: Head | None = None  # a request with a body of known length, and the connection goes on
         self._declined = False  # what is parsed has been offered to the fast path already
@@ -126,8 +130,8 @@ class StorProtocol(Dispatch):
     def _consume(self, data: bytes) -> None:
         """Parse in pieces, and no further than the first request that has to wait for another's answer.
 
-        Heads are parsed one piece in a turn of the event loop: thousands of requests may come in one read, and be
-        answered at once, while everybody else waits.
+        What takes long for its size, heads and many small chunks, is parsed one piece in a turn of the event loop:
+        thousands of them may come in one read, while everybody else waits.
         """
         view = memoryview(data)
         while view:
@@ -139,8 +143,9 @@ class StorProtocol(Dispatch):
                 return
             piece = view[: max(self._piece, self._left)]
             view = view[len(piece) :]
+            self._chunks = 0
             self._feed_and_measure(piece)
-            if view and self._phase != BODY and not self._deaf:
+            if view and (self._phase != BODY or self._chunks > _MANY_CHUNKS) and not self._deaf:
                 self._put_off(view)
                 self.loop.call_soon(self._go_on)
                 return
@@ -270,6 +275,7 @@ class StorProtocol(Dispatch):
     def on_chunk_header(self) -> None:
         """Note that a chunk begins."""
         self._moved = True
+        self._chunks += 1
 
     def on_body(self, body: bytes) -> None:
         """Collect a part of a body, or drop it when the answer is already given."""
@@ -283,7 +289,7 @@ class StorProtocol(Dispatch):
             self._drop(len(body))
             return
         collect(cycle, body)
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.is_full:
             self.flow.pause_reading()
         cycle.message_event.set()
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from pystor.http.messages import DIRECT, RETRY, Field, Response, Source, bytes_of, encode_fields, text
@@ -180,6 +180,11 @@ class Cycle(RequestResponseCycle):
 
     body: bytes | bytearray  # type: ignore[assignment]  # uvicorn hands on bytes(body), which copies no bytes
     transport: ResponseTransport  # type: ignore[assignment]  # the part of a transport that a cycle uses
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for the application that no more should be read."""
+        return len(self.body) > HIGH_WATER_LIMIT
 
     def disconnect(self) -> None:
         """Let the application know that the client is gone."""
