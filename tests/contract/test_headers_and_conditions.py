@@ -10,9 +10,11 @@ from typing import Final
 
 import pytest
 
-from tests.contract.disk import OLD, fresh, place_on, sha
+from tests.contract.conftest import HouseFactory
+from tests.contract.disk import OLD, fresh, place, place_on, sha
 from tests.contract.house import House
 from tests.contract.wire import Fields, Wire, request
+from tests.support.mounts import Mounts
 
 KNOWN: Final = b"A blob with headers and conditions.\n" * 100
 NAME: Final = sha(KNOWN)
@@ -32,6 +34,20 @@ def _known_blob(stor: House) -> None:
 
 
 # Headers
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 2 << 20])
+def test_a_time_that_no_date_has_is_told_as_the_nearest(make_stor: HouseFactory, mounts: Mounts, size: int) -> None:
+    pair, content = (mounts.tmpfs(64 << 20), mounts.tmpfs(64 << 20)), fresh(size)
+    stor = make_stor(pairs=[pair], workers=1)
+    for modified, told in ((1 << 62, "Fri, 31 Dec 9999 23:59:59 GMT"), (-1 << 62, "Mon, 01 Jan 0001 00:00:00 GMT")):
+        for storage in pair:
+            place(storage, content, modified)
+
+        answer = stor.get(content)
+        assert (answer.status, answer.body, answer.headers["last-modified"]) == (200, content, told)
+        assert stor.get(content, {"If-None-Match": f'"{sha(content)}"'}).status == 304
+
 
 HEADERS: Final = {
     "etag": ETAG,

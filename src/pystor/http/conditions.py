@@ -102,12 +102,17 @@ def parse_date(text: bytes) -> int | None:
         return None
 
 
+_FIRST_DATE: Final = -62_135_596_800  # the beginning of the year 1
+_LAST_DATE: Final = 253_402_300_799  # the end of the year 9999
+
+
 @lru_cache(maxsize=4096)  # many blobs were stored in the same second
 def format_date(moment: int) -> bytes:
-    """Write seconds since the epoch as an HTTP date (RFC 9110, 5.6.7).
+    """Write seconds since the epoch as an HTTP date (RFC 9110, 5.6.7): the nearest one for what that has no year for.
 
     The library's own takes four times as long, and every blob that is read for the first time needs one.
     """
+    moment = min(max(moment, _FIRST_DATE), _LAST_DATE)
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(moment)
     numbers = (_DAYS[weekday], day, _MONTHS[month - 1], year, hour, minute, second)
     return b"%b, %02d %b %04d %02d:%02d:%02d GMT" % numbers
