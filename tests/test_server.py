@@ -82,7 +82,13 @@ class Application:
         await receive()
         if (self._directory / "hanging").exists():
             time.sleep(60)  # noqa: ASYNC251  # as a disk that hangs would
+        if (self._directory / "without threads").exists():
+            setattr(threading.Thread, "start", _refuse_thread)  # noqa: B010  it is a method
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _refuse_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def main(directory: Path, shutdown_timeout: float, workers: int) -> int:
@@ -526,6 +532,15 @@ def test_a_worker_that_is_killed_and_cannot_end_for_a_hung_disk_is_replaced_and_
         assert "hangs in a disk and is left" in caplog.text
         server.listen("127.0.0.1", port).close()  # the port is free though that worker has it open
         assert multiprocessing.active_children() == []  # or they would be waited for at the exit
+
+
+def test_a_worker_that_gets_no_thread_ends_as_any_other(start: Start) -> None:
+    running = start(workers=1)
+    assert running.is_served()
+    (running.directory / "without threads").touch()
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert running.errors == ""
 
 
 def test_a_worker_for_which_there_is_no_process_is_started_later(

@@ -31,6 +31,7 @@ from pystor.errors import NeighbourError, StorageError
 from pystor.events import Event, LeftoversSwept, NeighbourFailed, ReplicaBad, RequestEnded, StorageFailed
 from tests.neighbours.servers.names import named
 from tests.neighbours.servers.ports import free_port
+from tests.rooms.tools import no_thread_to_give
 from tests.support import needs
 from tests.support.mounts import Mounts
 from tests.support.processes import eventually
@@ -741,6 +742,13 @@ def test_what_was_logged_last_is_written_before_the_process_ends() -> None:
     program = "from pystor.adapters import logs; import logging; logs.set_up(); logging.error('the last word')"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stderr.endswith("ERROR root: the last word\n")
+
+
+def test_what_was_logged_last_is_written_at_the_end_though_there_is_no_thread(written: Log) -> None:
+    written.set_up()(NeighbourFailed("memcached", "away"))
+    with contextlib.closing(asyncio.new_event_loop()) as loop, no_thread_to_give():
+        loop.run_until_complete(written.logs.stop())
+        assert written.path.read_text().endswith("memcached failed: away\n")
 
 
 def test_lines_of_several_processes_are_not_mixed_up(tmp_path: Path) -> None:

@@ -140,7 +140,12 @@ class Task:
             signal.signal(stopping, lambda *_: setattr(server, "should_exit", True))
         threading.Thread(target=self._answer_pings, args=(server, line), name="supervised", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked by the supervisor until someone listens
-        server.run([self.listener])
+        try:
+            server.run([self.listener])
+        except RuntimeError:
+            # The event loop closes its executor by a thread, and the system may have none to give now.
+            if not server.ended:
+                raise
 
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
@@ -188,6 +193,8 @@ class Server(uvicorn.Server):
         self.server_state: SharedState = SharedState()
         self._processor = processor
         self._say = say
+        self.ended = False
+        """Whether it has served, and does not any more."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def in_turn(self, action: Callable[[], None]) -> None:
@@ -223,6 +230,7 @@ class Server(uvicorn.Server):
             if isinstance(connection_, StorProtocol):
                 connection_.transport.abort()
         await asyncio.sleep(0)  # for the connections to hear of it
+        self.ended = True
 
     async def _part(self) -> None:
         """Take no more connections, and answer those that are there once more.

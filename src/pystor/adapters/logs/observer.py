@@ -47,7 +47,10 @@ class Logs:
     async def stop(self) -> None:
         """Write what waits, for 0.8 s at most; what follows is still logged."""
         self._repeats.flush()
-        await asyncio.to_thread(self.flush)
+        try:
+            await asyncio.to_thread(self.flush)
+        except RuntimeError:  # the system has no thread to give now, and nobody is served any more
+            self.flush()
 
     async def probe(self) -> str:
         """Open every output; raises `NeighbourError` for those that cannot be."""
