@@ -133,9 +133,11 @@ def test_whatever_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
         assert "TOPSECRET" not in line
 
 
-def test_a_disk_that_the_kernel_made_read_only_is_told(tmp_path: Path, mounts: Mounts) -> None:
+@pytest.mark.parametrize("new", [False, True])
+def test_a_disk_that_the_kernel_made_read_only_is_told(tmp_path: Path, mounts: Mounts, *, new: bool) -> None:
     disk = mounts.tmpfs(4 << 20)
-    adopted(disk)
+    if not new:
+        adopted(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     status, told = doctor(tmp_path, {"storage_pairs": [[str(disk)]]})
     assert status == 1

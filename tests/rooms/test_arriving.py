@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pystor.errors import IncompleteBody, StalledBody
+from pystor.http import arriving
 from pystor.http.arriving import Arriving, Message
 from tests.rooms.tools import run
 
@@ -96,11 +97,16 @@ def test_a_client_that_is_gone_has_sent_no_body() -> None:
     run(scenario())
 
 
-def test_a_body_that_stands_still_is_given_up() -> None:
+@pytest.mark.parametrize(("punctual", "waited"), [(60.0, 1), (0.0, 2)])  # a timer comes when it is due, or never
+def test_a_body_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch, punctual: float, waited: int) -> None:
+    monkeypatch.setattr(arriving, "PUNCTUAL", punctual)
+
     async def scenario() -> None:
-        body = Arriving(Client(piece(b"be", more=True)).receive, 0.02, asked=True)
+        client = Client(piece(b"be", more=True))
+        body = Arriving(client.receive, 0.02, asked=True)
         body.at_once()
         with pytest.raises(StalledBody, match=r"Nothing came for 0\.02 s"):
             await all_of(body)
+        assert client.asked == 1 + waited
 
     run(scenario())

@@ -792,6 +792,7 @@ def test_a_storage_whose_threads_all_hang_in_what_was_there_is_used_again_by_all
         for member in members:
             member.stop()
         await eventually(lambda: hang.ended == 4)
+        await eventually(lambda: f"stor {storage.root}" not in [thread.name for thread in threading.enumerate()])
 
     run(scenario())
 

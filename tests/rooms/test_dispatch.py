@@ -20,6 +20,7 @@ import pytest
 from pystor.blob import Space
 from pystor.digest import Digest
 from pystor.directory import Directory
+from pystor.errors import StorageError
 from pystor.events import (
     AnsweredAtOnce,
     BlobServed,
@@ -29,6 +30,8 @@ from pystor.events import (
     LeftoversSwept,
     LookedUp,
     RequestEnded,
+    RequestFailed,
+    StorageFailed,
 )
 from pystor.http.app import App
 from pystor.http.auth import Guard
@@ -692,20 +695,23 @@ def test_where_the_server_offers_it_a_known_body_is_sent_directly_and_counted(
 
 
 def test_a_body_that_cannot_go_on_is_cut_and_does_not_look_complete(
-    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: list[Event]
 ) -> None:
     fill(*pair)
     content, verifier = LARGE, Verifier()
 
     async def scenario() -> None:
-        async with Living(app_over(*pair, verifier=verifier)) as app:
+        async with Living(app_over(*pair, verifier=verifier, events=events)) as app:
             path = f"/{Digest.of(content).hex}"
             for _ in pair:
                 await ask(app, "GET", path)
             for storage in pair:
                 break_reads(monkeypatch, storage.root, from_offset=128 * KIB)
+            events.clear()
             cut = await ask(app, "GET", path)
             assert (cut.status, cut.body) == (-200, content[: 128 * KIB])
+            assert [event.sent for event in events if isinstance(event, RequestEnded)] == [128 * KIB]
+            assert not [event for event in events if isinstance(event, BlobServed)]
 
     run(scenario())
     assert not descriptors(tmp_path)
@@ -881,6 +887,27 @@ def test_every_resource_tells_its_methods(pair: list[Directory], path: str, allo
     run(scenario())
 
 
+def test_a_storage_that_cannot_be_made_whole_by_an_upload_is_told_though_another_set_has_the_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    sets = [[adopted(tmp_path / side, pair) for side in pair] for pair in ("ab", "cd")]
+    for storage in (sets[0][1], *sets[1]):
+        place(storage, SENT)
+    failure = StorageError(sets[0][0].root, "write", "Input/output error")
+
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(sets[0][0], "open_for_writing", fails)
+
+    async def scenario() -> None:
+        async with Living(app_of(pool_of(*sets, events=events))) as app:
+            assert (await ask(app, "POST", f"/{Digest.of(SENT).hex}", (WRITER, LENGTH), SENT)).status == 200
+
+    run(scenario())
+    assert StorageFailed(failure, Digest.of(SENT)) in events
+
+
 def test_the_status_tells_which_storage_is_gone(pair: list[Directory], events: list[Event]) -> None:
     as_json: tuple[Field, ...] = ((b"accept", b"application/json"),)
 
@@ -960,13 +987,14 @@ def test_the_front_page_is_for_people_and_for_programs(pair: list[Directory]) ->
 
 
 def test_what_nobody_foresaw_is_an_answer_and_no_stack_trace(
-    pair: list[Directory], monkeypatch: pytest.MonkeyPatch
+    pair: list[Directory], monkeypatch: pytest.MonkeyPatch, events: list[Event]
 ) -> None:
     async def scenario() -> None:
-        pool = pool_of(pair)
+        pool = pool_of(pair, events=events)
         async with Living(app_of(pool)) as app:
             monkeypatch.setattr(pool, "find", lambda _: 1 / 0)
             answer = await ask(app, "GET", f"/{'a' * 64}")
             assert (answer.status, b"Traceback" in answer.body) == (500, False)
+            assert RequestFailed("get") in events
 
     run(scenario())

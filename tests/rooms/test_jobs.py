@@ -29,7 +29,18 @@ from pystor.small_uploads import SmallUpload
 from pystor.staging import StagedFile
 from pystor.tiers import Tier, Tiers
 from pystor.tree import QUEUES
-from tests.rooms.tools import adopted, beside, blobs, body_of, eventually, place, run, running, temporaries
+from tests.rooms.tools import (
+    adopted,
+    beside,
+    blobs,
+    body_of,
+    eventually,
+    open_below,
+    place,
+    run,
+    running,
+    temporaries,
+)
 
 CONTENT = b"a blob"
 DIGEST = Digest.of(CONTENT)
@@ -415,6 +426,13 @@ def test_who_has_not_the_turn_leaves_a_set_alone(storages: list[Directory]) -> N
 
     run(scenario())
     assert worker.did == [DIGEST]
+
+
+def test_who_has_not_the_turn_has_nothing_open(storages: list[Directory], tmp_path: Path) -> None:
+    with storages[0].take_turn("mirror") or pytest.fail("somebody has it"):
+        before = open_below(tmp_path)
+        assert storages[0].take_turn("mirror") is None
+        assert open_below(tmp_path) == before
 
 
 def is_free(storage: Directory) -> bool:

@@ -17,7 +17,7 @@ from pystor.errors import StorageError
 from pystor.events import Event, StorageFailed
 from pystor.missing import missing_in
 from pystor.replicas import ReplicaSet
-from tests.rooms.tools import adopted, place, pool_of, run
+from tests.rooms.tools import adopted, descriptors, place, pool_of, run
 
 CONTENTS = [b"%d" % number for number in range(7)]
 IN_ORDER = sorted(map(Digest.of, CONTENTS), key=attrgetter("hex"))
@@ -62,12 +62,13 @@ def refuse(monkeypatch: pytest.MonkeyPatch, storage: Directory, *digests: Digest
 
 @pytest.mark.parametrize("at_once", [1, 2, 7, 100])
 def test_what_any_storage_lacks_is_found_however_much_it_is(
-    trio: list[Directory], monkeypatch: pytest.MonkeyPatch, at_once: int
+    trio: list[Directory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(missing, "_AT_ONCE", at_once)
     assert found_in(trio) == IN_ORDER * 2  # for each that has it
     assert found_in(trio[:2]) == []
     assert found_in([trio[2], *trio[:2]]) == IN_ORDER * 2
+    assert not descriptors(tmp_path)
 
 
 def test_to_read_many_names_has_the_time_of_a_write(trio: list[Directory], monkeypatch: pytest.MonkeyPatch) -> None:

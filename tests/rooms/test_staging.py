@@ -719,6 +719,12 @@ def test_a_disk_that_gives_back_something_else_than_was_written_fails_its_probe(
     assert not temporaries(storage)
 
 
+def test_what_a_probe_leaves_that_is_killed_is_in_the_way_of_no_other(storage: Directory) -> None:
+    Path(storage.root, ".stor", "tmp", "tried").mkdir()
+    storage.probe()
+    assert not temporaries(storage)
+
+
 def test_the_reserve_stays_free(mounts: Mounts) -> None:
     storage = adopted(mounts.tmpfs(8 << 20), reserve=4 << 20)
     storage.stage(3 << 20).discard()
