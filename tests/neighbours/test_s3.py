@@ -550,6 +550,24 @@ def test_a_server_that_ignores_ranges_gives_no_other_bytes_than_those_asked_for(
         assert "was replaced while it was read" in failure(replica.read, 6 << 20, 10)
 
 
+def test_probes_whose_object_cannot_be_removed_leave_one_and_the_next_that_can_leaves_none(
+    seaweed: Seaweed, proxy: Proxy
+) -> None:
+    prefix = f"test-{next(_prefixes)}/stor"
+    bucket = bucket_of(seaweed, prefix=prefix, endpoint=proxy.endpoint, retries=0)
+
+    def left() -> list[str]:
+        return [meta["path"] for page in seaweed.store().list(f"{prefix}/") for meta in page]
+
+    proxy.garbage, proxy.trigger = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", b"delete"
+    for _ in range(3):
+        assert "let the access key" in failure(bucket.probe)
+    assert len(left()) == 1
+    proxy.garbage = b""
+    bucket.probe()
+    assert left() == []
+
+
 def test_a_bucket_that_is_not_written_to_is_probed_by_reading(seaweed: Seaweed, proxy: Proxy) -> None:
     bucket_of(seaweed, endpoint=proxy.endpoint, writable=False).probe()
     assert [request[:3] for request in proxy.asked] == [b"GET"]

@@ -45,6 +45,8 @@ class Bucket:
         self._client: Final = client
         self._prefix: Final = f"{prefix.strip('/')}/" if prefix else ""
         self._spool: Final = spool
+        # One for each process, since others may probe at the same time; what one probe leaves the next takes away.
+        self._probed: Final = f"{self._prefix}.stor/probe/{secrets.token_hex(8)}"
         self._empty_until: Final[dict[QueueName, float]] = {}
 
     @classmethod
@@ -97,12 +99,11 @@ class Bucket:
             raise
 
     def _write_and_remove(self) -> None:
-        key = f"{self._prefix}.stor/probe/{secrets.token_hex(8)}"
-        self._client.put(key, _PROBE)
-        opened = self._client.get(key)
+        self._client.put(self._probed, _PROBE)
+        opened = self._client.get(self._probed)
         with self._client.translated("probe"):
             read = None if opened is None else bytes(opened.bytes())
-        self._client.delete(key)
+        self._client.delete(self._probed)
         if read != _PROBE:
             raise StorageError(self.root, "probe", "gives back something else than was written")
 
