@@ -286,7 +286,7 @@ class StagedFile:
     def _take_name(self, digest: Digest) -> None:
         temporary = self._temporary
         if temporary is None:
-            raise OSError(errno.ECANCELED, "the upload was given up")
+            raise _given_up()
         try:
             self._keep(temporary, digest)
         except OSError as error:
@@ -304,6 +304,8 @@ class StagedFile:
     @_step("quarantine")
     def set_aside(self, digest: Digest, bad: Fingerprint | None) -> None:
         """Keep what stands under the final name in quarantine, if it is what was found bad; `publish` replaces it."""
+        if self._temporary is None:
+            raise _given_up()
         try:
             tree.set_aside(digest, bad, self._root_fd)
         except OSError as error:
@@ -333,3 +335,7 @@ class StagedFile:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
+
+
+def _given_up() -> OSError:
+    return OSError(errno.ECANCELED, "the upload was given up")

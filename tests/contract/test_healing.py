@@ -548,3 +548,21 @@ def test_root_is_told_whose_the_storages_are_before_the_first_start_too(make_sto
     stor.server.start()
     told = [each for each in stor.server.stderr.splitlines() if line in each]
     assert told == [f"stor: warning: {first} belongs to nobody, {line}: let nobody run the server"]
+
+
+@pytest.mark.parametrize(("size", "bad"), [(1000, 1), (1000, 2), (2 << 20, 1)])
+def test_a_blob_whose_bad_replica_may_not_be_replaced_is_stored_elsewhere(
+    make_stor: HouseFactory, mounts: Mounts, size: int, bad: int
+) -> None:
+    needs.tool("chattr")
+    stor, content = make_stor(pairs=[(mounts.ext4(), mounts.ext4()) for _ in range(2)], workers=1), fresh(size)
+    assert stor.store(content).status == 201
+    spoilt = stor.replicas(content)[:bad]
+    for path in spoilt:
+        disk.flipped(path)
+    subprocess.run(["chattr", "+i", *spoilt], check=True)
+    try:
+        assert stor.store(content).status == 201
+        assert stor.get(content).body == content
+    finally:
+        subprocess.run(["chattr", "-i", *spoilt], check=True)
