@@ -97,10 +97,13 @@ def sync_way(leaf: str, made: AbstractSet[str], root_fd: int) -> None:
     well, whoever changed it.
     """
     changed = True
-    for directory in (leaf, *map(str, PurePath(leaf).parents)):
-        with posix.opened(directory, dir_fd=root_fd) as fd:
+    for directory in (leaf, leaf[:5], leaf[:2], "."):
+        fd = os.open(directory, posix.DIRECTORY, dir_fd=root_fd)
+        try:  # without `opened`: who uploads alone comes by four times for each replica
             if changed or _is_fresh(fd):
                 os.fsync(fd)
+        finally:
+            os.close(fd)
         changed = directory in made
 
 
