@@ -179,6 +179,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 Start = Callable[..., Running]
 
 
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionError:
+        return True
+    return False
+
+
 def leaves_nothing(running: Running) -> None:
     # The resource tracker of multiprocessing ends by itself when it has seen the others end.
     eventually(lambda: running.processes == [], within=2.0)
@@ -334,12 +342,12 @@ def test_stalled_clients_hold_up_the_end_no_longer_than_the_shutdown_timeout(sta
     leaves_nothing(running)
 
 
-def test_a_running_upload_is_finished_before_the_end(start: Start) -> None:
-    running = start(shutdown_timeout=5.0)
+def test_a_running_upload_is_finished_before_the_end_while_others_are_refused(start: Start) -> None:
+    running = start(shutdown_timeout=30.0)
     with running.connect(b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nso") as client:
         time.sleep(0.2)
         running.signal(signal.SIGTERM)
-        time.sleep(0.5)
+        eventually(lambda: refuses(running.port))
         client.sendall(b"far")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
     assert running.wait() == 0
@@ -386,6 +394,15 @@ def test_an_application_that_cannot_start_ends_the_server_with_status_1(
     assert running.wait() == 1
     assert reason in running.errors
     leaves_nothing(running)
+
+
+def test_a_port_is_free_when_the_server_has_ended_though_a_worker_that_hangs_has_the_socket_still() -> None:
+    listener = server.listen("127.0.0.1", 0)
+    port: int = listener.getsockname()[1]
+    with listener.dup():
+        server.close(listener)
+        assert refuses(port)
+        server.listen("127.0.0.1", port).close()
 
 
 def test_an_address_in_use_is_the_callers_to_report() -> None:

@@ -602,7 +602,7 @@ def test_what_is_gone_already_needs_no_quarantine(storage: Directory, bad: Finge
 @pytest.mark.parametrize("opened", [True, False], ids=["that was opened", "that could not be opened"])
 @pytest.mark.parametrize("late", [False, True], ids=["before it is looked at", "while it is kept"])
 def test_what_another_upload_has_put_in_the_place_of_a_bad_replica_is_not_kept(
-    storage: Directory, monkeypatch: pytest.MonkeyPatch, *, opened: bool, late: bool
+    storage: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool, late: bool
 ) -> None:
     path = place(storage, b"rotten", BLOB)
     bad = found(storage) if opened else None
@@ -624,6 +624,7 @@ def test_what_another_upload_has_put_in_the_place_of_a_bad_replica_is_not_kept(
 
     assert not beside(storage, "quarantine")
     assert blobs(storage) == [CONTENT]
+    assert not descriptors(tmp_path)
 
 
 # Room
