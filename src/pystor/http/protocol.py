@@ -156,7 +156,6 @@ class StorProtocol(Dispatch):
 
     def _feed_and_measure(self, piece: memoryview) -> None:
         """Bound what the parser collects, or skips, without telling."""
-        waiting = self._phase != HEAD
         self._moved = False
         self._feed(piece)
         # A head that began in this piece is measured when it is complete; something must say so.
@@ -166,7 +165,7 @@ class StorProtocol(Dispatch):
             return
         if self._carried > self._limits.max_header_bytes:
             self._refuse(431, self._too_large())
-        elif self._phase == HEAD and (waiting or self._moved):
+        elif self._phase == HEAD and self._moved:
             self._await_head()
 
     def _feed(self, data: bytes | memoryview) -> None:
