@@ -32,6 +32,7 @@ from pystor.events import (
     RequestEnded,
     RequestFailed,
     StorageFailed,
+    nobody,
 )
 from pystor.http.app import App
 from pystor.http.auth import Guard
@@ -40,6 +41,7 @@ from pystor.http.heads import Sent
 from pystor.http.messages import DIRECT, Field, Response, conditions_of, gather_fields
 from pystor.http.wire import Limits
 from pystor.pool import Pool
+from pystor.tiers import Tier, Tiers
 from pystor.verification import Verifier
 from tests.rooms.tools import (
     adopted,
@@ -725,6 +727,31 @@ def test_nothing_is_read_for_a_client_that_is_gone(pair: list[Directory], tmp_pa
             answer = await ask(app, "GET", f"/{Digest.of(LARGE).hex}", (), b"", None)
             assert answer.status == -200
             assert len(answer.body) < len(LARGE)
+
+    run(scenario())
+    assert not descriptors(tmp_path)
+
+
+def test_what_is_answered_without_bytes_of_the_blob_leaves_nothing_open(pair: list[Directory], tmp_path: Path) -> None:
+    fill(*pair)
+    path, etag = f"/{Digest.of(LARGE).hex}", b'"%b"' % Digest.of(LARGE).hex.encode()
+    asked: tuple[tuple[str, tuple[Field, ...], int], ...] = (
+        ("GET", (), 307),
+        ("GET", ((b"range", b"bytes=0-99"),), 307),
+        ("GET", ((b"range", b"bytes=%d-" % len(LARGE)),), 416),
+        ("GET", ((b"if-none-match", etag),), 304),
+        ("HEAD", (), 200),
+    )
+
+    async def scenario() -> None:
+        pool = pool_of(pair, events=None)
+        tiers = Tiers([Tier("archive", pool)], nobody)
+        signed = Blobs(tiers, pool, Guard(None), max_blob_size=1, observe=nobody, redirect=lambda one: f"s3:{one.hex}")
+        async with Living(
+            App(pool, signed, observe=nobody, limits=Limits(), upload_idle_timeout=1, services=[pool])
+        ) as app:
+            for method, fields, status in asked:
+                assert (await ask(app, method, path, fields)).status == status
 
     run(scenario())
     assert not descriptors(tmp_path)
