@@ -554,7 +554,7 @@ def test_probes_whose_object_cannot_be_removed_leave_one_and_the_next_that_can_l
     seaweed: Seaweed, proxy: Proxy
 ) -> None:
     prefix = f"test-{next(_prefixes)}/stor"
-    bucket = bucket_of(seaweed, prefix=prefix, endpoint=proxy.endpoint, retries=0)
+    bucket = bucket_of(seaweed, policy=RequestPolicy(retries=0), prefix=prefix, endpoint=proxy.endpoint)
 
     def left() -> list[str]:
         return [meta["path"] for page in seaweed.store().list(f"{prefix}/") for meta in page]

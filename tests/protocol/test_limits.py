@@ -147,6 +147,14 @@ def test_a_client_that_is_still_sending_gets_the_early_answer_and_goes_on_with_i
         assert line(client.answer()) == b"/fast/next"
 
 
+def test_what_waits_for_an_application_that_answers_without_it_keeps_no_connection_from_going_on(site: Site) -> None:
+    with site.connect() as client:
+        client.send(post("/late", bytes(10 * MIB)))
+        assert line(client.answer()) == b"/late"
+        client.send(get("/fast/next"))
+        assert line(client.answer()) == b"/fast/next"
+
+
 def test_a_client_that_closes_gets_the_early_answer_too(site: Site) -> None:
     with site.connect() as client:
         client.send(post("/early", b"", b"connection: close", length=50 * MIB))

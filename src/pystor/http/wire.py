@@ -183,8 +183,8 @@ class Cycle(RequestResponseCycle):
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for the application that no more should be read."""
-        return len(self.body) > HIGH_WATER_LIMIT
+        """Whether so much waits for the application that no more should be read; it takes none after its answer."""
+        return len(self.body) > HIGH_WATER_LIMIT and not self.response_complete
 
     def disconnect(self) -> None:
         """Let the application know that the client is gone."""
