@@ -749,6 +749,30 @@ def test_an_interruption_of_verify_does_not_wait_for_the_files(
         assert process.returncode == status
 
 
+IN_A_LOCK = """
+import os, sys, threading
+from pystor.client.commands.ending import ended
+
+def work():
+    lock = threading.Lock()
+    with lock:
+        lock.release()
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+sys.exit(ended(work))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interruption_in_the_middle_of_a_lock_is_one_and_no_failure_of_the_lock(
+    number: signal.Signals, status: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_LOCK, str(int(number))], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
 @pytest.mark.parametrize("kind", ["bash", "zsh", "tcsh"])
 def test_completion_is_a_script_for_each_shell(shell: Shell, kind: str) -> None:
     done = shell.run("stor", "completion", kind)

@@ -35,13 +35,21 @@ def ended(work: Callable[[], int]) -> int:
         signal.signal(number, _terminate)
     try:
         return work()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Terminated as terminated:
-        return terminated.status
+    except BaseException as error:
+        signalled = _interruption(error)
+        if signalled is None:
+            raise
+        return signalled.status if isinstance(signalled, Terminated) else INTERRUPTED
     finally:
         for number in signals():
             signal.signal(number, signal.SIG_DFL)
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | Terminated | None:
+    """Find what a signal has raised: a lock of Python's that it came upon may have raised something else for it."""
+    while not (error is None or isinstance(error, KeyboardInterrupt | Terminated)):
+        error = error.__context__
+    return error
 
 
 def until_stopped(run: Callable[[T], int]) -> Callable[[T], int]:
