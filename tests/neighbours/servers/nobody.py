@@ -23,11 +23,12 @@ def hung(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def silent(host: str, port: int) -> Iterator[None]:
-    """Make a port as a firewall makes it: what is sent there vanishes."""
+def silent(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port that is as a firewall makes it: what is sent there vanishes."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(socket.create_server((host, port), backlog=0))
+        listener = stack.enter_context(socket.create_server((host, port), backlog=0))
+        address = listener.getsockname()
         with contextlib.suppress(TimeoutError):
             while True:  # until the queue of those that wait is full, and the kernel drops all others
-                stack.enter_context(socket.create_connection((host, port), timeout=0.2))
-        yield
+                stack.enter_context(socket.create_connection(address, timeout=0.2))
+        yield address[1]
