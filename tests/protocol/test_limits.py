@@ -214,15 +214,21 @@ def test_a_client_that_asks_and_is_refused_need_not_send_so_the_connection_ends(
     assert b"connection: close\r\n" in answer
 
 
+def watching(site: Site, stack: contextlib.ExitStack, count: int) -> list[Client]:
+    """Open connections on which something is under way."""
+    clients = [stack.enter_context(site.connect()) for _ in range(count)]
+    for client in clients:
+        client.send(get("/watch"))
+    eventually(lambda: site.app.events.count("watch") == count)
+    return clients
+
+
 def test_idle_connections_make_room_for_new_ones_and_leave_half_of_the_descriptors_for_files(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Site() as site, contextlib.ExitStack() as stack:
         site.crowd(240)
-        busy = [stack.enter_context(site.connect()) for _ in range(100)]
-        for client in busy:
-            client.send(get("/watch"))
-        eventually(lambda: site.app.events.count("watch") == 100)
+        busy = watching(site, stack, 100)
         for number in range(60):
             client = stack.enter_context(site.connect())
             client.send((b"", b"GET /", get("/fast/1"))[number % 3])
@@ -236,10 +242,7 @@ def test_idle_connections_make_room_for_new_ones_and_leave_half_of_the_descripto
 def test_where_no_connection_is_idle_a_new_one_is_closed_and_no_other() -> None:
     with Site() as site, contextlib.ExitStack() as stack:
         site.crowd(6)
-        busy = [stack.enter_context(site.connect()) for _ in range(3)]
-        for client in busy:
-            client.send(get("/watch"))
-        eventually(lambda: site.app.events.count("watch") == 3)
+        busy = watching(site, stack, 3)
         with site.connect() as fourth:
             assert fourth.rest() == b""
         assert None not in map(site.connection_of, busy)

@@ -277,40 +277,20 @@ def test_what_cannot_be_done_stays_and_is_counted_until_it_is_done(storages: lis
     assert noted(storages) == [[], []]
 
 
-def test_to_forget_what_was_done_has_the_time_of_a_write(
-    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("operation", ["pending", "dequeue"])
+def test_to_read_a_long_queue_and_to_forget_what_was_done_have_the_time_of_a_write(
+    storages: list[Directory], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    real = storages[0].dequeue
+    real = getattr(storages[0], operation)
 
-    def take_long(queue: QueueName, digest: Digest, noted_before: float) -> None:
+    def take_long(*arguments: object) -> object:
         time.sleep(0.3)
-        real(queue, digest, noted_before)
+        return real(*arguments)
 
     async def scenario() -> None:
         async with running(storages) as pool:
             storages[0].enqueue("mirror", DIGEST)
-            monkeypatch.setattr(storages[0], "dequeue", take_long)
-            monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.2))
-            assert await Worker().queue(pool).work_off() == 0
-            assert not any(member.out or member.slow for member in pool.members())
-
-    run(scenario())
-    assert noted(storages) == [[], []]
-
-
-def test_to_read_a_long_queue_may_take_a_disk_that_is_well_longer_than_to_open_a_replica(
-    storages: list[Directory], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = storages[0].pending
-
-    def take_long(queue: QueueName, most: int, beyond: int = 0) -> list[Digest]:
-        time.sleep(0.3)
-        return real(queue, most, beyond)
-
-    async def scenario() -> None:
-        async with running(storages) as pool:
-            storages[0].enqueue("mirror", DIGEST)
-            monkeypatch.setattr(storages[0], "pending", take_long)
+            monkeypatch.setattr(storages[0], operation, take_long)
             monkeypatch.setattr(storages[0], "timeouts", Timeouts(answer=0.2))
             assert await Worker().queue(pool).work_off() == 0
             assert not any(member.out or member.slow for member in pool.members())
